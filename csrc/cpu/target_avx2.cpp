@@ -1,0 +1,4 @@
+#define EQK_TARGET avx2
+#define EQK_VECTOR_BYTES 32
+#include "contract.inl"
+#include "harmonics.inl"

@@ -1,0 +1,4 @@
+#define EQK_TARGET avx512
+#define EQK_VECTOR_BYTES 64
+#include "contract.inl"
+#include "harmonics.inl"

@@ -1,0 +1,4 @@
+#define EQK_TARGET base
+#define EQK_VECTOR_BYTES 16
+#include "contract.inl"
+#include "harmonics.inl"
