@@ -25,6 +25,8 @@ struct ContractKernels {
     int64_t vector_bytes;
     void (*f32)(const Lowered&, const ContractArgs<float>&);
     void (*f64)(const Lowered&, const ContractArgs<double>&);
+    double (*peak_f32)();  // multiply-adds on registers, operations a second of one thread
+    double (*peak_f64)();
 };
 
 }  // namespace eqk

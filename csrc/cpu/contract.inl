@@ -8,6 +8,8 @@
 
 #include "contract_blocks.inl"
 #include "contract_rows.inl"
+#include "pages.hpp"
+#include "peak.inl"
 
 namespace eqk {
 namespace EQK_TARGET {
@@ -277,6 +279,9 @@ void prepare(Sweep<T>& s, int threads, int64_t most) {
     std::fill_n(s.zeros.data(), s.zeros.size(), T(0));
     std::fill_n(s.fixed.data(), s.fixed.size(), T(a.fixed));
     s.groups = make_groups(a);
+    if (a.z) advise_huge(a.z, a.z_rows * p.z_dim * int64_t(sizeof(T)));
+    if (a.dw && !a.shared_w) advise_huge(a.dw, a.edges * p.w_dim * int64_t(sizeof(T)));
+    if (a.dx) advise_huge(a.dx, a.x_rows * p.x_dim * int64_t(sizeof(T)));
     if (a.shared_w && a.w) s.w = Buffer<T>(p.w_width), stage_weights(p, a.w, s.w.data());
     if (a.shared_w && a.hw) s.hw = Buffer<T>(p.w_width), stage_weights(p, a.hw, s.hw.data());
     if (a.shared_w && a.dw) s.dw_groups = Buffer<T>(most * p.w_width);
@@ -338,7 +343,7 @@ void contract(const Lowered& p, const ContractArgs<T>& a) {
 }
 
 extern const ContractKernels contract_kernels;
-const ContractKernels contract_kernels{EQK_VECTOR_BYTES, contract<float>, contract<double>};
+const ContractKernels contract_kernels{EQK_VECTOR_BYTES, contract<float>, contract<double>, fma_peak<float>, fma_peak<double>};
 
 }  // namespace EQK_TARGET
 }  // namespace eqk

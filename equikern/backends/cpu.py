@@ -35,6 +35,13 @@ def target() -> str:
     return _C.cpu_target() if _C is not None else "none"  # type: ignore[no-any-return]
 
 
+def fma_peak(dtype: torch.dtype) -> float:
+    """Floating-point operations a second that multiply-adds on registers reach on one thread, measured now."""
+    if _C is None:
+        raise BackendError(_MISSING)
+    return _C.fma_peak(dtype == torch.float64)  # type: ignore[no-any-return]
+
+
 def supports(program: Program, device: str, dtype: torch.dtype) -> str | None:
     """None where the kernels run the program, else the reason why not."""
     if _C is None:
