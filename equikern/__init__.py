@@ -1,2 +1,3 @@
 """Fast, trusted equivariant kernels for PyTorch."""
+
 __version__ = "0.1.0"
