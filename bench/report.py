@@ -26,7 +26,11 @@ def row(bench: dict[str, Any], rivals: list[str]) -> str:
     cells += [f"{stats['min'] * scale:.2f} ({stats['median'] * scale:.2f})", f"{100 * share:.0f} %"]
     for name in rivals:
         times = info["rivals"].get(name)
-        cells.append("–" if not times else f"{min(times) * scale:.1f} ({median(times) * scale:.1f}) = **{min(times) / stats['min']:.1f}×**")
+        cells.append(
+            "–"
+            if not times
+            else f"{min(times) * scale:.1f} ({median(times) * scale:.1f}) = **{min(times) / stats['min']:.1f}×**"
+        )
     return "| " + " | ".join(cells) + " |"
 
 
@@ -39,10 +43,14 @@ def report(path: Path) -> str:
     rivals = list(dict.fromkeys(name for b in benches for name in b["extra_info"]["rivals"]))
     info, cpu = benches[0]["extra_info"], data["machine_info"].get("cpu", {})
     peaks = [b["extra_info"]["peak"] / 1e9 for b in benches]
+    machine = [cpu.get("brand_raw", "unknown CPU"), f"target {info['target']}", f"{info['threads']} thread(s)"]
+    machine += [info["dtype"], f"torch {info['torch']}", f"measured FMA peak {min(peaks):.0f}–{max(peaks):.0f} GFLOP/s"]
     lines = [
-        f"{cpu.get('brand_raw', 'unknown CPU')}, target {info['target']}, {info['threads']} thread(s), {info['dtype']}, torch {info['torch']}, ",
-        f"measured FMA peak {min(peaks):.0f}–{max(peaks):.0f} GFLOP/s. Best (median) of 7 alternating runs; the ratio is of the best times.\n\n",
-        HEAD.format(rivals=" | ".join(f"{name}: best (median) = ratio" for name in rivals), rules="---|" * (len(rivals) - 1) + "---"),
+        ", ".join(machine) + ". Best (median) of 7 alternating runs; the ratio is of the best times.\n\n",
+        HEAD.format(
+            rivals=" | ".join(f"{name}: best (median) = ratio" for name in rivals),
+            rules="---|" * (len(rivals) - 1) + "---",
+        ),
         "\n".join(row(bench, rivals) for bench in benches) + "\n",
     ]
     return "".join(lines)

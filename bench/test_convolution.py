@@ -6,7 +6,7 @@ gradients agree with a float64 reference.
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import baselines
@@ -36,13 +36,13 @@ def arguments(name: str, edges: int, dtype: torch.dtype = torch.float32) -> Any:
     return (*(t.to(dtype) for t in tensors), index)
 
 
-@lru_cache(maxsize=None)
+@cache
 def compiled(name: str) -> Any:
     """The channel-last rewrite under torch.compile."""
     return torch.compile(baselines.ChannelLastConv(*baselines.case(name)), fullgraph=True, dynamic=False)
 
 
-@lru_cache(maxsize=None)
+@cache
 def error(name: str) -> float:
     """Largest relative difference of value and gradients to the float64 reference backend, on 300 edges."""
     conv, a = Convolution(*baselines.case(name)), arguments(name, 300)
@@ -72,5 +72,7 @@ def test_convolution(benchmark: Any, request: Any, name: str, edges: int, step: 
         rewrite = compiled(name)
         rivals["compiled rewrite"] = lambda: run(rewrite, a)
     benchmark.group = f"{name}-conv {edges} {step}"
-    benchmark.extra_info.update(case=f"{name}-conv", edges=edges, step=step, flops=flops(conv.program, step, edges), error=error(name))
+    benchmark.extra_info.update(
+        case=f"{name}-conv", edges=edges, step=step, flops=flops(conv.program, step, edges), error=error(name)
+    )
     alternate(benchmark, lambda: run(conv, a), rivals)

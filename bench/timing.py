@@ -1,4 +1,4 @@
-"""Alternating rivals: the timed function is ours; each rival runs once between two of its rounds, in the same process."""
+"""Rivals that alternate in one process: each runs once between two rounds of the timed function, which is ours."""
 
 from __future__ import annotations
 
