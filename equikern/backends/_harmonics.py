@@ -8,7 +8,7 @@ polynomials gives them back, l Y_l = sum_a v_a A^l_a Y_(l-1). The factor follows
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, cached_property, lru_cache
 from math import pi, sqrt
 
 import numpy as np
@@ -39,13 +39,13 @@ class HarmonicsSpec:
         if any(not isinstance(l, int) or not 0 <= l <= LMAX for l in self.degrees):
             raise ProgramError(f"spherical harmonics have integer degrees 0 <= l <= {LMAX}; got {list(self.degrees)}.")
 
-    @property
+    @cached_property
     def text(self) -> str:
         """The specification as text, `sh 0,1,2 component normalize`; `parse_spec` reads it back."""
         degrees = ",".join(map(str, self.degrees))
         return f"sh {degrees} {self.normalization} {'normalize' if self.normalize else 'raw'}"
 
-    @property
+    @cached_property
     def dim(self) -> int:
         """Number of columns."""
         return sum(2 * degree + 1 for degree in self.degrees)
@@ -78,7 +78,7 @@ def scale(degree: int, normalization: str) -> float:
     return {"component": 1.0, "integral": 1 / sqrt(4 * pi), "norm": 1 / sqrt(2 * degree + 1)}[normalization]
 
 
-@lru_cache(maxsize=None)
+@cache
 def derivative(degree: int, normalization: str) -> Array:
     """A^l, shape (3, 2l+1, 2l-1), l >= 1: dY_l/dv_a = A^l[a] Y_(l-1), both normalized alike; read-only."""
     symbol = wigner_3j(1, degree - 1, degree)

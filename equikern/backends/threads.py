@@ -1,4 +1,4 @@
-"""How many threads a kernel may use."""
+"""How many threads a native kernel may use."""
 
 from __future__ import annotations
 
@@ -10,9 +10,5 @@ _PID = os.getpid()
 
 
 def threads() -> int:
-    """torch's thread count, but 1 in a forked child: a parallel region hangs there.
-
-    >>> threads() >= 1
-    True
-    """
+    """`torch.get_num_threads()`; 1 in a forked child, where an OpenMP region would hang (torch's own does)."""
     return torch.get_num_threads() if os.getpid() == _PID else 1
