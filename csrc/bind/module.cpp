@@ -2,20 +2,101 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <tuple>
+
 #include "../cpu/dispatch.hpp"
+#include "../cpu/plan.hpp"
 
 namespace py = pybind11;
 
-// ---- harmonics ----
 namespace {
+
+template <class T>
+T* pointer(uintptr_t address) {
+    return reinterpret_cast<T*>(address);
+}
+
+// A channelwise program, lowered for both dtypes on the instruction set in use.
+class Contraction {
+   public:
+    using PathTuple = std::tuple<int, int, int64_t, std::vector<std::tuple<int, int, int, double>>>;
+
+    Contraction(const std::vector<std::pair<int64_t, int64_t>>& x, const std::vector<std::pair<int64_t, int64_t>>& z,
+                int64_t y_dim, int64_t w_dim, bool mul_ir, const std::vector<PathTuple>& paths) {
+        eqk::Tables tables;
+        for (const auto& [mul, dim] : x) tables.x.push_back({mul, dim});
+        for (const auto& [mul, dim] : z) tables.z.push_back({mul, dim});
+        tables.y_dim = y_dim;
+        tables.w_dim = w_dim;
+        tables.mul_ir = mul_ir;
+        for (const auto& [in1, out, w, nonzeros] : paths) {
+            tables.paths.push_back({in1, out, w, {}});
+            for (const auto& [i, j, k, c] : nonzeros) tables.paths.back().nonzeros.push_back({i, j, k, c});
+        }
+        const int64_t bytes = eqk::active().contract->vector_bytes;
+        f32_ = eqk::lower(tables, bytes / 4);
+        f64_ = eqk::lower(tables, bytes / 8);
+    }
+
+    // Pointers in the order of ContractArgs, 0 for none; graph is (x_index, z_ptr, z_order).
+    void run(bool f64, std::tuple<int64_t, int64_t, int64_t> rows, std::tuple<uintptr_t, uintptr_t, uintptr_t> graph,
+             bool shared_w, bool second, double fixed, const std::vector<uintptr_t>& in, const std::vector<uintptr_t>& out,
+             int threads) const {
+        if (in.size() != 7 || out.size() != 4) throw std::invalid_argument("seven operands and four results are expected");
+        if (f64)
+            call(f64_, eqk::active().contract->f64, rows, graph, shared_w, second, fixed, in, out, threads);
+        else
+            call(f32_, eqk::active().contract->f32, rows, graph, shared_w, second, fixed, in, out, threads);
+    }
+
+   private:
+    template <class T>
+    static void call(const eqk::Lowered& lowered, void (*kernel)(const eqk::Lowered&, const eqk::ContractArgs<T>&),
+                     std::tuple<int64_t, int64_t, int64_t> rows, std::tuple<uintptr_t, uintptr_t, uintptr_t> graph, bool shared_w,
+                     bool second, double fixed, const std::vector<uintptr_t>& in, const std::vector<uintptr_t>& out, int threads) {
+        eqk::ContractArgs<T> a{};
+        std::tie(a.edges, a.x_rows, a.z_rows) = rows;
+        a.x_index = pointer<const int64_t>(std::get<0>(graph));
+        a.z_ptr = pointer<const int64_t>(std::get<1>(graph));
+        a.z_order = pointer<const int64_t>(std::get<2>(graph));
+        a.shared_w = shared_w;
+        a.second = second;
+        a.fixed = fixed;
+        const T** operands[] = {&a.x, &a.y, &a.w, &a.g, &a.hx, &a.hy, &a.hw};
+        T** results[] = {&a.dx, &a.dy, &a.dw, &a.z};
+        for (int n = 0; n < 7; ++n) *operands[n] = pointer<const T>(in[n]);
+        for (int n = 0; n < 4; ++n) *results[n] = pointer<T>(out[n]);
+        a.threads = threads < 1 ? 1 : threads;
+        py::gil_scoped_release release;
+        kernel(lowered, a);
+    }
+
+    eqk::Lowered f32_, f64_;
+};
+
+void bind_contract(py::module_& m) {
+    py::class_<Contraction>(m, "Contraction")
+        .def(py::init<const std::vector<std::pair<int64_t, int64_t>>&, const std::vector<std::pair<int64_t, int64_t>>&, int64_t,
+                      int64_t, bool, const std::vector<Contraction::PathTuple>&>())
+        .def("run", &Contraction::run);
+    m.def("plan", [](int64_t edges, uintptr_t sender, uintptr_t receiver, int64_t senders, int64_t receivers, uintptr_t ptr,
+                     uintptr_t order) {
+        py::gil_scoped_release release;
+        eqk::plan(edges, pointer<const int64_t>(sender), pointer<const int64_t>(receiver), senders, receivers,
+                  pointer<int64_t>(ptr), pointer<int64_t>(order));
+    });
+}
 
 // Owns the arrays of a HarmonicsTable and runs the active target's kernels on addresses of row-major arrays.
 class Harmonics {
-  public:
+   public:
     Harmonics(int lmax, bool normalize, double constant, std::vector<int32_t> columns, std::vector<int32_t> offset,
               std::vector<int32_t> source, std::vector<double> coefficient)
-        : columns_(std::move(columns)), offset_(std::move(offset)), source_(std::move(source)),
-          coefficient_(std::move(coefficient)), coefficient_float_(coefficient_.begin(), coefficient_.end()) {
+        : columns_(std::move(columns)),
+          offset_(std::move(offset)),
+          source_(std::move(source)),
+          coefficient_(std::move(coefficient)),
+          coefficient_float_(coefficient_.begin(), coefficient_.end()) {
         const int components = (lmax + 1) * (lmax + 1);
         if (lmax < 0 || lmax > eqk::kMaxDegree || static_cast<int>(offset_.size()) != 3 * components + 1 ||
             source_.size() != coefficient_.size() || offset_.back() != static_cast<int32_t>(source_.size()))
@@ -27,8 +108,16 @@ class Harmonics {
             for (int l = 0; l <= lmax; ++l)
                 if (l * l <= j && j < (l + 1) * (l + 1)) used_[l] = true;
         }
-        table_ = {lmax, normalize, constant, static_cast<int64_t>(columns_.size()), columns_.data(), used_,
-                  offset_.data(), source_.data(), coefficient_.data(), coefficient_float_.data()};
+        table_ = {lmax,
+                  normalize,
+                  constant,
+                  static_cast<int64_t>(columns_.size()),
+                  columns_.data(),
+                  used_,
+                  offset_.data(),
+                  source_.data(),
+                  coefficient_.data(),
+                  coefficient_float_.data()};
     }
     Harmonics(const Harmonics&) = delete;
 
@@ -38,10 +127,12 @@ class Harmonics {
         const auto pointer = [&](int i) { return reinterpret_cast<T*>(address.at(i)); };
         const eqk::HarmonicsArrays<T> arrays{pointer(0), pointer(1), pointer(2), pointer(3), pointer(4), pointer(5)};
         const eqk::HarmonicsOrders<T>& kernels = kernels_of(T());
-        (order == 0 ? kernels.value : order == 1 ? kernels.backward : kernels.double_backward)(table_, arrays, edges, threads);
+        (order == 0   ? kernels.value
+         : order == 1 ? kernels.backward
+                      : kernels.double_backward)(table_, arrays, edges, threads);
     }
 
-  private:
+   private:
     static const eqk::HarmonicsOrders<float>& kernels_of(float) { return eqk::active().harmonics->single_precision; }
     static const eqk::HarmonicsOrders<double>& kernels_of(double) { return eqk::active().harmonics->double_precision; }
 
@@ -61,10 +152,7 @@ void bind_harmonics(py::module_& m) {
         .def("run_double", &Harmonics::run<double>, Release());
 }
 
-}  // namespace
-// ---- end of harmonics ----
-
-PYBIND11_MODULE(_C, m) {
+void bind_targets(py::module_& m) {
     m.def("cpu_target", [] { return std::string(eqk::active().name); }, "The instruction set in use.");
     m.def(
         "cpu_targets",
@@ -75,5 +163,12 @@ PYBIND11_MODULE(_C, m) {
             return names;
         },
         "The instruction sets this machine can run, best first.");
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, m) {
+    bind_targets(m);
+    bind_contract(m);
     bind_harmonics(m);
 }

@@ -2,33 +2,30 @@
 #include <utility>
 
 #include "harmonics.hpp"
+#include "vector.hpp"
 
 namespace eqk {
 namespace EQK_TARGET {
+namespace harmonics {
 namespace {
-namespace sh {
-
-template <typename T>
-struct Lanes {
-    typedef T Vector __attribute__((vector_size(EQK_VECTOR_BYTES), aligned(sizeof(T)), may_alias));
-    static constexpr int count = EQK_VECTOR_BYTES / sizeof(T);
-};
-template <typename T>
-using Vec = typename Lanes<T>::Vector;
 
 // A value of N lanes in memory that vectors are loaded from whole.
 template <typename T>
 struct alignas(EQK_VECTOR_BYTES) Packed {
-    T lane[Lanes<T>::count];
+    T lane[lanes<T>];
     Vec<T>& vector() { return *reinterpret_cast<Vec<T>*>(lane); }
 };
 
 template <typename T>
 inline const T* coefficients(const HarmonicsTable& table);
 template <>
-inline const float* coefficients<float>(const HarmonicsTable& table) { return table.coefficient_float; }
+inline const float* coefficients<float>(const HarmonicsTable& table) {
+    return table.coefficient_float;
+}
 template <>
-inline const double* coefficients<double>(const HarmonicsTable& table) { return table.coefficient; }
+inline const double* coefficients<double>(const HarmonicsTable& table) {
+    return table.coefficient;
+}
 
 #if defined(__clang__)
 template <int S, typename V, int... I>
@@ -51,19 +48,20 @@ inline void swap_blocks(V& a, V& b, std::integer_sequence<int, I...>) {
 #endif
 
 // Transposes an N x N tile by swapping its off-diagonal blocks of size S, S/2, ..., 1.
-template <typename T, int S = Lanes<T>::count / 2>
-inline __attribute__((always_inline)) void transpose(Vec<T>* row) {
-    constexpr int n = Lanes<T>::count;
+template <typename T, int S = lanes<T> / 2>
+EQK_INLINE void transpose(Vec<T>* row) {
+    constexpr int n = lanes<T>;
 #pragma GCC unroll 16
     for (int i = 0; i < n; ++i)
         if (!(i & S)) swap_blocks<S>(row[i], row[i + S], std::make_integer_sequence<int, n>{});
     if constexpr (S > 1) transpose<T, S / 2>(row);
 }
 
-// out[e, c] = y[column[c]] of lane e, for `rows` edges. Full blocks of the same type go by tiles; the last tile overlaps.
+// out[e, c] = y[column[c]] of lane e, for `rows` edges. Full blocks of the same type go by tiles; the last tile
+// overlaps.
 template <typename S, typename T>
 inline void store_columns(const HarmonicsTable& table, const Vec<T>* y, int rows, S* out) {
-    constexpr int n = Lanes<T>::count;
+    constexpr int n = lanes<T>;
     const int64_t dim = table.dim;
     if constexpr (sizeof(S) == sizeof(T)) {
         if (rows == n && dim >= n) {
@@ -89,7 +87,7 @@ inline void store_columns(const HarmonicsTable& table, const Vec<T>* y, int rows
 // z[j] = sum over the columns of component j of in[e, column]; lanes past `rows` are zero.
 template <typename S, typename T>
 inline void load_columns(const HarmonicsTable& table, const S* in, int rows, Vec<T>* z) {
-    constexpr int n = Lanes<T>::count;
+    constexpr int n = lanes<T>;
     const int64_t dim = table.dim;
     const int components = (table.lmax + 1) * (table.lmax + 1);
     for (int j = 0; j < components; ++j) z[j] = Vec<T>{};
@@ -165,7 +163,7 @@ inline Vec<T> to_unit(Vec<T>* v) {
 
 // d[a] = dY_j/dv_a, given the components y of the degree below; `t` walks the terms.
 template <typename T>
-inline __attribute__((always_inline)) void derivatives(const HarmonicsTable& table, const Vec<T>* y, int j, Vec<T>* d) {
+EQK_INLINE void derivatives(const HarmonicsTable& table, const Vec<T>* y, int j, Vec<T>* d) {
     const T* coefficient = coefficients<T>(table);
     for (int a = 0; a < 3; ++a) {
         Vec<T> sum{};
@@ -220,7 +218,8 @@ void backward_block(const HarmonicsTable& table, const HarmonicsArrays<S>& at, i
 
 // curvature = H h' (h' = (h - u (u . h)) / |v|) becomes the derivative of h . (g - u (u . g)) / |v| with respect to v.
 template <typename T>
-inline void project_curvature(const Vec<T>* u, const Vec<T>* h, const Vec<T>* g, Vec<T> inverse_length, Vec<T>* curvature) {
+inline void project_curvature(const Vec<T>* u, const Vec<T>* h, const Vec<T>* g, Vec<T> inverse_length,
+                              Vec<T>* curvature) {
     const Vec<T> uh = dot(u, h), ug = dot(u, g), tangential = dot(h, g) - uh * ug;
     for (int a = 0; a < 3; ++a) curvature[a] -= inverse_length * (h[a] * ug + uh * g[a]);
     const Vec<T> radial = dot(u, curvature);
@@ -290,9 +289,9 @@ constexpr int kMaxSingleDegree = 6;
 template <typename S, Block<S> narrow, Block<S> wide>
 void run(const HarmonicsTable& table, const HarmonicsArrays<S>& arrays, int64_t edges, int threads) {
     if (table.lmax <= kMaxSingleDegree)
-        for_blocks<S, narrow, Lanes<S>::count>(table, arrays, edges, threads);
+        for_blocks<S, narrow, lanes<S>>(table, arrays, edges, threads);
     else
-        for_blocks<S, wide, Lanes<double>::count>(table, arrays, edges, threads);
+        for_blocks<S, wide, lanes<double>>(table, arrays, edges, threads);
 }
 
 template <typename S>
@@ -302,11 +301,11 @@ constexpr HarmonicsOrders<S> orders{
     run<S, double_backward_block<S, S>, double_backward_block<S, double>>,
 };
 
-}  // namespace sh
 }  // namespace
+}  // namespace harmonics
 
 extern const HarmonicsKernels harmonics_kernels;
-const HarmonicsKernels harmonics_kernels{sh::orders<float>, sh::orders<double>};
+const HarmonicsKernels harmonics_kernels{harmonics::orders<float>, harmonics::orders<double>};
 
 }  // namespace EQK_TARGET
 }  // namespace eqk

@@ -130,7 +130,7 @@ class Irreps(tuple):  # type: ignore[type-arg]
         if isinstance(irreps, str):
             return super().__new__(cls, _entries(irreps))
         if isinstance(irreps, Irrep) or (isinstance(irreps, tuple) and type(irreps).__name__ == "Irrep"):
-            return super().__new__(cls, (MulIr(1, Irrep(tuple(irreps))),))
+            return super().__new__(cls, (MulIr(1, Irrep(irreps)),))
         return super().__new__(cls, tuple(cls._entry(entry) for entry in irreps))
 
     @staticmethod
@@ -143,7 +143,7 @@ class Irreps(tuple):  # type: ignore[type-arg]
             raise ProgramError(f"{entry!r} is no entry of irreps; give (mul, ir) pairs.") from None
         if not isinstance(mul, int) or mul < 0:
             raise ProgramError(f"a multiplicity is an integer >= 0; got {mul!r}.")
-        return MulIr(mul, Irrep(ir if isinstance(ir, str) else tuple(ir)))
+        return MulIr(mul, Irrep(ir))
 
     @property
     def dim(self) -> int:

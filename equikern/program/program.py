@@ -14,7 +14,7 @@ other name, an indexed kind: the row that the index tensor of that name holds fo
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -104,8 +104,26 @@ class Program:
     paths: tuple[Path, ...]
     derived: tuple[tuple[int, ...], ...] = ()
 
+    # What ops read on every call, plain values so that torch.compile sees constants.
+    text: str = field(init=False, compare=False, repr=False)
+    names: tuple[str, ...] = field(init=False, compare=False, repr=False)
+    rows: tuple[str, ...] = field(init=False, compare=False, repr=False)
+    dims: tuple[int, ...] = field(init=False, compare=False, repr=False)
+    index_kinds: tuple[str, ...] = field(init=False, compare=False, repr=False)
+
     def __post_init__(self) -> None:
+        from equikern.program.text import print_program
+
         _check(self)
+        kinds = dict.fromkeys(o.row for o in self.operands if o.row not in (EDGE, SHARED))
+        for name, value in (
+            ("text", print_program(self)),
+            ("names", tuple(slot.name for slot in self.slots)),
+            ("rows", tuple(slot.row for slot in self.slots)),
+            ("dims", tuple(slot.dim for slot in self.slots)),
+            ("index_kinds", tuple(kinds)),
+        ):
+            object.__setattr__(self, name, value)
 
     # --- what a program is made of
 
@@ -120,16 +138,6 @@ class Program:
                     name += "'"
                 slots.append(slots[slot]._replace(name=name))
         return tuple(slots)
-
-    @cached_property
-    def dims(self) -> tuple[int, ...]:
-        """Columns of each slot."""
-        return tuple(slot.dim for slot in self.slots)
-
-    @cached_property
-    def index_kinds(self) -> tuple[str, ...]:
-        """Row kinds that need an index tensor, in the order in which the text first names them."""
-        return tuple(dict.fromkeys(o.row for o in self.operands if o.row not in (EDGE, SHARED)))
 
     @property
     def output(self) -> int:
@@ -169,7 +177,10 @@ class Program:
 
     @cached_property
     def expansions(self) -> tuple[tuple[int, ...], ...]:
-        """A program is multilinear: F is a sum of its base form read at other slots. One tuple of slots for each summand."""
+        """The base form is multilinear, so F is a sum of it read at other slots: one tuple of slots for each summand.
+
+        A path that does not read a slot which a summand has replaced (an unweighted one, for w) drops out of that summand.
+        """
         maps = [tuple(range(len(self.operands)))]
         first = len(self.operands)
         for group in self.derived:
@@ -191,11 +202,19 @@ class Program:
             Term(tuple(read._replace(slot=slots[read.slot]) for read in term.reads), term.letters, term.coefficient)
             for slots in self.expansions
             for term in base
+            if all(slots[k] == k or any(read.slot == k for read in term.reads) for k in range(len(slots)))
         )
+
+    @cached_property
+    def linear_slots(self) -> frozenset[int]:
+        """The slots that every term reads exactly once."""
+        reads = [[read.slot for read in term.reads] for term in self.terms]
+        return frozenset(s for s in range(len(self.slots)) if all(slots.count(s) == 1 for slots in reads))
 
     def reads(self, open: Iterable[int]) -> frozenset[int]:
         """The slots whose values are needed to open the given ones."""
-        return frozenset(s for slots in self.expansions for t in open if t in slots for s in slots if s != t)
+        reads = [{read.slot for read in term.reads} for term in self.terms]
+        return frozenset(s for slots in reads for t in open if t in slots for s in slots if s != t)
 
     # --- what it costs
 
@@ -231,9 +250,7 @@ class Program:
         return max(longest.values(), default=1) * max(degree, 1)
 
     def __str__(self) -> str:
-        from equikern.program.text import print_program
-
-        return print_program(self)
+        return self.text
 
 
 def _channel_fmas(program: Program, d1: int, d3: int, opened: set[int]) -> int:

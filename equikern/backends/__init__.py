@@ -1,0 +1,85 @@
+"""Backends evaluate programs. This module chooses one for a call and says why.
+
+A backend is a module with `name`, `supports(program, device, dtype) -> None or the reason why not`, and
+`contract(program, operands, index, rows, open)`. A method of another op's name speeds up that op.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from types import ModuleType
+
+import torch
+
+from equikern.backends import cpu, reference
+from equikern.errors import BackendError
+from equikern.program import parse
+
+ORDER: tuple[ModuleType, ...] = (cpu, reference)
+NAMES = tuple(backend.name for backend in ORDER)
+
+
+def _checked(name: str, source: str) -> str:
+    if name not in ("auto", *NAMES):
+        raise BackendError(f"{source} names the unknown backend {name!r}; use one of: auto, {', '.join(NAMES)}.")
+    return name
+
+
+_setting = _checked(os.environ.get("EQUIKERN_BACKEND", "auto"), "EQUIKERN_BACKEND")
+
+
+def set_backend(name: str) -> None:
+    """Use a backend for all later calls: a name, or "auto" for the first that supports the call."""
+    global _setting
+    _setting = _checked(name, "set_backend")
+
+
+@contextmanager
+def backend(name: str) -> Iterator[None]:
+    """Use a backend inside a `with` block."""
+    before = _setting
+    set_backend(name)
+    try:
+        yield
+    finally:
+        set_backend(before)
+
+
+def select(program: str, device: str, dtype: torch.dtype) -> str:
+    """The name of the backend that runs a program's text; raises if the one asked for cannot."""
+    return _constant_select(_setting, program, device, dtype)
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _constant_select(setting: str, program: str, device: str, dtype: torch.dtype) -> str:
+    return _select(setting, program, device, dtype)
+
+
+@lru_cache(maxsize=None)
+def _select(setting: str, program: str, device: str, dtype: torch.dtype) -> str:
+    answers = reasons(program, device, dtype)
+    if setting == "auto":
+        for name, reason in answers.items():
+            if reason is None:
+                return name
+        raise BackendError("no backend runs this program: " + "; ".join(f"{n}: {r}" for n, r in answers.items()))
+    if answers[setting] is not None:
+        raise BackendError(
+            f"backend {setting!r} was asked for and cannot run this: {answers[setting]}.\n  program   {program}\n"
+            "  hint      use backend 'auto' or 'reference'."
+        )
+    return setting
+
+
+def reasons(program: str, device: str, dtype: torch.dtype) -> dict[str, str | None]:
+    """For each backend in order: None if it runs the program, else the reason why not."""
+    parsed = parse(program)
+    return {b.name: b.supports(parsed, device, dtype) for b in ORDER}
+
+
+def get(name: str) -> ModuleType:
+    """The backend of a name."""
+    return ORDER[NAMES.index(name)]

@@ -1,0 +1,87 @@
+"""The specification: any program, any derivative, any float dtype, one einsum a term. Clear and slow on purpose."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from equikern.program import EDGE, SHARED, Program
+from equikern.program.program import Read
+
+name = "reference"
+
+
+def supports(program: Program, device: str, dtype: torch.dtype) -> str | None:
+    """None: it runs everything with a floating dtype."""
+    return None if dtype.is_floating_point else f"operands are {dtype}; it needs a floating dtype"
+
+
+def contract(program: Program, operands: list[Tensor], index: list[Tensor], rows: list[int], open: list[int]) -> list[Tensor]:
+    """dF/da for each open slot, `rows[n]` rows each; an absent operand (one dimension, no element) stands for zero."""
+    present = next(a for a in operands if a.ndim == 2)
+    compute = torch.promote_types(present.dtype, torch.float32)
+    where = dict(zip(program.index_kinds, index, strict=False))
+    edges = _edges(program, operands, where, rows, open)
+    gathered = {}
+    for slot, a in enumerate(operands):
+        if a.ndim == 2:
+            kind = program.slots[slot].row
+            gathered[slot] = (a[where[kind]] if kind in where else a).to(compute)
+    results = []
+    for slot, n in zip(open, rows, strict=True):
+        kind = program.slots[slot].row
+        local = present.new_zeros(1 if kind == SHARED else edges, program.dims[slot], dtype=compute)
+        for t in range(len(program.terms)):
+            _add_term(program, t, slot, gathered, local, edges)
+        if kind in where:
+            local = local.new_zeros(n, program.dims[slot]).index_add_(0, where[kind], local)
+        results.append(local.to(present.dtype))
+    return results
+
+
+def _edges(program: Program, operands: list[Tensor], where: dict[str, Tensor], rows: list[int], open: list[int]) -> int:
+    if where:
+        return len(next(iter(where.values())))
+    sizes = [len(a) for a, slot in zip(operands, program.slots, strict=True) if a.ndim == 2 and slot.row == EDGE]
+    return (sizes + [n for slot, n in zip(open, rows, strict=True) if program.slots[slot].row == EDGE])[0]
+
+
+def _add_term(program: Program, t: int, slot: int, gathered: dict[int, Tensor], local: Tensor, edges: int) -> None:
+    """Add dterm/da to `local`, for each time the term reads the slot."""
+    term = program.terms[t]
+    for k, opened in enumerate(term.reads):
+        rest = term.reads[:k] + term.reads[k + 1 :]
+        if opened.slot != slot or any(read.slot not in gathered for read in rest):
+            continue
+        arguments, equation = [], []
+        for read in rest:
+            shared = program.slots[read.slot].row == SHARED
+            part = gathered[read.slot][:, _columns(read, local.device)]
+            arguments.append(part.reshape(read.shape) if shared else part.reshape(edges, *read.shape))
+            equation.append(read.letters if shared else "n" + read.letters)
+        shared = program.slots[slot].row == SHARED
+        arguments.append(_coefficient(str(program), t, local.dtype, local.device))
+        missing = set(opened.letters) - set("".join(equation)) - set(term.letters)
+        if missing or (not shared and not any(e.startswith("n") for e in equation)):
+            letters = "".join(sorted(missing)) if shared else "n" + "".join(sorted(missing))
+            sizes = dict(zip(opened.letters, opened.shape, strict=True)) | {"n": edges}
+            arguments.append(local.new_ones([sizes[c] for c in letters]))
+            equation.append(term.letters)
+            out = ",".join(equation) + "," + letters
+        else:
+            out = ",".join([*equation, term.letters])
+        result = torch.einsum(f"{out}->{'' if shared else 'n'}{opened.letters}", *arguments)
+        local.index_add_(1, _columns(opened, local.device), result.reshape(len(local), -1))
+
+
+def _columns(read: Read, device: torch.device) -> Tensor:
+    return torch.as_tensor(read.columns, device=device)
+
+
+@lru_cache(maxsize=4096)
+def _coefficient(text: str, t: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    from equikern.program import parse
+
+    return torch.tensor(parse(text).terms[t].coefficient, dtype=dtype, device=device)

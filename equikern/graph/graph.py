@@ -1,0 +1,40 @@
+"""`Graph`: edge indices with the plan that kernels need."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from equikern.errors import ShapeError
+from equikern.ops import plan
+
+
+class Graph:
+    """Edges of a graph, bounds-checked and grouped by receiver.
+
+    edge_index (2, E), integer: row 0 senders, row 1 receivers, in any order. num_nodes: rows of the node features;
+    num_senders: rows of the senders' features where they differ (ghost atoms).
+    Build one for each neighbour list and pass it to every layer; it must be built again when the edges change.
+    Raises ShapeError for a wrong shape, a dtype that is not int32 or int64, or an index out of range.
+    """
+
+    def __init__(self, edge_index: Tensor, num_nodes: int, num_senders: int | None = None) -> None:
+        if edge_index.ndim != 2 or edge_index.shape[0] != 2:
+            raise ShapeError(f"edge_index has shape {tuple(edge_index.shape)}; it must be (2, E): senders, receivers.")
+        if edge_index.dtype not in (torch.int32, torch.int64):
+            raise ShapeError(f"edge_index is {edge_index.dtype}; it must be int32 or int64.")
+        self.num_nodes = num_nodes
+        self.num_senders = num_nodes if num_senders is None else num_senders
+        edges = edge_index.long().contiguous()
+        self.sender, self.receiver = edges[0], edges[1]
+        self.ptr, self.order = plan(self.sender, self.receiver, self.num_senders, num_nodes)
+
+    @property
+    def num_edges(self) -> int:
+        """E."""
+        return self.sender.shape[0]
+
+    @property
+    def index(self) -> list[Tensor]:
+        """What `ops.evaluate` takes for a program with rows x[sender], z[receiver]."""
+        return [self.sender, self.receiver, self.ptr, self.order]

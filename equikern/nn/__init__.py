@@ -1,0 +1,5 @@
+"""Layers."""
+
+from equikern.nn._convolution import Convolution
+
+__all__ = ["Convolution"]

@@ -1,0 +1,6 @@
+"""Functional torch ops, differentiable to any order."""
+
+from equikern.ops.contract import evaluate, linear, product
+from equikern.ops.plan import plan
+
+__all__ = ["evaluate", "linear", "plan", "product"]

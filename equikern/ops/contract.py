@@ -1,0 +1,182 @@
+"""`equikern::contract`: dF/da of a program for its open slots, closed under differentiation.
+
+The derivative of the op is a call of the op: the backward of an opening is the opening of the same polynomial along the
+cotangents. `operands` holds every slot in order; an absent one (not read, or zero) is an empty tensor of one dimension.
+`index` holds the index tensor of each of the program's kinds, then, if there is one, the CSR plan (ptr, order) of the
+output's kind (`ops/plan.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from equikern import backends
+from equikern.errors import ShapeError
+from equikern.ops.engine import LIBRARY, wanted
+from equikern.program import EDGE, SHARED, Program, parse
+
+LIBRARY.define("contract(str program, str backend, Tensor[] operands, Tensor[] index, SymInt[] rows, int[] open) -> Tensor[]")
+_op = torch.ops.equikern.contract.default
+
+
+def _run(program: str, backend: str, operands: list[Tensor], index: list[Tensor], rows: list[int], open: list[int]) -> list[Tensor]:
+    return backends.get(backend).contract(parse(program), operands, index, rows, open)  # type: ignore[no-any-return]
+
+
+LIBRARY.impl("contract", _run, "CompositeExplicitAutograd")
+
+
+@torch.library.register_fake("equikern::contract", lib=LIBRARY)
+def _fake(program: str, backend: str, operands: list[Tensor], index: list[Tensor], rows: list[int], open: list[int]) -> list[Tensor]:
+    like = next(a for a in operands if a.ndim == 2)
+    dims = parse(program).dims
+    return [like.new_empty((n, dims[slot])) for n, slot in zip(rows, open, strict=True)]
+
+
+class _Contract(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, program: str, backend: str, rows: list[int], open: list[int], split: int, *tensors: Tensor) -> Any:
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*tensors)
+        ctx.program, ctx.backend, ctx.open, ctx.split = program, backend, open, split
+        with torch._C._AutoDispatchBelowAutograd():
+            return tuple(_op(program, backend, tensors[:split], tensors[split:], rows, open))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> Any:
+        operands, index = list(ctx.saved_tensors[: ctx.split]), ctx.saved_tensors[ctx.split :]
+        slots = wanted(ctx, first=5, count=ctx.split)
+        gradients: list[Tensor | None] = [None] * len(ctx.saved_tensors)
+        if slots and any(g is not None for g in grads):
+            program, operands, gone = along(parse(ctx.program), operands, dict(zip(ctx.open, grads, strict=True)))
+            slots = [s for s in slots if s != gone and any(s in e for e in program.expansions)]
+            rows = [len(operands[s]) if operands[s].ndim == 2 else len(ctx.saved_tensors[s]) for s in slots]
+            for s, g in zip(slots, _op(str(program), ctx.backend, operands, index, rows, slots), strict=True):
+                gradients[s] = g
+        return None, None, None, None, None, *gradients
+
+
+def along(
+    program: Program, operands: list[Tensor], tangents: dict[int, Tensor | None]
+) -> tuple[Program, list[Tensor], int | None]:
+    """The program's derivative along tangents of some slots, its operands, and the slot that a tangent has replaced.
+
+    Absent tangents are zero. A single tangent of a slot that every term reads once takes that slot's place: the form
+    does not depend on that slot any more. Else the tangents are appended, in a product always for x, y and w together,
+    so that all double backwards share one program.
+    """
+    live = [slot for slot, tangent in tangents.items() if tangent is not None]
+    if len(live) == 1 and live[0] in program.linear_slots:
+        replaced = list(operands)
+        replaced[live[0]] = tangents[live[0]]  # type: ignore[assignment]
+        return program, replaced, live[0]
+    slots = sorted(tangents)
+    if not program.derived and set(slots) <= set(range(program.output)):
+        slots = list(range(program.output))
+    absent = operands[0].new_empty(0)
+    appended = [tangents.get(slot) for slot in slots]
+    return program.along(slots), operands + [absent if t is None else t for t in appended], None
+
+
+def _autograd(program: str, backend: str, operands: list[Tensor], index: list[Tensor], rows: list[int], open: list[int]) -> Any:
+    if forward_ad._current_level >= 0:
+        duals = [forward_ad.unpack_dual(a) for a in operands]
+        tangents = {slot: dual.tangent for slot, dual in enumerate(duals) if dual.tangent is not None}
+        if tangents:
+            return _forward_mode(program, backend, [d.primal for d in duals], tangents, index, rows, open)
+    if torch.is_grad_enabled() and any(a.requires_grad for a in operands):
+        return list(_Contract.apply(program, backend, rows, open, len(operands), *operands, *index))
+    with torch._C._AutoDispatchBelowAutograd():
+        return _op(program, backend, operands, index, rows, open)
+
+
+def _forward_mode(
+    program: str, backend: str, operands: list[Tensor], tangents: dict[int, Tensor | None], index: list[Tensor], rows: list[int], open: list[int]
+) -> list[Tensor]:
+    values = _op(program, backend, operands, index, rows, open)
+    derivative, extended, _ = along(parse(program), operands, tangents)
+    changes = _op(str(derivative), backend, extended, index, rows, open)
+    return [forward_ad.make_dual(value, change) for value, change in zip(values, changes, strict=True)]
+
+
+LIBRARY.impl("contract", _autograd, "Autograd")
+
+
+# --- what users call
+
+
+def evaluate(
+    program: Program, operands: Sequence[Tensor | None], index: Sequence[Tensor] = (), rows: int | None = None
+) -> Tensor:
+    """The output z of a program: (rows, dim of z).
+
+    `operands` are the inputs in order, each (rows of its kind, columns); a shared one may lack its row axis; None stands
+    for absent weights. `index` holds int64 tensors of the program's index kinds, checked already (`ops/plan.py`), and
+    the plan of z. Raises ShapeError for tensors that do not fit.
+    """
+    inputs = [_input(program, slot, a) for slot, a in enumerate(operands)]
+    edges = check_shapes(program, inputs, index)
+    x = inputs[0]
+    count = edges if rows is None else rows
+    if program.paths == ():
+        return x.new_zeros(count, program.dims[program.output])
+    backend = backends.select(program.text, x.device.type, x.dtype)
+    absent = x.new_empty(0)
+    given = [absent if a is None else a for a in inputs]
+    return _op(program.text, backend, [*given, absent], list(index), [count], [program.output])[0]  # type: ignore[no-any-return]
+
+
+def product(program: Program, x: Tensor, y: Tensor, weight: Tensor | None) -> Tensor:
+    """z of a product program without index kinds: x (E, dim), y (E, dim), weight (E, n), or (n,) where it is shared."""
+    return evaluate(program, (x, y, weight))
+
+
+def linear(program: Program, x: Tensor, weight: Tensor | None) -> Tensor:
+    """z of a linear program: x (E, dim), weight (n,) where it is shared, else (E, n)."""
+    return evaluate(program, (x, weight))
+
+
+def _input(program: Program, slot: int, a: Tensor | None) -> Any:
+    if a is None or program.dims[slot] == 0 and program.names[slot] == "w":
+        return None
+    return a.unsqueeze(0) if program.rows[slot] == SHARED and a.ndim == 1 else a
+
+
+def check_shapes(program: Program, inputs: Sequence[Tensor | None], index: Sequence[Tensor]) -> int:
+    """Raise ShapeError unless the inputs fit the program and each other; returns the number of edges."""
+    edges = index[0].shape[0] if program.index_kinds else None
+    x = inputs[0]
+    for slot, a in enumerate(inputs):
+        name, kind, dim = program.names[slot], program.rows[slot], program.dims[slot]
+        if a is None:
+            if dim:
+                raise _misfit(program, inputs, f"operand {name!r} is missing; the program reads {dim} columns of it")
+            continue
+        if a.ndim != 2 or a.shape[1] != dim:
+            shape = f"has {a.shape[1]} columns" if a.ndim == 2 else f"has {a.ndim} dimensions"
+            raise _misfit(program, inputs, f"operand {name!r} {shape}; the program reads (rows, {dim})")
+        if not a.is_floating_point():
+            raise _misfit(program, inputs, f"operand {name!r} is {a.dtype}; it must have a floating dtype")
+        if x is not None and (a.dtype != x.dtype or a.device != x.device):
+            what = f"operand {name!r} is {a.dtype} on {a.device}, operand 'x' {x.dtype} on {x.device}; use one dtype and device"
+            raise _misfit(program, inputs, what)
+        if kind in (SHARED, EDGE):
+            if kind == EDGE and edges is None:
+                edges = a.shape[0]
+            expected = 1 if kind == SHARED else edges
+            if a.shape[0] != expected:
+                raise _misfit(program, inputs, f"operand {name!r} has {a.shape[0]} rows of kind {kind!r}; expected {expected}")
+    if x is None or edges is None:
+        raise _misfit(program, inputs, "no operand says how many edges there are")
+    return edges
+
+
+def _misfit(program: Program, inputs: Sequence[Tensor | None], what: str) -> ShapeError:
+    got = "  ".join(f"{n} {'absent' if a is None else tuple(a.shape)}" for n, a in zip(program.names, inputs, strict=False))
+    reads = "  ".join(str(slot) for slot in program.operands)
+    return ShapeError(f"{what}.\n  program   {program}\n  reads     {reads}\n  got       {got}")
