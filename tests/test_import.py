@@ -31,7 +31,7 @@ REPORT = """
 print(json.dumps({
     "loaded": sorted(set(sys.modules) - before),
     "events": events,
-    "subnormals live": bool((torch.full((64,), 1e-40) * torch.ones(64) != 0).all()),
+    "subnormals live": bool((torch.full((64,), 1e-40, dtype=torch.float32) * 1.0 != 0).all()),
     "settings kept": torch.get_num_threads() == threads and torch.get_default_dtype() == dtype,
     "cuda started": torch.cuda.is_initialized(),
 }))
