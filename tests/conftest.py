@@ -18,14 +18,24 @@ hypothesis.settings.register_profile("explore", deadline=None, max_examples=1000
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
 
 
+def _fill_unwritten_memory() -> None:
+    """`torch.empty` and its kin give NaN, or the largest integer. In torch this comes with deterministic algorithms."""
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+
+
+def pytest_configure() -> None:
+    """Fixtures of a module run before those of a test."""
+    _fill_unwritten_memory()
+
+
 @pytest.fixture(autouse=True)
 def _same_start_for_every_test() -> Iterator[None]:
-    """Seeds, and `torch.empty` filled with NaN (integers: their largest value), whatever ran before."""
+    """The same seeds and the same settings of torch, whatever ran before."""
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
-    torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = True
+    _fill_unwritten_memory()
     dtype, threads = torch.get_default_dtype(), torch.get_num_threads()
     yield
     changed = torch.get_default_dtype() != dtype
