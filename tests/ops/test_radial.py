@@ -67,12 +67,12 @@ every = pytest.mark.parametrize("call", FUNCTIONS.values(), ids=FUNCTIONS)
 
 
 def jet(call: Function, r: torch.Tensor) -> list[torch.Tensor]:
-    """Value, first and second derivative of each function at each r, (R, N) or (R,)."""
-
-    def derivative(f: Function) -> Function:
-        return lambda x: torch.autograd.functional.jvp(f, x, torch.ones_like(x), create_graph=True)[1]
-
-    return [call(r).detach(), derivative(call)(r).detach(), derivative(derivative(call))(r).detach()]
+    """Value, first and second derivative of each function at each r, (R, functions), by reverse mode."""
+    r = r.clone().requires_grad_()
+    value = call(r).reshape(len(r), -1)
+    slope = [torch.autograd.grad(column.sum(), r, create_graph=True)[0] for column in value.T]
+    curvature = [torch.autograd.grad(column.sum(), r, retain_graph=True)[0] for column in slope]
+    return [value.detach(), torch.stack(slope, dim=1).detach(), torch.stack(curvature, dim=1)]
 
 
 @pytest.mark.parametrize("name", FORMULAS)
