@@ -68,7 +68,7 @@ class SphericalHarmonics(torch.nn.Module):
         if asked is not None:
             ls = _degrees(asked, parity)
         else:
-            ls = [irreps_out] if isinstance(irreps_out, int) else [index(degree) for degree in irreps_out]  # type: ignore[union-attr]
+            ls = [irreps_out] if isinstance(irreps_out, int) else [index(degree) for degree in irreps_out]  # type: ignore[union-attr,arg-type]
         if not ls or not 0 <= min(ls) <= max(ls) <= LMAX:
             raise ProgramError(f"spherical harmonics have degrees 0 <= l <= {LMAX}, at least one; got {ls}.")
         self.irreps_out = Irreps([(1, (degree, parity**degree)) for degree in ls]).simplify()

@@ -97,10 +97,12 @@ def test_cpu_agrees_with_reference_in_float64(degrees, normalize, edges):
 @pytest.mark.parametrize("degrees", DEGREES)
 def test_cpu_float32_agrees_with_the_float64_reference(degrees, normalize, edges):
     spec = f"sh {degrees} integral {normalize}"
-    arrays = sample(spec, edges, torch.float32)
+    arrays = sample(spec, 1000, torch.float32)
     expected = orders("reference", spec, *(array.double() for array in arrays))
-    pairs = zip(orders("cpu", spec, *arrays), expected, strict=True)
-    assert max(relative(got, exact) for got, exact in pairs) < 1e-6
+    got = orders("cpu", spec, *(array[:edges] for array in arrays))
+    # The scale is that of the whole sample: on a single edge the terms of a second derivative may cancel.
+    errors = [(a.double() - b[:edges]).abs().max() / (b.abs().max() or 1) for a, b in zip(got, expected, strict=True)]
+    assert all(error < 1e-6 for error in errors)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
