@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from equikern.graph import Graph
 from equikern.interop import e3nn
-from equikern.interop.swap import Swap, runs
+from equikern.interop.swap import Swap, close, runs
 from equikern.ops import evaluate
 from equikern.program import CONVOLUTION, Program
 
@@ -50,6 +50,26 @@ class ConvolutionSwap(Swap):
         product = self.module.convolution
         return bool(product._forward_hooks or product._forward_pre_hooks or product._backward_hooks)  # type: ignore[union-attr]
 
+    def agrees(self) -> bool:
+        """See Swap. The graph has three nodes and four edges."""
+        module: Any = self.module
+        like = next(module.weight_nn.parameters())
+        generator = torch.Generator().manual_seed(0)
+
+        def draw(*shape: int) -> Tensor:
+            return torch.randn(*shape, generator=generator, dtype=torch.float64).to(like)
+
+        inputs = module.weight_nn.hs[0] if hasattr(module.weight_nn, "hs") else like.shape[-1]
+        data = {
+            module.key_x: draw(3, module.convolution.irreps_in1.dim),
+            module.key_filter: draw(4, module.convolution.irreps_in2.dim),
+            module.key_weight_input: draw(4, inputs),
+            module.key_edge_idx: torch.tensor([[0, 0, 2, 1], [1, 2, 0, 1]], device=like.device),
+            GHOSTS: draw(2, module.convolution.irreps_in1.dim),
+            LOCAL: torch.tensor([3]),
+        }
+        return close(lambda: self.own(dict(data))[module.key_x], lambda: self(dict(data))[module.key_x])
+
     def rebuild(self) -> Swap | str:
         """See Swap."""
         return convolution_swap(self.module)
@@ -73,28 +93,4 @@ def convolution_swap(module: Any) -> Swap | str:
     program = e3nn.product_program(product, CONVOLUTION)
     if isinstance(program, str):
         return program
-    swap = ConvolutionSwap(module, program)
-    if type(module).__module__.startswith("sevenn.") and e3nn.from_e3nn(product):
-        return swap
-    return swap if _same(swap) else "its class is a copy of SevenNet's with other values"
-
-
-def _same(swap: ConvolutionSwap) -> bool:
-    """Whether the module itself computes the same on a random graph of three nodes and four edges."""
-    module: Any = swap.module
-    like = next(module.weight_nn.parameters())
-    generator = torch.Generator().manual_seed(0)
-
-    def draw(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator, dtype=torch.float64).to(like)
-
-    inputs = module.weight_nn.hs[0] if hasattr(module.weight_nn, "hs") else like.shape[-1]
-    data = {
-        module.key_x: draw(3, module.convolution.irreps_in1.dim),
-        module.key_filter: draw(4, module.convolution.irreps_in2.dim),
-        module.key_weight_input: draw(4, inputs),
-        module.key_edge_idx: torch.tensor([[0, 0, 2, 1], [1, 2, 0, 1]], device=like.device),
-        GHOSTS: draw(2, module.convolution.irreps_in1.dim),
-        LOCAL: torch.tensor([3]),
-    }
-    return e3nn.agrees(swap, lambda: swap.own(dict(data))[module.key_x], lambda: swap(dict(data))[module.key_x])
+    return ConvolutionSwap(module, program)
