@@ -11,7 +11,7 @@ from torch import nn
 
 from equikern.errors import BackendError, EquikernError
 from equikern.interop import e3nn, sevennet
-from equikern.interop.swap import Swap, device_and_dtype, install, installed, remove, why_not_native
+from equikern.interop.swap import Swap, device_and_dtype, install, installed, remove
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -141,7 +141,7 @@ def _stand_in(module: nn.Module, model: nn.Module) -> Swap | str | None:
         return None
     if isinstance(made, str):
         return made
-    why = None if made.program is None else why_not_native(made.program, *device_and_dtype(module, model))
+    why = made.why_not(*device_and_dtype(module, model))
     if why is None and not made.agrees():
         return "a check on random input found other numbers than e3nn's"
     return why or made

@@ -17,7 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from equikern.errors import ProgramError
-from equikern.interop.swap import Swap, close, runs
+from equikern import backends
+from equikern.backends import cpu_harmonics
+from equikern.interop.swap import REFERENCE, Swap, close, runs
 from equikern.ops import evaluate
 from equikern.ops.harmonics import spherical_harmonics
 from equikern.program import Irreps, Path, Program, Rows, product_of_paths, wigner_3j
@@ -189,11 +191,19 @@ class HarmonicsSwap(Swap):
     """Y of vectors (..., 3)."""
 
     def __call__(self, x: Tensor) -> Tensor:
+        if self.why_not(x.device.type, x.dtype) is not None:
+            return self.own(x)  # type: ignore[no-any-return]
         module: Any = self.module
         return spherical_harmonics(module._ls_list, x, module.normalize, module.normalization)
 
+    def why_not(self, device: str, dtype: torch.dtype) -> str | None:
+        """See Swap."""
+        why = cpu_harmonics.supports(torch.device(device), dtype)
+        return None if why is None or backends._setting == REFERENCE else f"no kernel: cpu: {why}"
+
     def agrees(self) -> bool:
         """See Swap."""
+        # Without parameters it computes wherever its input is.
         x = torch.tensor([[0.3, -0.5, 0.8], [-1.1, 0.2, 0.4]], dtype=torch.float64)
         return close(lambda: self.own(x), lambda: self(x))
 

@@ -27,6 +27,10 @@ class Swap:
         self.module = module
         self.program = program
 
+    def why_not(self, device: str, dtype: torch.dtype) -> str | None:
+        """None if a kernel does the work here, else why there is none."""
+        return None if self.program is None else why_not_native(self.program, device, dtype)
+
     def own(self, *args: Any) -> Any:
         """What the module's class computes."""
         return type(self.module).forward(self.module, *args)  # type: ignore[attr-defined]

@@ -8,7 +8,12 @@ import equikern
 
 @pytest.fixture
 def o3():
-    return pytest.importorskip("e3nn.o3", reason="e3nn is not installed")
+    """e3nn.o3; modules are made in float64, so that their stored symbols are not rounded."""
+    o3 = pytest.importorskip("e3nn.o3", reason="e3nn is not installed")
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield o3
+    torch.set_default_dtype(before)
 
 
 @pytest.fixture
