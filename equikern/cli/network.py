@@ -1,4 +1,4 @@
-"""A small NequIP-like energy model in plain e3nn, with random weights: what the demo compares on where SevenNet is absent."""
+"""A small NequIP-like energy model in plain e3nn, with random weights: for the demo where SevenNet is absent."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ class Interaction(nn.Module):
         from e3nn import nn as enn
         from e3nn import o3
 
-        middle, instructions = [], []
+        middle: list[Any] = []
+        instructions = []
         for i, (mul, ir_in) in enumerate(irreps_in):
             for j, (_, ir_edge) in enumerate(irreps_edge):
                 for ir in ir_in * ir_edge:
@@ -48,13 +49,15 @@ class Interaction(nn.Module):
 class Network(nn.Module):
     """Energy of atoms: species embedding, `layers` interactions, a linear readout of scalars, summed over atoms."""
 
-    def __init__(self, channels: int = 32, lmax: int = 2, layers: int = 2, *, cutoff: float = 4.5, degree: float = 30.0) -> None:
+    def __init__(
+        self, channels: int = 32, lmax: int = 2, layers: int = 2, *, cutoff: float = 4.5, degree: float = 30.0
+    ) -> None:
         super().__init__()
         from e3nn import o3
 
         self.cutoff, self.basis = cutoff, 8
         irreps_edge = o3.Irreps.spherical_harmonics(lmax)
-        hidden = o3.Irreps([(channels, (l, (-1) ** l)) for l in range(lmax + 1)])
+        hidden = o3.Irreps([(channels, (degree, (-1) ** degree)) for degree in range(lmax + 1)])
         self.harmonics = o3.SphericalHarmonics(irreps_edge, normalize=True, normalization="component")
         self.species = nn.Embedding(119, channels)
         self.layers = nn.ModuleList()
@@ -81,29 +84,42 @@ class Network(nn.Module):
         return torch.sin(torch.pi * n * u) / u * envelope * (u < 1)
 
 
-def calculator(model: Network) -> Any:
-    """An ASE calculator (energy, forces) of a Network."""
+class EnergyAndForces(nn.Module):
+    """Energy () in eV and forces (N, 3) in eV/angstrom of a Network, from positions (N, 3)."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(
+        self, numbers: Tensor, pos: Tensor, offsets: Tensor, sender: Tensor, receiver: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Edge vectors are pos[sender] + offsets - pos[receiver], offsets (E, 3)."""
+        pos = pos.requires_grad_()
+        energy = self.network(numbers, pos[sender] + offsets - pos[receiver], sender, receiver)
+        (gradient,) = torch.autograd.grad(energy, pos)
+        return energy.detach(), -gradient
+
+
+def calculator(model: EnergyAndForces) -> Any:
+    """An ASE calculator of a Network."""
     from ase.calculators.calculator import Calculator, all_changes
     from ase.neighborlist import neighbor_list
 
     class NetworkCalculator(Calculator):  # type: ignore[misc]
         implemented_properties = ("energy", "free_energy", "forces")
 
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = model
-
-        def calculate(self, atoms: Any = None, properties: Any = ("energy",), system_changes: Any = all_changes) -> None:
+        def calculate(
+            self, atoms: Any = None, properties: Any = ("energy",), system_changes: Any = all_changes
+        ) -> None:
             super().calculate(atoms, properties, system_changes)
-            receiver, sender, shifts = neighbor_list("ijS", self.atoms, self.model.cutoff)
-            like = next(self.model.parameters())
-            pos = torch.tensor(self.atoms.positions).to(like).requires_grad_()
-            offsets = torch.tensor(shifts @ self.atoms.cell.array).to(like)
-            edges = torch.tensor(sender), torch.tensor(receiver)
-            energy = self.model(torch.tensor(self.atoms.numbers), pos[edges[0]] + offsets - pos[edges[1]], *edges)
-            (gradient,) = torch.autograd.grad(energy, pos)
-            self.results = {
-                "energy": energy.item(), "free_energy": energy.item(), "forces": -gradient.numpy(), "num_edges": len(sender),
-            }  # fmt: skip
+            receiver, sender, shifts = neighbor_list("ijS", self.atoms, model.network.cutoff)
+            like = next(model.parameters())
+            pos, offsets = (torch.tensor(a).to(like) for a in (self.atoms.positions, shifts @ self.atoms.cell.array))
+            energy, forces = model(
+                torch.tensor(self.atoms.numbers), pos, offsets, torch.tensor(sender), torch.tensor(receiver)
+            )
+            self.results = {"energy": energy.item(), "forces": forces.numpy(), "num_edges": len(sender)}
+            self.results["free_energy"] = self.results["energy"]
 
     return NetworkCalculator()

@@ -52,7 +52,7 @@ class Report:
 def accelerate(model: Model) -> Model:
     """Run the e3nn tensor products, spherical harmonics and SevenNet convolutions of a model on equikern, in place.
 
-    Returns the model. Its numbers, parameters, state dict, classes and pickles stay; `restore` undoes it; a second call does
+    Returns the model. Its numbers, parameters, state dict and classes stay; `restore` undoes it; a second call does
     nothing new. A part without a kernel for the model's device and dtype is left, as is one whose coefficients are not
     e3nn's: `equikern.interop.report(model)` says why. Accelerate before `torch.compile`; `torch.jit.script` cannot
     read an accelerated model.
@@ -88,10 +88,13 @@ def report(model: nn.Module) -> Report:
 def _refuse(model: nn.Module) -> None:
     if not isinstance(model, nn.Module):
         raise EquikernError(
-            f"accelerate takes a torch.nn.Module; got {type(model).__name__}. For a calculator pass the model that it holds."
+            f"accelerate takes a torch.nn.Module; got {type(model).__name__}. "
+            "For a calculator pass the model that it holds."
         )
     if isinstance(model, torch.jit.ScriptModule):
-        raise BackendError("the model is scripted (TorchScript): its code cannot be replaced. Accelerate the eager model.")
+        raise BackendError(
+            "the model is scripted (TorchScript): its code cannot be replaced. Accelerate the eager model."
+        )
     if _is_compiled(model):
         raise BackendError("the model is compiled already: call accelerate on the eager model, then torch.compile.")
 

@@ -1,14 +1,13 @@
-"""e3nn's `TensorProduct` (with its subclasses) and `SphericalHarmonics`, of any version and in any package that carries a copy.
+"""e3nn's `TensorProduct` (with its subclasses) and `SphericalHarmonics`, of any version, in any package with a copy.
 
-Objects are recognised by their structure and checked by their numbers. Coefficients are those of the object: each 3j symbol that it holds, or that its
-package computes, must be plus or minus ours; the sign goes into the path's scale.
+Objects are recognised by their structure and checked by their numbers. Coefficients are those of the object: each 3j
+symbol that it holds, or that its package computes, must be plus or minus ours; the sign goes into the path's scale.
 """
 
 from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable
 from math import prod
 from typing import Any
 
@@ -16,16 +15,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from equikern.errors import ProgramError
 from equikern import backends
 from equikern.backends import cpu_harmonics
+from equikern.errors import ProgramError
 from equikern.interop.swap import REFERENCE, Swap, close, runs
 from equikern.ops import evaluate
 from equikern.ops.harmonics import spherical_harmonics
 from equikern.program import Irreps, Path, Program, Rows, product_of_paths, wigner_3j
 
 _PRODUCT = (
-    "irreps_in1", "irreps_in2", "irreps_out", "instructions", "weight_numel", "shared_weights", "internal_weights", "_get_weights",
+    "irreps_in1", "irreps_in2", "irreps_out", "instructions",
+    "weight_numel", "shared_weights", "internal_weights", "_get_weights",
 )  # fmt: skip
 _HARMONICS = ("irreps_in", "irreps_out", "normalize", "normalization", "_ls_list", "_lmax", "_is_range_lmax")
 _FOREIGN = "coefficients are not e3nn's"
@@ -50,7 +50,7 @@ def arguments(module: nn.Module) -> list[str]:
 
 
 class ProductSwap(Swap):
-    """z = w (x tensor y) for e3nn's calls: leading dimensions broadcast, weights internal, shared, per row or a list."""
+    """z = w (x tensor y) for e3nn's calls: leading dimensions broadcast, weights internal, shared, by row or a list."""
 
     program: Program
 
@@ -70,7 +70,9 @@ class ProductSwap(Swap):
         if not self.program.dims[2]:
             z = evaluate(self.program, (x, y, None))
         else:
-            z = evaluate(self.program, (x, y, w if shared else w.expand(*batch, w.shape[-1]).reshape(rows, w.shape[-1])))
+            z = evaluate(
+                self.program, (x, y, w if shared else w.expand(*batch, w.shape[-1]).reshape(rows, w.shape[-1]))
+            )
         return z.reshape(*batch, z.shape[-1])
 
     def agrees(self) -> bool:
@@ -79,7 +81,7 @@ class ProductSwap(Swap):
         tensors = [t for t in (*module.parameters(), *module.buffers()) if t.is_floating_point()]
         like = tensors[0] if tensors else torch.empty(0)
         generator = torch.Generator().manual_seed(0)
-        shapes = [(2, slot.dim) for slot in self.program.operands[: len(arguments(module)) - 1]]
+        shapes: list[tuple[int, ...]] = [(2, slot.dim) for slot in self.program.operands[: len(arguments(module)) - 1]]
         if not module.internal_weights:
             shapes.append((module.weight_numel,) if module.shared_weights else (2, module.weight_numel))
         inputs = [torch.randn(shape, generator=generator, dtype=torch.float64).to(like) for shape in shapes]
@@ -118,7 +120,10 @@ def product_swap(module: nn.Module) -> Swap | str:
 
 def product_program(module: Any, rows: Rows | None = None) -> Program | str:
     """The program of an e3nn tensor product with its own coefficients, or the reason why there is none."""
-    irreps = [Irreps([(mul, (l, p)) for mul, (l, p) in each]) for each in (module.irreps_in1, module.irreps_in2, module.irreps_out)]
+    irreps = [
+        Irreps([(mul, (ir.l, ir.p)) for mul, ir in each])
+        for each in (module.irreps_in1, module.irreps_in2, module.irreps_out)
+    ]
     held = _held_symbols(module)
     signs: dict[tuple[int, int, int], float] = {}
     paths = []
@@ -135,7 +140,9 @@ def product_program(module: Any, rows: Rows | None = None) -> Program | str:
         scale = float(ins.path_weight) * signs[triple]
         paths.append(Path(ins.i_in1, ins.i_in2, ins.i_out, ins.connection_mode, scale, bool(ins.has_weight)))
     try:
-        return product_of_paths(*irreps, paths, rows=rows or Rows(w="shared" if module.shared_weights else "edge"))
+        return product_of_paths(
+            irreps[0], irreps[1], irreps[2], paths, rows=rows or Rows(w="shared" if module.shared_weights else "edge")
+        )
     except ProgramError as error:
         return f"it is no program: {error}"
 
@@ -152,27 +159,18 @@ def _held_symbols(module: nn.Module) -> dict[tuple[int, ...], Any]:
 
 
 def _package_symbol(module: nn.Module, triple: tuple[int, int, int]) -> Any:
-    """A 3j symbol as the package of a module's class computes it; None if it has none."""
-    for function in _symbol_functions(module):
-        return function(*triple, dtype=torch.float64).numpy()
-    return None
-
-
-def _symbol_functions(module: nn.Module) -> list[Callable[..., Tensor]]:
-    found = []
+    """A 3j symbol as the package of a module's class computes it, else the installed e3nn; None if there is neither."""
     for cls in type(module).__mro__:
-        names = getattr(cls.__init__, "__globals__", {})
+        names = getattr(vars(cls).get("__init__"), "__globals__", {})
         generator = getattr(names.get("codegen_tensor_product_left_right"), "__globals__", {})
         for scope in (names, generator):
             function = scope.get("wigner_3j") or getattr(scope.get("o3"), "wigner_3j", None)
             if callable(function):
-                found.append(function)
-    if not found:
-        try:
-            found.append(importlib.import_module("e3nn.o3").wigner_3j)
-        except ImportError:
-            return []
-    return found
+                return function(*triple, dtype=torch.float64).numpy()
+    try:
+        return importlib.import_module("e3nn.o3").wigner_3j(*triple, dtype=torch.float64).numpy()
+    except ImportError:
+        return None
 
 
 def _sign(symbol: Any, ours: Any) -> float | None:

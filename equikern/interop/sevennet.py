@@ -1,4 +1,4 @@
-"""SevenNet's interaction: gather, tensor product, sum at receivers and division, in one op (`sevenn/nn/convolution.py`).
+"""SevenNet's interaction: gather, tensor product and sum at receivers in one op (`sevenn/nn/convolution.py`).
 
 Recognised by structure. SevenNet's `edge_index` has receivers in row 0 and senders in row 1.
 """
@@ -16,7 +16,16 @@ from equikern.interop.swap import Swap, close, runs
 from equikern.ops import evaluate
 from equikern.program import CONVOLUTION, Program
 
-_STRUCTURE = ("convolution", "weight_nn", "denominator", "key_x", "key_filter", "key_weight_input", "key_edge_idx", "is_parallel")
+_STRUCTURE = (
+    "convolution",
+    "weight_nn",
+    "denominator",
+    "key_x",
+    "key_filter",
+    "key_weight_input",
+    "key_edge_idx",
+    "is_parallel",
+)
 GHOSTS, LOCAL = "x_ghost", "nlocal"
 
 
@@ -33,7 +42,11 @@ class ConvolutionSwap(Swap):
     def __call__(self, data: Any) -> Any:
         module: Any = self.module
         x, y, edge_index = data[module.key_x], data[module.key_filter], data[module.key_edge_idx]
-        if self._watched() or not runs(self.program, x, y, data[module.key_weight_input]) or torch.is_autocast_enabled(x.device.type):
+        if (
+            self._watched()
+            or not runs(self.program, x, y, data[module.key_weight_input])
+            or torch.is_autocast_enabled(x.device.type)
+        ):
             return self.own(data)
         weight = module.weight_nn(data[module.key_weight_input])
         if module.is_parallel:

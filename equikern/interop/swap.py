@@ -8,7 +8,7 @@ without a kernel, mixed dtypes under autocast) goes to the module's own forward.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import torch
@@ -47,13 +47,21 @@ class Swap:
         """The module whose loaded buffers `program` depends on."""
         return None
 
+    def __getattr__(self, name: str) -> Any:
+        # What torch.jit.script asks of a forward first.
+        if name == "__globals__":
+            raise AttributeError(
+                "TorchScript cannot read a module that runs on equikern: "
+                "call equikern.restore(model) before torch.jit.script."
+            )
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"program": None if self.program is None else self.program.text}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        if isinstance(self.program, str):
-            self.program = parse(self.program)
+        text = state["program"]
+        self.__dict__.update(state | {"program": None if text is None else parse(text)})
 
 
 class Reload:
@@ -68,7 +76,7 @@ class Reload:
             return
         made = swap.rebuild()
         if isinstance(made, Swap) and made.agrees():
-            self.owner.forward = made
+            self.owner.forward = made  # type: ignore[assignment]
         else:
             del self.owner.forward
 
@@ -81,7 +89,7 @@ def installed(module: nn.Module) -> Swap | None:
 
 def install(swap: Swap) -> None:
     """Put a stand-in in place."""
-    swap.module.forward = swap
+    swap.module.forward = swap  # type: ignore[assignment]
     source = swap.constants()
     if source is not None:
         source.register_load_state_dict_post_hook(Reload(swap.module))
@@ -114,7 +122,7 @@ def _why_not_native(setting: str, text: str, device: str, dtype: torch.dtype) ->
     return _cached_why_not(setting, text, device, dtype)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _cached_why_not(setting: str, text: str, device: str, dtype: torch.dtype) -> str | None:
     answers = backends.reasons(text, device, dtype)
     if setting != "auto":
@@ -127,11 +135,20 @@ def _cached_why_not(setting: str, text: str, device: str, dtype: torch.dtype) ->
 
 
 def close(own: Callable[[], Tensor], ours: Callable[[], Tensor]) -> bool:
-    """Whether two computations agree: to 1e-4 of the largest value in float32, 1e-6 in float64 (e3nn's symbols may be float32)."""
+    """Whether two computations agree: to 1e-4 of the largest value, in float64 1e-6 (e3nn's symbols may be rounded)."""
     try:
         with torch.no_grad():
             expected, got = own(), ours()
-    except (RuntimeError, ValueError, TypeError, AttributeError, KeyError, IndexError, AssertionError, NotImplementedError):
+    except (
+        RuntimeError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        KeyError,
+        IndexError,
+        AssertionError,
+        NotImplementedError,
+    ):
         return False
     if expected.shape != got.shape or expected.dtype != got.dtype:
         return False
@@ -140,7 +157,7 @@ def close(own: Callable[[], Tensor], ours: Callable[[], Tensor]) -> bool:
 
 
 def device_and_dtype(module: nn.Module, root: nn.Module) -> tuple[str, torch.dtype]:
-    """Where a module computes: its first floating parameter or buffer that is not empty, else the model's, else torch's default."""
+    """Where a module computes: as its first floating parameter or buffer, else the model's, else torch's default."""
     for source in (module, root):
         for tensor in (*source.parameters(), *source.buffers()):
             if tensor.is_floating_point() and tensor.numel():

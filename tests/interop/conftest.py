@@ -37,7 +37,7 @@ def uvu(o3):
 
 @pytest.fixture
 def network(o3):
-    """A NequIP-like energy model in plain e3nn, float64, and its arguments: (model, numbers, vectors, sender, receiver)."""
+    """A NequIP-like energy model in plain e3nn, float64, and its arguments: numbers, vectors, sender, receiver."""
     from equikern.cli.network import Network
 
     torch.manual_seed(0)

@@ -101,6 +101,26 @@ def test_what_is_no_module_is_refused_with_a_hint():
         equikern.accelerate(object())
 
 
-def test_scripting_an_accelerated_product_raises(uvu):
-    with pytest.raises((RuntimeError, AttributeError, TypeError)):
+def test_scripting_an_accelerated_product_says_what_to_do(uvu):
+    with pytest.raises(AttributeError, match=r"call equikern\.restore\(model\) before torch.jit.script"):
         torch.jit.script(equikern.accelerate(uvu()))
+
+
+def test_a_restored_product_can_be_scripted(uvu):
+    tp = equikern.restore(equikern.accelerate(uvu()))
+    assert isinstance(torch.jit.script(tp), torch.jit.ScriptModule)
+
+
+def test_explain_names_the_backends_of_each_program(network):
+    text = str(equikern.explain(equikern.accelerate(network[0])))
+    assert text.count("eqk1 product") == 2 and text.count("cpu         runs it") == 2
+
+
+def test_explain_gives_the_reason_of_a_backend_that_cannot(uvu):
+    text = str(equikern.explain(equikern.accelerate(uvu()), dtype=torch.bfloat16))
+    assert "cpu         operands are torch.bfloat16" in text and "reference   runs it" in text
+
+
+def test_explain_of_what_holds_no_program_says_what_to_do():
+    with pytest.raises(equikern.EquikernError, match=r"equikern\.accelerate it first"):
+        equikern.explain(torch.nn.Linear(2, 2))

@@ -168,7 +168,9 @@ def test_symbols_without_buffers_come_from_the_objects_package(uvu):
     held = _held_symbols(tp)
     assert len(held) > 10
     for triple, symbol in held.items():
-        torch.testing.assert_close(torch.tensor(_package_symbol(tp, triple)), torch.tensor(symbol), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(
+            torch.tensor(_package_symbol(tp, triple)), torch.tensor(symbol), rtol=1e-5, atol=1e-6
+        )
 
 
 def class_copy(cls, **changes):

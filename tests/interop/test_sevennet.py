@@ -17,7 +17,10 @@ build = pytest.importorskip("ase.build", reason="ase is not installed")
 
 
 def crystal(name):
-    atoms = {"salt": build.bulk("NaCl", "rocksalt", a=5.64, cubic=True), "copper": build.bulk("Cu", cubic=True) * (2, 2, 2)}[name]
+    atoms = {
+        "salt": build.bulk("NaCl", "rocksalt", a=5.64, cubic=True),
+        "copper": build.bulk("Cu", cubic=True) * (2, 2, 2),
+    }[name]
     atoms.rattle(0.1, seed=0)
     return atoms
 
