@@ -187,22 +187,42 @@ def test_a_flipped_sign_changes_the_energy_as_in_e3nn(double):
     torch.testing.assert_close(got, expected, rtol=1e-11, atol=1e-11)
 
 
-def test_ghost_atoms_as_in_parallel_runs(convolution):
-    convolution.is_parallel = True
+def small_graph(convolution):
+    """The input of one convolution: three atoms, two ghost atoms, six edges."""
     generator = torch.Generator().manual_seed(0)
     dim, hidden = convolution.convolution.irreps_in1.dim, convolution.weight_nn.hs[0]
 
     def draw(*shape):
         return torch.randn(*shape, generator=generator)
 
-    data = {
-        "x": draw(3, dim), "x_ghost": draw(2, dim), "nlocal": torch.tensor([3]), "edge_attr": draw(6, 9),
-        "edge_embedding": draw(6, hidden), "edge_index": torch.tensor([[0, 1, 2, 2, 0, 1], [4, 3, 0, 1, 2, 4]]),
-    }  # fmt: skip
+    return {
+        "x": draw(3, dim),
+        "x_ghost": draw(2, dim),
+        "nlocal": torch.tensor([3]),
+        "edge_attr": draw(6, 9),
+        "edge_embedding": draw(6, hidden),
+        "edge_index": torch.tensor([[0, 1, 2, 2, 0, 1], [4, 3, 0, 1, 2, 4]]),
+    }
+
+
+def test_ghost_atoms_as_in_parallel_runs(convolution):
+    convolution.is_parallel = True
+    data = small_graph(convolution)
     expected = convolution(dict(data))["x"]
     got = equikern.accelerate(convolution)(dict(data))["x"]
+    assert installed(convolution) is not None
     assert got.shape == (3, convolution.convolution.irreps_out.dim)
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_buffers_that_e3nn_does_not_read_are_not_believed(convolution):
+    # e3nn bakes the symbols into its graph when it is copied; the buffers stay and have no effect.
+    convolution.is_parallel = True
+    data = small_graph(convolution)
+    state = {k: -v if k.endswith("_w3j_1_1_2") else v for k, v in convolution.state_dict().items()}
+    equikern.accelerate(convolution).load_state_dict(state)
+    got = convolution(dict(data))["x"]
+    assert torch.equal(got, equikern.restore(convolution)(dict(data))["x"])
 
 
 def test_one_isolated_atom(model):
