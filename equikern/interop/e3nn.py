@@ -15,10 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from equikern import backends
-from equikern.backends import cpu_harmonics
 from equikern.errors import ProgramError
-from equikern.interop.swap import REFERENCE, Swap, close, runs
+from equikern.interop.swap import Swap, close, runs, why_no_harmonics
 from equikern.ops import evaluate
 from equikern.ops.harmonics import spherical_harmonics
 from equikern.program import Irreps, Path, Program, Rows, product_of_paths, wigner_3j
@@ -196,8 +194,7 @@ class HarmonicsSwap(Swap):
 
     def why_not(self, device: str, dtype: torch.dtype) -> str | None:
         """See Swap."""
-        why = cpu_harmonics.supports(torch.device(device), dtype)
-        return None if why is None or backends._setting == REFERENCE else f"no kernel: cpu: {why}"
+        return why_no_harmonics(device, dtype)
 
     def agrees(self) -> bool:
         """See Swap."""

@@ -117,6 +117,11 @@ def runs(program: Program, *tensors: Tensor) -> bool:
     return why_not_native(program, first.device.type, first.dtype) is None
 
 
+def why_no_harmonics(device: str, dtype: torch.dtype) -> str | None:
+    """The same for spherical harmonics."""
+    return _why_no_harmonics(backends._setting, device, dtype)
+
+
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _why_not_native(setting: str, text: str, device: str, dtype: torch.dtype) -> str | None:
     return _cached_why_not(setting, text, device, dtype)
@@ -124,7 +129,15 @@ def _why_not_native(setting: str, text: str, device: str, dtype: torch.dtype) ->
 
 @cache
 def _cached_why_not(setting: str, text: str, device: str, dtype: torch.dtype) -> str | None:
-    answers = backends.reasons(text, device, dtype)
+    return _judge(setting, backends.reasons(text, device, dtype))
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _why_no_harmonics(setting: str, device: str, dtype: torch.dtype) -> str | None:
+    return _judge(setting, {name: b.supports(device, dtype) for name, b in backends.harmonics.items()})
+
+
+def _judge(setting: str, answers: dict[str, str | None]) -> str | None:
     if setting != "auto":
         why = answers[setting]
         return None if why is None else f"backend {setting}: {why}"

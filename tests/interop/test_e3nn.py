@@ -292,3 +292,20 @@ def test_torch_compile_of_an_accelerated_model_agrees(uvu):
     inputs = rows(tp, 4)
     compiled = torch.compile(tp, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(*inputs), tp(*inputs), rtol=1e-12, atol=1e-12)
+
+
+def test_harmonics_without_a_kernel_for_the_dtype_are_e3nns(o3):
+    sh = replaced(o3.SphericalHarmonics([0, 1, 2], True))
+    x = torch.randn(4, 3).bfloat16()
+    assert torch.equal(sh(x), equikern.restore(sh)(x))
+
+
+def test_torch_compile_of_an_accelerated_network_agrees(network):
+    import e3nn
+
+    if e3nn.__version__.startswith("0.4"):
+        pytest.skip("e3nn 0.4 scripts parts of its modules, which torch.compile cannot trace")
+    model, *inputs = network
+    equikern.accelerate(model)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(*inputs), model(*inputs), rtol=1e-12, atol=1e-12)
