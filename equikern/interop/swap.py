@@ -106,7 +106,7 @@ def remove(module: nn.Module) -> None:
 
 def why_not_native(program: Program, device: str, dtype: torch.dtype) -> str | None:
     """None if a kernel runs the program here, or the reference was asked for by name; else the reasons."""
-    return _why_not_native(backends._setting, program.text, device, dtype)
+    return _why_not_native(backends.setting(), program.text, device, dtype)
 
 
 def runs(program: Program, *tensors: Tensor) -> bool:
@@ -119,7 +119,7 @@ def runs(program: Program, *tensors: Tensor) -> bool:
 
 def why_no_harmonics(device: str, dtype: torch.dtype) -> str | None:
     """The same for spherical harmonics."""
-    return _why_no_harmonics(backends._setting, device, dtype)
+    return _why_no_harmonics(backends.setting(), device, dtype)
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
