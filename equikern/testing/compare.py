@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import torch
@@ -58,7 +58,7 @@ def _grad(scalar: Tensor, leaves: list[Tensor], *, create_graph: bool) -> tuple[
     return torch.autograd.grad(scalar, leaves, create_graph=create_graph, allow_unused=True, materialize_grads=True)
 
 
-@lru_cache(maxsize=None)
+@cache
 def reference(case: Case, dtype: torch.dtype, order: int, seed: int = 0) -> Mapping[str, Tensor]:
     """What is right: `derivatives` by the reference backend in float64, for the inputs drawn in `dtype`."""
     given = inputs(case, dtype, seed).to(torch.float64)
