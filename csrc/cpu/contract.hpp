@@ -1,8 +1,30 @@
-// The channelwise contraction: kernels for one instruction set.
+// The channelwise contraction F = sum C w x y z (modes that keep the channel), its first and second derivatives.
 #pragma once
+
+#include <cstdint>
+
+#include "../program/tables.hpp"
 
 namespace eqk {
 
-struct ContractKernels {};
+// Operands and results; a null pointer is an operand that is zero or not read, or a result nobody asked for.
+// Rows: x and dx by x_index (null: the edge itself), z and g by receiver, y, w, dy, dw by edge (w, dw one row if shared).
+// With tangents (hx, hy, hw; `second`), z, dx, dy, dw are those of the form's derivative along them.
+template <class T>
+struct ContractArgs {
+    int64_t edges, x_rows, z_rows;
+    const int64_t *x_index, *z_ptr, *z_order;  // z_ptr null: receiver = edge; z_order null: edges are sorted already
+    bool shared_w, second;
+    double fixed;  // the weight of unweighted paths: 1, or 0 where the form was derived along w
+    const T *x, *y, *w, *g, *hx, *hy, *hw;
+    T *z, *dx, *dy, *dw;
+    int threads;
+};
+
+struct ContractKernels {
+    int64_t vector_bytes;
+    void (*f32)(const Lowered&, const ContractArgs<float>&);
+    void (*f64)(const Lowered&, const ContractArgs<double>&);
+};
 
 }  // namespace eqk

@@ -1,10 +1,344 @@
-#include "contract.hpp"
+// The sweep over receivers: every edge belongs to one receiver, every receiver to one thread, and each sum has one order,
+// so results have the same bits on any number of threads.
+//
+// A group is a run of receivers with at least GROUP edges. dx is the one result that several receivers add to: threads keep
+// it by edge for a batch of groups, then each thread adds up the senders that it owns, in the order of the edges. A thread
+// that is alone adds at once, in the same order.
+#include <omp.h>
+
+#include "contract_blocks.inl"
+#include "contract_rows.inl"
 
 namespace eqk {
 namespace EQK_TARGET {
 
+constexpr int64_t GROUP = 32;    // edges a group, at least
+constexpr int64_t ALONE = 4096;  // a group with more edges is not shared: its dx by edge would not fit the cache
+
+// What all threads share during one call.
+template <class T>
+struct Sweep {
+    const Lowered& p;
+    const ContractArgs<T>& a;
+    bool grads;                    // of any input
+    bool gather;                   // x rows are gathered by index, and kept converted in x, hx
+    Buffer<T> x, hx, dx;           // (x_rows, x_width) inside order
+    Buffer<T> zeros, fixed;        // absent tangents; weights of unweighted paths
+    Buffer<T> w, hw;               // the shared weight rows, staged
+    std::vector<int64_t> groups;   // first receiver of each group, and the end
+    Buffer<T> dx_edges, dw_groups;  // of one batch
+
+    int64_t begin(int64_t receiver) const { return a.z_ptr ? a.z_ptr[receiver] : receiver; }
+    int64_t edge(int64_t position) const { return a.z_order ? a.z_order[position] : position; }
+    bool dw_staged() const { return p.staged_w || a.shared_w; }
+};
+
+// What one thread owns.
+template <class T>
+struct Worker {
+    Buffer<T> z, g;                       // the receiver's rows
+    Buffer<T> m, n, dm, y, hy, dy;        // EDGES edges side by side
+    Buffer<T> x, hx, dx, w, hw, dw;       // staged rows of EDGES edges
+    Buffer<T> unused;                     // where the dw of unweighted paths goes
+    explicit Worker(const Lowered& p)
+        : z(p.z_width), g(p.z_width), m(p.m_size * EDGES), n(p.m_size * EDGES), dm(p.m_size * EDGES), y(p.y_dim * EDGES),
+          hy(p.y_dim * EDGES), dy(p.y_dim * EDGES), x(p.x_width * EDGES), hx(p.x_width * EDGES), dx(p.x_width * EDGES),
+          w(p.w_width * EDGES), hw(p.w_width * EDGES), dw(p.w_width * EDGES), unused(p.x_width) {}
+};
+
+template <class T>
+void stage_weights(const Lowered& p, const T* from, T* to) {
+    if (!p.staged_w) {
+        std::copy_n(from, p.w_dim, to);
+        return;
+    }
+    int64_t column = 0;
+    for (const Segment& path : p.w_map) {
+        std::copy_n(from + column, path.mul, to + path.dim);
+        std::fill_n(to + path.dim + path.mul, (lanes<T> - path.mul % lanes<T>) % lanes<T>, T(0));
+        column += path.mul;
+    }
+}
+
+template <class T>
+void unstage_weights(const Lowered& p, const T* from, T* to) {
+    int64_t column = 0;
+    for (const Segment& path : p.w_map) {
+        std::copy_n(from + path.dim, path.mul, to + column);
+        column += path.mul;
+    }
+}
+
+// Columns of y of a block of edges side by side; missing edges and an absent operand are zero.
+template <class T>
+void stage_y(const Lowered& p, const T* y, const int64_t* edges, int count, T* to) {
+    for (int64_t j = 0; j < p.y_dim; ++j)
+        for (int e = 0; e < EDGES; ++e) to[j * EDGES + e] = e < count && y ? y[edges[e] * p.y_dim + j] : T(0);
+}
+
+// The rows that the kernels of one block of edges read and write, before they are moved to a path's segments.
+template <class T>
+Edges<T> rows_of(const Sweep<T>& s, Worker<T>& t, const int64_t* edges, int count) {
+    const Lowered& p = s.p;
+    const ContractArgs<T>& a = s.a;
+    Edges<T> r{};
+    r.count = count;
+    for (int e = 0; e < count; ++e) {
+        const int64_t edge = edges[e];
+        if (s.gather) {
+            r.x[e] = a.x ? s.x.data() + a.x_index[edge] * p.x_width : s.zeros.data();
+            r.hx[e] = a.hx ? s.hx.data() + a.x_index[edge] * p.x_width : s.zeros.data();
+        } else {
+            r.x[e] = r.hx[e] = s.zeros.data();
+            if (a.x) to_inside(p.x, p.mul_ir, a.x + edge * p.x_dim, t.x.data() + e * p.x_width), r.x[e] = t.x.data() + e * p.x_width;
+            if (a.hx) to_inside(p.x, p.mul_ir, a.hx + edge * p.x_dim, t.hx.data() + e * p.x_width), r.hx[e] = t.hx.data() + e * p.x_width;
+        }
+        r.w[e] = !a.w ? s.zeros.data() : a.shared_w ? s.w.data() : a.w + edge * p.w_dim;
+        r.hw[e] = !a.hw ? s.zeros.data() : a.shared_w ? s.hw.data() : a.hw + edge * p.w_dim;
+        if (p.staged_w && !a.shared_w) {
+            if (a.w) stage_weights(p, a.w + edge * p.w_dim, t.w.data() + e * p.w_width), r.w[e] = t.w.data() + e * p.w_width;
+            if (a.hw) stage_weights(p, a.hw + edge * p.w_dim, t.hw.data() + e * p.w_width), r.hw[e] = t.hw.data() + e * p.w_width;
+        }
+        r.dx[e] = t.dx.data() + e * p.x_width;
+        r.dw[e] = s.dw_staged() || !a.dw ? t.dw.data() + e * p.w_width : a.dw + edge * p.w_dim;
+    }
+    return r;
+}
+
+// Moved to the segments of a block; `next`: the edges whose weights are fetched ahead.
+template <class T>
+Edges<T> at_block(const Sweep<T>& s, Worker<T>& t, const Edges<T>& rows, const Block& b, const int64_t* next, int ahead) {
+    Edges<T> r = rows;
+    for (int e = 0; e < rows.count; ++e) {
+        r.x[e] += b.x;
+        r.hx[e] += b.x;
+        r.dx[e] += b.x;
+        if (b.w < 0) {
+            r.w[e] = s.fixed.data();
+            r.hw[e] = s.zeros.data();
+            r.dw[e] = t.unused.data();
+            continue;
+        }
+        r.w[e] += b.w;
+        r.hw[e] += b.w;
+        r.dw[e] += b.w;
+    }
+    if (b.w >= 0 && b.first && s.a.w && !s.a.shared_w && !s.p.staged_w)
+        for (int e = 0; e < ahead; ++e) {
+            const char* line = reinterpret_cast<const char*>(s.a.w + next[e] * s.p.w_dim + b.w);
+            for (int64_t c = 0; c < b.padded * int64_t(sizeof(T)); c += 64) __builtin_prefetch(line + c, 0, 1);
+        }
+    return r;
+}
+
+template <class T, bool Second>
+void run_blocks(const Sweep<T>& s, Worker<T>& t, const Edges<T>& rows, const int64_t* next, int ahead) {
+    for (const Block& b : s.p.blocks) {
+        const Edges<T> r = at_block(s, t, rows, b, next, ahead);
+        const T *m = t.m.data() + b.m * EDGES, *n = t.n.data() + b.m * EDGES;
+        if (s.a.z) forward_of<T, Second>(b.d1, b.d3)(r, m, n, b.padded, t.z.data() + b.z);
+        if (s.grads) backward_of<T, Second>(b.d1, b.d3)(r, m, n, b.padded, t.g.data() + b.z, t.dm.data() + b.m * EDGES, b.first);
+    }
+}
+
+template <class T>
+void add(T* to, const T* from, int64_t count) {
+    for (int64_t i = 0; i < count; ++i) to[i] += from[i];
+}
+
+// Put away what a block of edges gave: dy, dw by edge, dx by edge (or added to its sender where the thread is alone).
+template <class T>
+void finish_block(const Sweep<T>& s, Worker<T>& t, const int64_t* edges, int count, T* dx_edges, T* dw_group) {
+    const Lowered& p = s.p;
+    const ContractArgs<T>& a = s.a;
+    if (a.dy) {
+        apply(p.y_of_m, t.dm.data(), t.dy.data());
+        for (int e = 0; e < count; ++e)
+            for (int64_t j = 0; j < p.y_dim; ++j) a.dy[edges[e] * p.y_dim + j] = t.dy[j * EDGES + e];
+    }
+    for (int e = 0; e < count; ++e) {
+        if (a.dw && a.shared_w)
+            add(dw_group, t.dw.data() + e * p.w_width, p.w_width);
+        else if (a.dw && p.staged_w)
+            unstage_weights(p, t.dw.data() + e * p.w_width, a.dw + edges[e] * p.w_dim);
+        if (!a.dx) continue;
+        const T* row = t.dx.data() + e * p.x_width;
+        if (!s.gather)
+            to_outside(p.x, p.mul_ir, row, a.dx + edges[e] * p.x_dim);
+        else if (dx_edges)
+            std::copy_n(row, p.x_width, dx_edges + e * p.x_width);
+        else
+            add(s.dx.data() + a.x_index[edges[e]] * p.x_width, row, p.x_width);
+    }
+}
+
+// All edges of one receiver. dx_edges: rows for its edges' dx, or null to add them to their senders.
+template <class T>
+void run_receiver(const Sweep<T>& s, Worker<T>& t, int64_t receiver, T* dx_edges, T* dw_group) {
+    const Lowered& p = s.p;
+    const ContractArgs<T>& a = s.a;
+    const int64_t begin = s.begin(receiver), end = s.begin(receiver + 1);
+    if (a.z) std::fill_n(t.z.data(), p.z_width, T(0));
+    if (s.grads && begin < end) to_inside(p.z, p.mul_ir, a.g + receiver * p.z_dim, t.g.data());
+    for (int64_t at = begin; at < end; at += EDGES) {
+        const int count = static_cast<int>(std::min<int64_t>(EDGES, end - at));
+        int64_t edges[EDGES], next[EDGES];
+        for (int e = 0; e < count; ++e) edges[e] = s.edge(at + e);
+        const int ahead = static_cast<int>(std::min<int64_t>(EDGES, a.edges - at - count));
+        for (int e = 0; e < ahead; ++e) next[e] = s.edge(at + count + e);
+        stage_y(p, a.y, edges, count, t.y.data());
+        apply(p.m_of_y, t.y.data(), t.m.data());
+        if (a.second) {
+            stage_y(p, a.hy, edges, count, t.hy.data());
+            apply(p.m_of_y, t.hy.data(), t.n.data());
+        }
+        const Edges<T> rows = rows_of(s, t, edges, count);
+        if (s.grads) std::fill_n(t.dx.data(), count * p.x_width, T(0));
+        if (a.second)
+            run_blocks<T, true>(s, t, rows, next, ahead);
+        else
+            run_blocks<T, false>(s, t, rows, next, ahead);
+        if (s.grads) finish_block(s, t, edges, count, dx_edges ? dx_edges + (at - begin) * p.x_width : nullptr, dw_group);
+    }
+    if (a.z) to_outside(p.z, p.mul_ir, t.z.data(), a.z + receiver * p.z_dim);
+}
+
+// dx of the batch's edges, each thread for the senders it owns.
+template <class T>
+void add_senders(const Sweep<T>& s, int64_t begin, int64_t end) {
+    const int64_t thread = omp_get_thread_num(), threads = omp_get_num_threads();
+    const int64_t first = s.a.x_rows * thread / threads, last = s.a.x_rows * (thread + 1) / threads;
+    for (int64_t at = begin; at < end; ++at) {
+        const int64_t sender = s.a.x_index[s.edge(at)];
+        if (sender >= first && sender < last)
+            add(s.dx.data() + sender * s.p.x_width, s.dx_edges.data() + (at - begin) * s.p.x_width, s.p.x_width);
+    }
+}
+
+template <class T>
+void convert_rows(const Sweep<T>& s, const T* from, T* to) {
+#pragma omp for
+    for (int64_t row = 0; row < s.a.x_rows; ++row) to_inside(s.p.x, s.p.mul_ir, from + row * s.p.x_dim, to + row * s.p.x_width);
+}
+
+// Groups [first, last) by all threads of the team.
+template <class T>
+void run_batch(const Sweep<T>& s, Worker<T>& t, int64_t first, int64_t last, bool alone) {
+    const int64_t begin = s.begin(s.groups[first]);
+#pragma omp for schedule(dynamic, 1)
+    for (int64_t group = first; group < last; ++group) {
+        T* dw = s.dw_groups.size() ? s.dw_groups.data() + (group - first) * s.p.w_width : nullptr;
+        if (dw) std::fill_n(dw, s.p.w_width, T(0));
+        for (int64_t r = s.groups[group]; r < s.groups[group + 1]; ++r) {
+            T* dx = alone || !s.dx_edges.size() ? nullptr : s.dx_edges.data() + (s.begin(r) - begin) * s.p.x_width;
+            run_receiver(s, t, r, dx, dw);
+        }
+    }
+    if (s.dx_edges.size() && !alone) {
+        add_senders(s, begin, s.begin(s.groups[last]));
+#pragma omp barrier
+    }
+}
+
+template <class T>
+std::vector<int64_t> make_groups(const ContractArgs<T>& a) {
+    std::vector<int64_t> groups{0};
+    int64_t start = 0;
+    for (int64_t r = 1; r <= a.z_rows; ++r) {
+        const int64_t at = a.z_ptr ? a.z_ptr[r] : r;
+        if (at - start >= GROUP || r == a.z_rows || r - groups.back() >= 64 * GROUP) {
+            groups.push_back(r);
+            start = at;
+        }
+    }
+    return groups;
+}
+
+// The end of the batch that starts at group `first`, at most `most` groups; `alone` if it is one large group.
+template <class T>
+int64_t batch_end(const Sweep<T>& s, int64_t first, int64_t most, bool& alone) {
+    const auto size = [&](int64_t g) { return s.begin(s.groups[g + 1]) - s.begin(s.groups[g]); };
+    const int64_t count = static_cast<int64_t>(s.groups.size()) - 1;
+    alone = size(first) > ALONE;
+    if (alone) return first + 1;
+    int64_t last = first + 1;
+    while (last < count && last - first < most && size(last) <= ALONE) ++last;
+    return last;
+}
+
+template <class T>
+void prepare(Sweep<T>& s, int threads, int64_t most) {
+    const Lowered& p = s.p;
+    const ContractArgs<T>& a = s.a;
+    int64_t widest = std::max(p.x_width, p.w_width);
+    for (const Placed& x : p.x) widest = std::max(widest, x.padded);
+    s.zeros = Buffer<T>(widest + lanes<T>);
+    s.fixed = Buffer<T>(widest + lanes<T>);
+    std::fill_n(s.zeros.data(), s.zeros.size(), T(0));
+    std::fill_n(s.fixed.data(), s.fixed.size(), T(a.fixed));
+    s.groups = make_groups(a);
+    if (a.shared_w && a.w) s.w = Buffer<T>(p.w_width), stage_weights(p, a.w, s.w.data());
+    if (a.shared_w && a.hw) s.hw = Buffer<T>(p.w_width), stage_weights(p, a.hw, s.hw.data());
+    if (a.shared_w && a.dw) s.dw_groups = Buffer<T>(most * p.w_width);
+    if (!s.gather) return;
+    if (a.x) s.x = Buffer<T>(a.x_rows * p.x_width);
+    if (a.hx) s.hx = Buffer<T>(a.x_rows * p.x_width);
+    if (a.dx) s.dx = Buffer<T>(a.x_rows * p.x_width);
+    if (!a.dx || threads == 1) return;
+    int64_t longest = 0;
+    bool alone = false;
+    for (int64_t g = 0, last; g + 1 < static_cast<int64_t>(s.groups.size()); g = last) {
+        last = batch_end(s, g, most, alone);
+        if (!alone) longest = std::max(longest, s.begin(s.groups[last]) - s.begin(s.groups[g]));
+    }
+    s.dx_edges = Buffer<T>(longest * p.x_width);
+}
+
+template <class T>
+void contract(const Lowered& p, const ContractArgs<T>& a) {
+    const int threads = a.edges < 2 * GROUP ? 1 : a.threads;
+    const int64_t most = threads == 1 ? 64 : 8 * threads;
+    Sweep<T> s{p, a, a.dx || a.dy || a.dw, a.x_index != nullptr, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}};
+    prepare(s, threads, most);
+    std::vector<Worker<T>> workers;
+    for (int n = 0; n < threads; ++n) workers.emplace_back(p);
+    Buffer<T> dw(a.dw && a.shared_w ? p.w_width : 0);
+    if (dw.size()) std::fill_n(dw.data(), p.w_width, T(0));
+    const int64_t count = static_cast<int64_t>(s.groups.size()) - 1;
+#pragma omp parallel num_threads(threads)
+    {
+        Worker<T>& t = workers[omp_get_thread_num()];
+        if (s.x.size()) convert_rows(s, a.x, s.x.data());
+        if (s.hx.size()) convert_rows(s, a.hx, s.hx.data());
+        if (s.dx.size()) {
+#pragma omp for
+            for (int64_t row = 0; row < a.x_rows; ++row) std::fill_n(s.dx.data() + row * p.x_width, p.x_width, T(0));
+        }
+        for (int64_t first = 0, last; first < count; first = last) {
+            bool alone = false;
+            last = batch_end(s, first, most, alone);
+            run_batch(s, t, first, last, alone);
+            if (dw.size()) {
+#pragma omp single
+                for (int64_t g = 0; g < last - first; ++g) add(dw.data(), s.dw_groups.data() + g * p.w_width, p.w_width);
+            }
+        }
+        if (s.dx.size()) {
+#pragma omp for
+            for (int64_t row = 0; row < a.x_rows; ++row)
+                to_outside(p.x, p.mul_ir, s.dx.data() + row * p.x_width, a.dx + row * p.x_dim);
+        }
+    }
+    if (dw.size()) {
+        if (p.staged_w)
+            unstage_weights(p, dw.data(), a.dw);
+        else
+            std::copy_n(dw.data(), p.w_dim, a.dw);
+    }
+}
+
 extern const ContractKernels contract_kernels;
-const ContractKernels contract_kernels{};
+const ContractKernels contract_kernels{EQK_VECTOR_BYTES, contract<float>, contract<double>};
 
 }  // namespace EQK_TARGET
 }  // namespace eqk

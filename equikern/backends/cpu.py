@@ -1,29 +1,195 @@
-"""The CPU backend: the channelwise family in C++ (`csrc/cpu/contract.inl`), chosen by structure."""
+"""The CPU backend: channelwise products in C++ (`csrc/cpu/contract.inl`).
+
+A product program is channelwise when each path keeps x's channel: mode `uvu`, or one that is the same when y's multiplicity
+is 1 (`uvuv`; `uuu` and `uvw` for single channels). Rows: x by any index or by edge, y and w by edge (w shared too), z by
+any index or by edge. Forward, backward and double backward are fused; a form of higher order is a sum of base forms.
+"""
 
 from __future__ import annotations
 
+from functools import lru_cache
+
+import numpy as np
 import torch
 from torch import Tensor
 
-from equikern.errors import ShapeError
-from equikern.program import Program
+from equikern.backends.threads import threads
+from equikern.errors import BackendError, ShapeError
+from equikern.program import EDGE, SHARED, Path, Program, wigner_3j
+from equikern.program import parse as parse_program
+from equikern.program.program import W, X, Y, Z
+
+try:
+    from equikern import _C
+except ImportError as error:  # reported by `supports`
+    _C = None  # type: ignore[assignment]
+    _MISSING = f"the extension equikern._C cannot be loaded ({error}); build it with 'make build'"
 
 name = "cpu"
+_DTYPES = (torch.float32, torch.float64)
+_SECOND = ((X, Y, W),)
+
+
+def target() -> str:
+    """The instruction set in use: base, avx2 or avx512."""
+    return _C.cpu_target() if _C is not None else "none"  # type: ignore[no-any-return]
 
 
 def supports(program: Program, device: str, dtype: torch.dtype) -> str | None:
-    return "not yet"
+    """None where the kernels run the program, else the reason why not."""
+    if _C is None:
+        return _MISSING
+    if device != "cpu":
+        return f"operands are on {device}"
+    if dtype not in _DTYPES:
+        return f"operands are {dtype}; the kernels have float32 and float64"
+    if program.family != "product":
+        return f"it has no kernel for the family {program.family!r}"
+    x, y, w, z = program.operands
+    if y.row != EDGE or w.row not in (EDGE, SHARED) or SHARED in (x.row, z.row):
+        return f"rows are x[{x.row}] y[{y.row}] w[{w.row}] z[{z.row}]; the kernels read y by edge, w by edge or shared"
+    for n, path in enumerate(program.paths):
+        if not _keeps_channel(program, path):
+            return f"path {n} has mode {path.mode} at multiplicities {program.multiplicities(path)}; kernels keep x's channel"
+    return None
+
+
+def _keeps_channel(program: Program, path: Path) -> bool:
+    m1, m2, m3 = program.multiplicities(path)
+    single = m1 == m2 == m3 == 1 and path.mode in ("uvw", "uvv", "uuw", "uuu")
+    return m2 == 1 and path.mode in ("uvu", "uvuv") or single
+
+
+@lru_cache(maxsize=None)
+def _lowered(text: str) -> _C.Contraction:
+    program = parse_program(text)
+    x, y, w, z = (operand.irreps for operand in program.operands)
+    paths = []
+    for path, columns in zip(program.paths, program.weight_slices, strict=True):
+        c = path.scale * wigner_3j(x[path.in1].ir.l, y[path.in2].ir.l, z[path.out].ir.l)  # type: ignore[index]
+        start = y[: path.in2].dim  # type: ignore[index]
+        cells = np.argwhere(wigner_3j(x[path.in1].ir.l, y[path.in2].ir.l, z[path.out].ir.l))  # type: ignore[index]
+        nonzeros = [(int(i), int(start + j), int(k), float(c[i, j, k])) for i, j, k in cells]
+        paths.append((path.in1, path.out, columns.start if path.weighted else -1, nonzeros))
+    segments = [[(mul, ir.dim) for mul, ir in irreps] for irreps in (x, z)]  # type: ignore[union-attr]
+    return _C.Contraction(*segments, y.dim, w, program.layout == "mul_ir", paths)  # type: ignore[union-attr]
 
 
 def contract(program: Program, operands: list[Tensor], index: list[Tensor], rows: list[int], open: list[int]) -> list[Tensor]:
-    raise NotImplementedError
+    """dF/da for each open slot, `rows[n]` rows each; an absent operand (one dimension, no element) stands for zero."""
+    base = _base(program)
+    if not program.derived:
+        return _sweep(base, operands, index, dict(zip(open, rows, strict=True)))
+    if program.derived == _SECOND and all(slot <= Z for slot in open):
+        return _sweep(base, operands, index, dict(zip(open, rows, strict=True)), second=True)
+    return _expanded(program, base, operands, index, dict(zip(open, rows, strict=True)))
+
+
+@lru_cache(maxsize=None)
+def _base_of(text: str) -> Program:
+    return parse_program(text.split(" ~")[0])
+
+
+def _base(program: Program) -> Program:
+    return program if not program.derived else _base_of(program.text)
+
+
+def _expanded(
+    program: Program, base: Program, operands: list[Tensor], index: list[Tensor], open: dict[int, int]
+) -> list[Tensor]:
+    """A derived form as a sum of base forms read at other slots."""
+    like = next(a for a in operands if a.ndim == 2)
+    results = {slot: like.new_zeros(n, program.dims[slot]) for slot, n in open.items()}
+    for slots in program.expansions:
+        opened = {k: open[slot] for k, slot in enumerate(slots) if slot in open}
+        # A summand with an absent factor is zero, but for the weights of unweighted paths, which are no factor.
+        absent = [k for k, slot in enumerate(slots) if operands[slot].ndim != 2 and (k != W or base.dims[W])]
+        opened = {k: n for k, n in opened.items() if set(absent) <= {k}}
+        if not opened:
+            continue
+        fixed = 1.0 if slots[W] == W else 0.0
+        parts = _sweep(base, [operands[slot] for slot in slots], index, opened, fixed=fixed)
+        for k, part in zip(opened, parts, strict=True):
+            results[slots[k]] += part
+    return [results[slot] for slot in open]
+
+
+def _sweep(
+    base: Program, operands: list[Tensor], index: list[Tensor], open: dict[int, int], *, second: bool = False, fixed: float = 1.0
+) -> list[Tensor]:
+    """One call of the kernel: `operands` are x y w g and, for `second`, their tangents hx hy hw."""
+    present = [a.contiguous() for a in operands]
+    like = next(a for a in present if a.ndim == 2)
+    kinds = dict(zip(base.index_kinds, index, strict=False))
+    edges = _edges(base, present, kinds, open)
+    results = {slot: like.new_empty(n, base.dims[slot]) for slot, n in open.items()}
+    x_rows = open[X] if X in open else next((len(present[s]) for s in (X, 4) if s < len(present) and present[s].ndim == 2), 0)
+    z_rows = open[Z] if Z in open else len(present[Z])
+    x_index, z_ptr, z_order = _graph(base, kinds, index, x_rows, z_rows)
+    if present[Z].ndim != 2 and any(slot != Z for slot in open):
+        for slot in [slot for slot in open if slot != Z]:
+            results[slot].zero_()
+        open = {slot: n for slot, n in open.items() if slot == Z}
+        if not open:
+            return list(results.values())
+    pointers = [a.data_ptr() if a.ndim == 2 and a.numel() else 0 for a in present] + [0, 0, 0]
+    _lowered(base.text).run(
+        like.dtype == torch.float64,
+        (edges, x_rows, z_rows),
+        (0 if x_index is None else x_index.data_ptr(), *(0 if t is None else t.data_ptr() for t in (z_ptr, z_order))),
+        base.rows[W] == SHARED,
+        second,
+        fixed,
+        pointers[:7],
+        [results[slot].data_ptr() if slot in open else 0 for slot in (X, Y, W, Z)],
+        threads(),
+    )
+    return list(results.values())
+
+
+def _edges(base: Program, operands: list[Tensor], kinds: dict[str, Tensor], open: dict[int, int]) -> int:
+    if kinds:
+        return len(next(iter(kinds.values())))
+    sizes = [len(operands[s]) for s in (X, Y, W, Z) if operands[s].ndim == 2 and base.rows[s] == EDGE]
+    return (sizes + [n for s, n in open.items() if base.rows[s] == EDGE])[0]
+
+
+def _graph(
+    base: Program, kinds: dict[str, Tensor], index: list[Tensor], x_rows: int, z_rows: int
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """(index of x's rows, CSR of the edges by z's rows), each None where rows are the edges themselves.
+
+    A plan that comes with the call was checked when it was made (`Graph`); without one the indices are checked here.
+    """
+    x_index, z_index = kinds.get(base.rows[X]), kinds.get(base.rows[Z])
+    if len(index) > len(kinds) and z_index is not None:
+        ptr, order = index[-2:]
+        if len(ptr) != z_rows + 1 or len(order) != len(z_index):
+            raise ShapeError(
+                f"the plan is for {len(ptr) - 1} receivers and {len(order)} edges, the call has {z_rows} and "
+                f"{len(z_index)}; build a new Graph when the edges change."
+            )
+        return x_index, ptr, order
+    if x_index is None and z_index is None:
+        return None, None, None
+    some = z_index if x_index is None else x_index
+    ptr, order = plan(
+        some if x_index is None else x_index,
+        some if z_index is None else z_index,
+        z_rows if x_index is None else x_rows,
+        x_rows if z_index is None else z_rows,
+    )
+    return (x_index, None, None) if z_index is None else (x_index, ptr, order)
 
 
 def plan(sender: Tensor, receiver: Tensor, senders: int, receivers: int) -> tuple[Tensor, Tensor]:
-    """CSR of the edges by receiver (see ops/plan.py); None of the indices may be out of range."""
-    for kind, index, n in (("sender", sender, senders), ("receiver", receiver, receivers)):
-        if index.numel() and not bool(((index >= 0) & (index < n)).all()):
-            raise ShapeError(f"{kind} index out of range: the graph has {n} {kind}s, the indices reach {int(index.max())}.")
-    ptr = receiver.new_zeros(receivers + 1)
-    ptr[1:] = torch.bincount(receiver, minlength=receivers).cumsum(0)
-    return ptr, torch.argsort(receiver, stable=True)
+    """CSR of the edges by receiver, (ptr, order); raises ShapeError for an index out of range. See ops/plan.py."""
+    if _C is None:
+        raise BackendError(_MISSING)
+    sender, receiver = sender.contiguous(), receiver.contiguous()
+    ptr, order = receiver.new_empty(receivers + 1), torch.empty_like(receiver)
+    try:
+        _C.plan(len(receiver), sender.data_ptr(), receiver.data_ptr(), senders, receivers, ptr.data_ptr(), order.data_ptr())
+    except IndexError as error:
+        raise ShapeError(str(error)) from None
+    return ptr, order

@@ -1,0 +1,32 @@
+#include "plan.hpp"
+
+#include <algorithm>
+#include <stdexcept>
+#include <string>
+
+namespace eqk {
+
+namespace {
+
+void check(const char* kind, int64_t edges, const int64_t* index, int64_t rows) {
+    for (int64_t e = 0; e < edges; ++e)
+        if (index[e] < 0 || index[e] >= rows)
+            throw std::out_of_range(std::string(kind) + " index out of range: edge " + std::to_string(e) + " has " +
+                                    std::to_string(index[e]) + ", the graph has " + std::to_string(rows) + " nodes.");
+}
+
+}  // namespace
+
+void plan(int64_t edges, const int64_t* sender, const int64_t* receiver, int64_t senders, int64_t receivers, int64_t* ptr,
+          int64_t* order) {
+    check("sender", edges, sender, senders);
+    check("receiver", edges, receiver, receivers);
+    std::fill_n(ptr, receivers + 1, int64_t(0));
+    for (int64_t e = 0; e < edges; ++e) ++ptr[receiver[e] + 1];
+    for (int64_t n = 0; n < receivers; ++n) ptr[n + 1] += ptr[n];
+    for (int64_t e = 0; e < edges; ++e) order[ptr[receiver[e]]++] = e;
+    for (int64_t n = receivers; n > 0; --n) ptr[n] = ptr[n - 1];
+    ptr[0] = 0;
+}
+
+}  // namespace eqk

@@ -1,0 +1,112 @@
+#include "tables.hpp"
+
+#include <algorithm>
+#include <array>
+#include <map>
+#include <stdexcept>
+
+namespace eqk {
+
+namespace {
+
+int64_t round_up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
+
+std::vector<Placed> place(const std::vector<Segment>& segments, int64_t vl, int64_t& outside, int64_t& inside) {
+    std::vector<Placed> placed;
+    outside = inside = 0;
+    for (const Segment& s : segments) {
+        if (s.mul < 0 || s.dim < 1) throw std::invalid_argument("a segment has a negative multiplicity or no component");
+        placed.push_back({s.mul, s.dim, round_up(s.mul, vl), outside, inside});
+        outside += s.mul * s.dim;
+        inside += placed.back().padded * s.dim;
+    }
+    return placed;
+}
+
+// Component ranges that kernels have: 2l+1 cut into pieces of 1, 3, 5 or 7.
+std::vector<std::array<int, 2>> pieces(int64_t dim) {
+    std::vector<std::array<int, 2>> out;
+    int at = 0;
+    while (at < dim) {
+        const int left = static_cast<int>(dim) - at;
+        int size = left >= 7 ? 7 : left;
+        if (left == 9 || left == 8) size = 5;
+        if (size % 2 == 0) --size;
+        out.push_back({at, size});
+        at += size;
+    }
+    return out;
+}
+
+Sparse compress(const std::map<int, std::vector<Entry>>& rows, int count) {
+    Sparse sparse;
+    sparse.start.push_back(0);
+    for (int row = 0; row < count; ++row) {
+        const auto found = rows.find(row);
+        if (found != rows.end())
+            sparse.entries.insert(sparse.entries.end(), found->second.begin(), found->second.end());
+        sparse.start.push_back(static_cast<int>(sparse.entries.size()));
+    }
+    return sparse;
+}
+
+void check(const Tables& t, const Path& p) {
+    if (p.in1 < 0 || p.in1 >= static_cast<int>(t.x.size()) || p.out < 0 || p.out >= static_cast<int>(t.z.size()))
+        throw std::invalid_argument("a path names a segment that does not exist");
+    const Segment &x = t.x[p.in1], &z = t.z[p.out];
+    if (x.mul != z.mul) throw std::invalid_argument("a channelwise path keeps the multiplicity");
+    if (p.w >= 0 && p.w + x.mul > t.w_dim) throw std::invalid_argument("a path reads beyond the weights");
+    for (const Nonzero& n : p.nonzeros)
+        if (n.i < 0 || n.i >= x.dim || n.k < 0 || n.k >= z.dim || n.j < 0 || n.j >= t.y_dim)
+            throw std::invalid_argument("a coefficient lies outside its path");
+}
+
+}  // namespace
+
+Lowered lower(const Tables& t, int64_t vl) {
+    Lowered low{};
+    low.x = place(t.x, vl, low.x_dim, low.x_width);
+    low.z = place(t.z, vl, low.z_dim, low.z_width);
+    low.y_dim = t.y_dim;
+    low.w_dim = low.w_width = t.w_dim;
+    low.mul_ir = t.mul_ir;
+    for (const Path& p : t.paths) {
+        check(t, p);
+        low.staged_w |= p.w >= 0 && t.x[p.in1].mul % vl != 0;
+    }
+    std::map<int, std::vector<Entry>> m_rows, y_rows;
+    if (low.staged_w) low.w_width = 0;
+    for (const Path& p : t.paths) {
+        const Placed &x = low.x[p.in1], &z = low.z[p.out];
+        int64_t w = p.w;
+        if (low.staged_w && p.w >= 0) {
+            w = low.w_width;
+            low.w_map.push_back({x.mul, w});
+            low.w_width += x.padded;
+        }
+        bool first = true;
+        for (const auto& [i0, d1] : pieces(x.dim))
+            for (const auto& [k0, d3] : pieces(z.dim)) {
+                std::map<int, std::vector<Entry>> mine;
+                for (const Nonzero& n : p.nonzeros) {
+                    const int i = n.i - i0, k = n.k - k0;
+                    if (i < 0 || i >= d1 || k < 0 || k >= d3) continue;
+                    mine[static_cast<int>(low.m_size) + i * d3 + k].push_back({n.j, n.c});
+                }
+                if (mine.empty() || x.mul == 0) continue;
+                for (const auto& [m, entries] : mine) {
+                    m_rows[m] = entries;
+                    for (const Entry& e : entries) y_rows[e.column].push_back({m, e.c});
+                }
+                low.blocks.push_back({d1, d3, x.inside + i0 * x.padded, z.inside + k0 * z.padded, w, x.padded,
+                                      low.m_size, first});
+                low.m_size += d1 * d3;
+                first = false;
+            }
+    }
+    low.m_of_y = compress(m_rows, static_cast<int>(low.m_size));
+    low.y_of_m = compress(y_rows, static_cast<int>(low.y_dim));
+    return low;
+}
+
+}  // namespace eqk

@@ -1,0 +1,74 @@
+// A channelwise product program as flat tables, and its lowering for one vector length.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+namespace eqk {
+
+// `mul x ir`: multiplicity and dimension 2l+1.
+struct Segment {
+    int64_t mul, dim;
+};
+
+// One coefficient of a path: component i of its x segment, column j of y, component k of its z segment.
+struct Nonzero {
+    int i, j, k;
+    double c;
+};
+
+// One path: segments of x and z, first column of its weights (-1: unweighted), scaled coefficients.
+struct Path {
+    int in1, out;
+    int64_t w;
+    std::vector<Nonzero> nonzeros;
+};
+
+struct Tables {
+    std::vector<Segment> x, z;
+    int64_t y_dim, w_dim;
+    std::vector<Path> paths;
+    bool mul_ir;  // column order of x and z outside: channels outermost; inside, components always are
+};
+
+// Where a segment lies outside and inside (components outermost, channels padded to the vector length).
+struct Placed {
+    int64_t mul, dim, padded, outside, inside;
+};
+
+// A rectangle of a path, d1 x d3 components with d1, d3 in {1, 3, 5, 7}: what one kernel call does.
+struct Block {
+    int d1, d3;
+    int64_t x, z;      // inside offsets of its first components
+    int64_t w;         // offset in the weight row that kernels see, -1: unweighted
+    int64_t padded;    // channels, a multiple of the vector length
+    int64_t m;         // first entry of M
+    bool first;        // of its path: stores dw, the others add to it
+};
+
+// One row of a sparse matrix: out[row] = sum of c * in[column].
+struct Entry {
+    int column;
+    double c;
+};
+struct Sparse {
+    std::vector<int> start;
+    std::vector<Entry> entries;
+};
+
+struct Lowered {
+    std::vector<Placed> x, z;
+    std::vector<Block> blocks;
+    int64_t x_dim, z_dim, y_dim, w_dim;  // columns outside
+    int64_t x_width, z_width, w_width;   // inside
+    int64_t m_size;
+    bool mul_ir;
+    bool staged_w;               // weight rows are copied to padded ones
+    std::vector<Segment> w_map;  // mul = weights of a path, dim = its padded offset, in order of columns (staged only)
+    Sparse m_of_y, y_of_m;
+};
+
+// Throws std::invalid_argument if the tables contradict themselves.
+Lowered lower(const Tables& tables, int64_t vector_length);
+
+}  // namespace eqk
