@@ -90,14 +90,14 @@ def inputs(case: Case, dtype: torch.dtype = torch.float64, seed: int = 0) -> Inp
         operands.append(None if slot.name == "w" and slot.dim == 0 else a)
     edges = edge_index(case, seed)
     index = {"sender": edges[0].contiguous(), "receiver": edges[1].contiguous()}
-    tensors = [
-        index[kind] if kind in index else torch.randint(SPECIES, (case.edges,), generator=generator)
-        for kind in program.index_kinds
-    ]
-    output = program.operands[-1].row
-    if output == "receiver":
-        tensors += plan(index["sender"], index["receiver"], case.nodes, case.nodes)
-    return Inputs(tuple(operands), tuple(tensors), count[output])
+    for kind in program.index_kinds:
+        if kind not in index:
+            index[kind] = torch.randint(SPECIES, (case.edges,), generator=generator)
+    tensors = [index[kind] for kind in program.index_kinds]
+    output, rows = program.operands[-1].row, count.get(program.operands[-1].row, SPECIES)
+    if output in index:
+        tensors += plan(index[output], index[output], rows, rows)
+    return Inputs(tuple(operands), tuple(tensors), rows)
 
 
 def uvu_paths(irreps_x: Any, irreps_y: Any, lmax: int, parity: str = "all", mode: str = "uvu") -> Spec:
@@ -218,6 +218,8 @@ def _paths() -> list[Case]:
     ]
     mixed = [(*i[:4], n % 2 == 0, *i[5:]) for n, i in enumerate(meeting)]
     plain = [(*i[:4], False, *i[5:]) for i in meeting]
+    modes = zip(meeting, ("uvw", "uvv", "uuw", "uuu", "uvu"), strict=True)
+    single = (Irreps("0e+1o"), y, Irreps("0e+1o"), [(*i[:3], mode, *i[4:]) for i, mode in modes])
     return [
         _case("paths-meet", (x, y, z, meeting), tags=tags),
         _case("mixed-weights", (x, y, z, mixed), tags=tags),
@@ -228,7 +230,8 @@ def _paths() -> list[Case]:
         _case("unnormalised", (x, y, z, meeting), tags=tags, irrep_normalization="none", path_normalization="none"),
         _case("zero-path-weight", (x, y, z, [*meeting[:4], (1, 0, 1, "uvu", True, 0.0)]), tags=tags),
         _case("y-multiplicity", (x, Irreps("3x0e+2x1o"), z, meeting), tags={"awkward", "small"}),
-        _case("uvuv-1", (x, y, z, [(*i[:3], "uvuv", *i[4:]) for i in meeting]), tags={"awkward", "small"}),
+        _case("uvuv-1", (x, y, z, [(*i[:3], "uvuv", *i[4:]) for i in meeting]), tags=tags),
+        _case("single-channels", single, tags=tags),
     ]  # fmt: skip
 
 
@@ -243,6 +246,7 @@ def _rows() -> list[Case]:
         _case("rows-sender-to-edge", spec, sender_only, tags),
         _case("rows-edge-to-receiver", spec, Rows(z="receiver"), tags),
         _case("rows-species-x", spec, Rows(x="species", z="receiver"), tags),
+        _case("rows-species-z", spec, Rows(x="receiver", z="species"), tags),
         _case("rows-species-weights", spec, CONVOLUTION._replace(w="species"), {"awkward", "small"}),
         _case("rows-shared-y", spec, CONVOLUTION._replace(y=SHARED), {"awkward", "small"}),
         _case("rows-receiver-y", spec, CONVOLUTION._replace(y="receiver"), {"awkward", "small"}),
