@@ -122,6 +122,8 @@ def _sweep(
     like = next(a for a in present if a.ndim == 2)
     kinds = dict(zip(base.index_kinds, index, strict=False))
     edges = _edges(base, present, kinds, open)
+    if edges == 0:
+        return [like.new_zeros(n, base.dims[slot]) for slot, n in open.items()]
     results = {slot: like.new_empty(n, base.dims[slot]) for slot, n in open.items()}
     x_rows = open[X] if X in open else next((len(present[s]) for s in (X, 4) if s < len(present) and present[s].ndim == 2), 0)
     z_rows = open[Z] if Z in open else len(present[Z])
