@@ -256,6 +256,8 @@ def _rows() -> list[Case]:
         _case("one-atom", spec, tags=tags, nodes=1, degree=2),
         _case("isolated-nodes", spec, tags=tags, nodes=8, degree=1, graph="isolated"),
         _case("self-edges", spec, tags=tags, graph="self"),
+        _case("many-receivers", spec, tags=tags - {"small"}, nodes=700, degree=6),
+        _case("hub-5000", spec, CONVOLUTION._replace(w=SHARED), tags=tags - {"small"}, nodes=50, degree=100, graph="hub"),
         _case("hub-1000", spec, tags={"awkward", "channelwise"}, nodes=4, degree=250, graph="hub"),
         Case("linear", linear("3x0e+2x1o+4x0e", "2x0e+3x1o", [(0, 0, 0.5), (1, 1, 2.0), (2, 0, 1.0)]), 3, tags=frozenset({"small"})),
         Case("linear-edge-weights", linear("3x0e+2x1o", "2x0e+3x1o", [(0, 0, 0.5), (1, 1, 2.0)], shared=False), 3, tags=frozenset({"small"})),

@@ -33,8 +33,9 @@ def force_graph(energy: Callable[..., Tensor], arguments: Sequence[Tensor], posi
     """A graph of (energy, -d energy / d arguments[position]) that can be compiled, then differentiated once for training.
 
     `torch.compile` refuses double backward; a graph traced by `make_fx` holds the forces as ordinary ops instead. Index
-    tensors must be among the arguments. The tracer leaves `aten.detach` on saved outputs, which cuts the second
-    derivative of tanh, sigmoid, exp and others without a word: `strip_detach` removes them.
+    tensors must be among the arguments, and sizes that may differ later must differ here: the tracer takes equal sizes
+    for one symbol. It leaves `aten.detach` on saved outputs, which cuts the second derivative of tanh, sigmoid, exp and
+    others without a word: `strip_detach` removes them.
     """
 
     def both(*args: Tensor) -> tuple[Tensor, Tensor]:
