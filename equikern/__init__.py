@@ -15,7 +15,7 @@ _NAMES = {
     "restore": "equikern.interop",
     "backend": "equikern.backends",
     "set_backend": "equikern.backends",
-    "explain": "equikern.ops",
+    "explain": "equikern.interop",
     "EquikernError": "equikern.errors",
     "ProgramError": "equikern.errors",
     "ShapeError": "equikern.errors",
@@ -23,7 +23,7 @@ _NAMES = {
 }
 _MODULES = ("backends", "errors", "graph", "interop", "nn", "o3", "ops", "program", "testing")
 
-__all__ = [*_NAMES, *_MODULES]  # noqa: PLE0604
+__all__ = [*_NAMES, *_MODULES]
 
 
 def __getattr__(name: str) -> Any:

@@ -40,9 +40,10 @@ class Contraction {
 
     // Pointers in the order of ContractArgs, 0 for none; graph is (x_index, z_ptr, z_order).
     void run(bool f64, std::tuple<int64_t, int64_t, int64_t> rows, std::tuple<uintptr_t, uintptr_t, uintptr_t> graph,
-             bool shared_w, bool second, double fixed, const std::vector<uintptr_t>& in, const std::vector<uintptr_t>& out,
-             int threads) const {
-        if (in.size() != 7 || out.size() != 4) throw std::invalid_argument("seven operands and four results are expected");
+             bool shared_w, bool second, double fixed, const std::vector<uintptr_t>& in,
+             const std::vector<uintptr_t>& out, int threads) const {
+        if (in.size() != 7 || out.size() != 4)
+            throw std::invalid_argument("seven operands and four results are expected");
         if (f64)
             call(f64_, eqk::active().contract->f64, rows, graph, shared_w, second, fixed, in, out, threads);
         else
@@ -52,8 +53,9 @@ class Contraction {
    private:
     template <class T>
     static void call(const eqk::Lowered& lowered, void (*kernel)(const eqk::Lowered&, const eqk::ContractArgs<T>&),
-                     std::tuple<int64_t, int64_t, int64_t> rows, std::tuple<uintptr_t, uintptr_t, uintptr_t> graph, bool shared_w,
-                     bool second, double fixed, const std::vector<uintptr_t>& in, const std::vector<uintptr_t>& out, int threads) {
+                     std::tuple<int64_t, int64_t, int64_t> rows, std::tuple<uintptr_t, uintptr_t, uintptr_t> graph,
+                     bool shared_w, bool second, double fixed, const std::vector<uintptr_t>& in,
+                     const std::vector<uintptr_t>& out, int threads) {
         eqk::ContractArgs<T> a{};
         std::tie(a.edges, a.x_rows, a.z_rows) = rows;
         a.x_index = pointer<const int64_t>(std::get<0>(graph));
@@ -76,15 +78,80 @@ class Contraction {
 
 void bind_contract(py::module_& m) {
     py::class_<Contraction>(m, "Contraction")
-        .def(py::init<const std::vector<std::pair<int64_t, int64_t>>&, const std::vector<std::pair<int64_t, int64_t>>&, int64_t,
-                      int64_t, bool, const std::vector<Contraction::PathTuple>&>())
+        .def(py::init<const std::vector<std::pair<int64_t, int64_t>>&, const std::vector<std::pair<int64_t, int64_t>>&,
+                      int64_t, int64_t, bool, const std::vector<Contraction::PathTuple>&>())
         .def("run", &Contraction::run);
-    m.def("plan", [](int64_t edges, uintptr_t sender, uintptr_t receiver, int64_t senders, int64_t receivers, uintptr_t ptr,
-                     uintptr_t order) {
+    m.def("plan", [](int64_t edges, uintptr_t sender, uintptr_t receiver, int64_t senders, int64_t receivers,
+                     uintptr_t ptr, uintptr_t order) {
         py::gil_scoped_release release;
         eqk::plan(edges, pointer<const int64_t>(sender), pointer<const int64_t>(receiver), senders, receivers,
                   pointer<int64_t>(ptr), pointer<int64_t>(order));
     });
+}
+
+// Owns the arrays of a HarmonicsTable and runs the active target's kernels on addresses of row-major arrays.
+class Harmonics {
+   public:
+    Harmonics(int lmax, bool normalize, double constant, std::vector<int32_t> columns, std::vector<int32_t> offset,
+              std::vector<int32_t> source, std::vector<double> coefficient)
+        : columns_(std::move(columns)),
+          offset_(std::move(offset)),
+          source_(std::move(source)),
+          coefficient_(std::move(coefficient)),
+          coefficient_float_(coefficient_.begin(), coefficient_.end()) {
+        const int components = (lmax + 1) * (lmax + 1);
+        if (lmax < 0 || lmax > eqk::kMaxDegree || static_cast<int>(offset_.size()) != 3 * components + 1 ||
+            source_.size() != coefficient_.size() || offset_.back() != static_cast<int32_t>(source_.size()))
+            throw std::invalid_argument("Harmonics: sizes of the table do not fit its degree");
+        for (int j : source_)
+            if (j < 0 || j >= components) throw std::invalid_argument("Harmonics: source out of range");
+        for (int j : columns_) {
+            if (j < 0 || j >= components) throw std::invalid_argument("Harmonics: column out of range");
+            for (int l = 0; l <= lmax; ++l)
+                if (l * l <= j && j < (l + 1) * (l + 1)) used_[l] = true;
+        }
+        table_ = {lmax,
+                  normalize,
+                  constant,
+                  static_cast<int64_t>(columns_.size()),
+                  columns_.data(),
+                  used_,
+                  offset_.data(),
+                  source_.data(),
+                  coefficient_.data(),
+                  coefficient_float_.data()};
+    }
+    Harmonics(const Harmonics&) = delete;
+
+    // order 0: value, 1: backward, 2: double backward; an address of 0 is an absent array.
+    template <typename T>
+    void run(int order, int64_t edges, int threads, const std::vector<uintptr_t>& address) const {
+        const auto pointer = [&](int i) { return reinterpret_cast<T*>(address.at(i)); };
+        const eqk::HarmonicsArrays<T> arrays{pointer(0), pointer(1), pointer(2), pointer(3), pointer(4), pointer(5)};
+        const eqk::HarmonicsOrders<T>& kernels = kernels_of(T());
+        (order == 0   ? kernels.value
+         : order == 1 ? kernels.backward
+                      : kernels.double_backward)(table_, arrays, edges, threads);
+    }
+
+   private:
+    static const eqk::HarmonicsOrders<float>& kernels_of(float) { return eqk::active().harmonics->single_precision; }
+    static const eqk::HarmonicsOrders<double>& kernels_of(double) { return eqk::active().harmonics->double_precision; }
+
+    std::vector<int32_t> columns_, offset_, source_;
+    std::vector<double> coefficient_;
+    std::vector<float> coefficient_float_;
+    bool used_[eqk::kMaxDegree + 1] = {};
+    eqk::HarmonicsTable table_{};
+};
+
+void bind_harmonics(py::module_& m) {
+    using Release = py::call_guard<py::gil_scoped_release>;
+    py::class_<Harmonics>(m, "Harmonics", "The spherical harmonics of one specification.")
+        .def(py::init<int, bool, double, std::vector<int32_t>, std::vector<int32_t>, std::vector<int32_t>,
+                      std::vector<double>>())
+        .def("run_float", &Harmonics::run<float>, Release())
+        .def("run_double", &Harmonics::run<double>, Release());
 }
 
 void bind_targets(py::module_& m) {
@@ -98,6 +165,13 @@ void bind_targets(py::module_& m) {
             return names;
         },
         "The instruction sets this machine can run, best first.");
+    m.def(
+        "fma_peak",
+        [](bool f64) {
+            py::gil_scoped_release release;
+            return f64 ? eqk::active().contract->peak_f64() : eqk::active().contract->peak_f32();
+        },
+        "Floating-point operations a second that multiply-adds on registers reach on one thread (takes about 0.3 s).");
 }
 
 }  // namespace
@@ -105,4 +179,5 @@ void bind_targets(py::module_& m) {
 PYBIND11_MODULE(_C, m) {
     bind_targets(m);
     bind_contract(m);
+    bind_harmonics(m);
 }

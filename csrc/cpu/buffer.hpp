@@ -6,6 +6,8 @@
 #include <memory>
 #include <new>
 
+#include "pages.hpp"
+
 namespace eqk {
 
 template <class T>
@@ -16,6 +18,7 @@ class Buffer {
         const size_t bytes = (static_cast<size_t>(count) * sizeof(T) + 127) / 64 * 64;
         data_.reset(static_cast<T*>(std::aligned_alloc(64, bytes)));
         if (!data_) throw std::bad_alloc();
+        advise_huge(data_.get(), static_cast<int64_t>(bytes));
     }
     T* data() const { return data_.get(); }
     int64_t size() const { return size_; }

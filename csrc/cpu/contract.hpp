@@ -8,8 +8,8 @@
 namespace eqk {
 
 // Operands and results; a null pointer is an operand that is zero or not read, or a result nobody asked for.
-// Rows: x and dx by x_index (null: the edge itself), z and g by receiver, y, w, dy, dw by edge (w, dw one row if shared).
-// With tangents (hx, hy, hw; `second`), z, dx, dy, dw are those of the form's derivative along them.
+// Rows: x and dx by x_index (null: the edge itself), z and g by receiver, y, w, dy, dw by edge (w, dw one row if
+// shared). With tangents (hx, hy, hw; `second`), z, dx, dy, dw are those of the form's derivative along them.
 template <class T>
 struct ContractArgs {
     int64_t edges, x_rows, z_rows;
@@ -25,6 +25,8 @@ struct ContractKernels {
     int64_t vector_bytes;
     void (*f32)(const Lowered&, const ContractArgs<float>&);
     void (*f64)(const Lowered&, const ContractArgs<double>&);
+    double (*peak_f32)();  // multiply-adds on registers, operations a second of one thread
+    double (*peak_f64)();
 };
 
 }  // namespace eqk

@@ -1,13 +1,15 @@
-// The sweep over receivers: every edge belongs to one receiver, every receiver to one thread, and each sum has one order,
-// so results have the same bits on any number of threads.
+// The sweep over receivers: every edge belongs to one receiver, every receiver to one thread, and each sum has one
+// order, so results have the same bits on any number of threads.
 //
-// A group is a run of receivers with at least GROUP edges. dx is the one result that several receivers add to: threads keep
-// it by edge for a batch of groups, then each thread adds up the senders that it owns, in the order of the edges. A thread
-// that is alone adds at once, in the same order.
+// A group is a run of receivers with at least GROUP edges. dx is the one result that several receivers add to: threads
+// keep it by edge for a batch of groups, then each thread adds up the senders that it owns, in the order of the edges.
+// A thread that is alone adds at once, in the same order.
 #include <omp.h>
 
 #include "contract_blocks.inl"
 #include "contract_rows.inl"
+#include "pages.hpp"
+#include "peak.inl"
 
 namespace eqk {
 namespace EQK_TARGET {
@@ -20,12 +22,12 @@ template <class T>
 struct Sweep {
     const Lowered& p;
     const ContractArgs<T>& a;
-    bool grads;                    // of any input
-    bool gather;                   // x rows are gathered by index, and kept converted in x, hx
-    Buffer<T> x, hx, dx;           // (x_rows, x_width) inside order
-    Buffer<T> zeros, fixed;        // absent tangents; weights of unweighted paths
-    Buffer<T> w, hw;               // the shared weight rows, staged
-    std::vector<int64_t> groups;   // first receiver of each group, and the end
+    bool grads;                     // of any input
+    bool gather;                    // x rows are gathered by index, and kept converted in x, hx
+    Buffer<T> x, hx, dx;            // (x_rows, x_width) inside order
+    Buffer<T> zeros, fixed;         // absent tangents; weights of unweighted paths
+    Buffer<T> w, hw;                // the shared weight rows, staged
+    std::vector<int64_t> groups;    // first receiver of each group, and the end
     Buffer<T> dx_edges, dw_groups;  // of one batch
 
     int64_t begin(int64_t receiver) const { return a.z_ptr ? a.z_ptr[receiver] : receiver; }
@@ -36,14 +38,26 @@ struct Sweep {
 // What one thread owns.
 template <class T>
 struct Worker {
-    Buffer<T> z, g;                       // the receiver's rows
-    Buffer<T> m, n, dm, y, hy, dy;        // EDGES edges side by side
-    Buffer<T> x, hx, dx, w, hw, dw;       // staged rows of EDGES edges
-    Buffer<T> unused;                     // where the dw of unweighted paths goes
+    Buffer<T> z, g;                  // the receiver's rows
+    Buffer<T> m, n, dm, y, hy, dy;   // EDGES edges side by side
+    Buffer<T> x, hx, dx, w, hw, dw;  // staged rows of EDGES edges
+    Buffer<T> unused;                // where the dw of unweighted paths goes
     explicit Worker(const Lowered& p)
-        : z(p.z_width), g(p.z_width), m(p.m_size * EDGES), n(p.m_size * EDGES), dm(p.m_size * EDGES), y(p.y_dim * EDGES),
-          hy(p.y_dim * EDGES), dy(p.y_dim * EDGES), x(p.x_width * EDGES), hx(p.x_width * EDGES), dx(p.x_width * EDGES),
-          w(p.w_width * EDGES), hw(p.w_width * EDGES), dw(p.w_width * EDGES), unused(p.x_width) {}
+        : z(p.z_width),
+          g(p.z_width),
+          m(p.m_size * EDGES),
+          n(p.m_size * EDGES),
+          dm(p.m_size * EDGES),
+          y(p.y_dim * EDGES),
+          hy(p.y_dim * EDGES),
+          dy(p.y_dim * EDGES),
+          x(p.x_width * EDGES),
+          hx(p.x_width * EDGES),
+          dx(p.x_width * EDGES),
+          w(p.w_width * EDGES),
+          hw(p.w_width * EDGES),
+          dw(p.w_width * EDGES),
+          unused(p.x_width) {}
 };
 
 template <class T>
@@ -90,14 +104,21 @@ Edges<T> rows_of(const Sweep<T>& s, Worker<T>& t, const int64_t* edges, int coun
             r.hx[e] = a.hx ? s.hx.data() + a.x_index[edge] * p.x_width : s.zeros.data();
         } else {
             r.x[e] = r.hx[e] = s.zeros.data();
-            if (a.x) to_inside(p.x, p.mul_ir, a.x + edge * p.x_dim, t.x.data() + e * p.x_width), r.x[e] = t.x.data() + e * p.x_width;
-            if (a.hx) to_inside(p.x, p.mul_ir, a.hx + edge * p.x_dim, t.hx.data() + e * p.x_width), r.hx[e] = t.hx.data() + e * p.x_width;
+            if (a.x)
+                to_inside(p.x, p.mul_ir, a.x + edge * p.x_dim, t.x.data() + e * p.x_width),
+                    r.x[e] = t.x.data() + e * p.x_width;
+            if (a.hx)
+                to_inside(p.x, p.mul_ir, a.hx + edge * p.x_dim, t.hx.data() + e * p.x_width),
+                    r.hx[e] = t.hx.data() + e * p.x_width;
         }
         r.w[e] = !a.w ? s.zeros.data() : a.shared_w ? s.w.data() : a.w + edge * p.w_dim;
         r.hw[e] = !a.hw ? s.zeros.data() : a.shared_w ? s.hw.data() : a.hw + edge * p.w_dim;
         if (p.staged_w && !a.shared_w) {
-            if (a.w) stage_weights(p, a.w + edge * p.w_dim, t.w.data() + e * p.w_width), r.w[e] = t.w.data() + e * p.w_width;
-            if (a.hw) stage_weights(p, a.hw + edge * p.w_dim, t.hw.data() + e * p.w_width), r.hw[e] = t.hw.data() + e * p.w_width;
+            if (a.w)
+                stage_weights(p, a.w + edge * p.w_dim, t.w.data() + e * p.w_width), r.w[e] = t.w.data() + e * p.w_width;
+            if (a.hw)
+                stage_weights(p, a.hw + edge * p.w_dim, t.hw.data() + e * p.w_width),
+                    r.hw[e] = t.hw.data() + e * p.w_width;
         }
         r.dx[e] = t.dx.data() + e * p.x_width;
         r.dw[e] = s.dw_staged() || !a.dw ? t.dw.data() + e * p.w_width : a.dw + edge * p.w_dim;
@@ -107,7 +128,8 @@ Edges<T> rows_of(const Sweep<T>& s, Worker<T>& t, const int64_t* edges, int coun
 
 // Moved to the segments of a block; `next`: the edges whose weights are fetched ahead.
 template <class T>
-Edges<T> at_block(const Sweep<T>& s, Worker<T>& t, const Edges<T>& rows, const Block& b, const int64_t* next, int ahead) {
+Edges<T> at_block(const Sweep<T>& s, Worker<T>& t, const Edges<T>& rows, const Block& b, const int64_t* next,
+                  int ahead) {
     Edges<T> r = rows;
     for (int e = 0; e < rows.count; ++e) {
         r.x[e] += b.x;
@@ -137,7 +159,8 @@ void run_blocks(const Sweep<T>& s, Worker<T>& t, const Edges<T>& rows, const int
         const Edges<T> r = at_block(s, t, rows, b, next, ahead);
         const T *m = t.m.data() + b.m * EDGES, *n = t.n.data() + b.m * EDGES;
         if (s.a.z) forward_of<T, Second>(b.d1, b.d3)(r, m, n, b.padded, t.z.data() + b.z);
-        if (s.grads) backward_of<T, Second>(b.d1, b.d3)(r, m, n, b.padded, t.g.data() + b.z, t.dm.data() + b.m * EDGES, b.first);
+        if (s.grads)
+            backward_of<T, Second>(b.d1, b.d3)(r, m, n, b.padded, t.g.data() + b.z, t.dm.data() + b.m * EDGES, b.first);
     }
 }
 
@@ -198,7 +221,8 @@ void run_receiver(const Sweep<T>& s, Worker<T>& t, int64_t receiver, T* dx_edges
             run_blocks<T, true>(s, t, rows, next, ahead);
         else
             run_blocks<T, false>(s, t, rows, next, ahead);
-        if (s.grads) finish_block(s, t, edges, count, dx_edges ? dx_edges + (at - begin) * p.x_width : nullptr, dw_group);
+        if (s.grads)
+            finish_block(s, t, edges, count, dx_edges ? dx_edges + (at - begin) * p.x_width : nullptr, dw_group);
     }
     if (a.z) to_outside(p.z, p.mul_ir, t.z.data(), a.z + receiver * p.z_dim);
 }
@@ -218,7 +242,8 @@ void add_senders(const Sweep<T>& s, int64_t begin, int64_t end) {
 template <class T>
 void convert_rows(const Sweep<T>& s, const T* from, T* to) {
 #pragma omp for
-    for (int64_t row = 0; row < s.a.x_rows; ++row) to_inside(s.p.x, s.p.mul_ir, from + row * s.p.x_dim, to + row * s.p.x_width);
+    for (int64_t row = 0; row < s.a.x_rows; ++row)
+        to_inside(s.p.x, s.p.mul_ir, from + row * s.p.x_dim, to + row * s.p.x_width);
 }
 
 // Groups [first, last) by all threads of the team.
@@ -277,6 +302,9 @@ void prepare(Sweep<T>& s, int threads, int64_t most) {
     std::fill_n(s.zeros.data(), s.zeros.size(), T(0));
     std::fill_n(s.fixed.data(), s.fixed.size(), T(a.fixed));
     s.groups = make_groups(a);
+    if (a.z) advise_huge(a.z, a.z_rows * p.z_dim * int64_t(sizeof(T)));
+    if (a.dw && !a.shared_w) advise_huge(a.dw, a.edges * p.w_dim * int64_t(sizeof(T)));
+    if (a.dx) advise_huge(a.dx, a.x_rows * p.x_dim * int64_t(sizeof(T)));
     if (a.shared_w && a.w) s.w = Buffer<T>(p.w_width), stage_weights(p, a.w, s.w.data());
     if (a.shared_w && a.hw) s.hw = Buffer<T>(p.w_width), stage_weights(p, a.hw, s.hw.data());
     if (a.shared_w && a.dw) s.dw_groups = Buffer<T>(most * p.w_width);
@@ -320,7 +348,8 @@ void contract(const Lowered& p, const ContractArgs<T>& a) {
             run_batch(s, t, first, last, alone);
             if (dw.size()) {
 #pragma omp single
-                for (int64_t g = 0; g < last - first; ++g) add(dw.data(), s.dw_groups.data() + g * p.w_width, p.w_width);
+                for (int64_t g = 0; g < last - first; ++g)
+                    add(dw.data(), s.dw_groups.data() + g * p.w_width, p.w_width);
             }
         }
         if (s.dx.size()) {
@@ -338,7 +367,8 @@ void contract(const Lowered& p, const ContractArgs<T>& a) {
 }
 
 extern const ContractKernels contract_kernels;
-const ContractKernels contract_kernels{EQK_VECTOR_BYTES, contract<float>, contract<double>};
+const ContractKernels contract_kernels{EQK_VECTOR_BYTES, contract<float>, contract<double>, fma_peak<float>,
+                                       fma_peak<double>};
 
 }  // namespace EQK_TARGET
 }  // namespace eqk

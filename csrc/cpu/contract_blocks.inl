@@ -73,8 +73,8 @@ __attribute__((noinline)) void forward_block(const Edges<T>& e, const T* m, cons
 
 // Components [I0, I0 + I) of x of one edge.
 template <class T, int D3, int I, bool Second>
-EQK_INLINE void backward_rows(const Edges<T>& e, int a, int i0, const T* m, const T* n, int64_t stride, const T* g, T* dm,
-                              bool add) {
+EQK_INLINE void backward_rows(const Edges<T>& e, int a, int i0, const T* m, const T* n, int64_t stride, const T* g,
+                              T* dm, bool add) {
     constexpr int L = lanes<T>;
     Vec<T> moments[I][D3];
     for (int i = 0; i < I; ++i)
@@ -118,8 +118,8 @@ EQK_INLINE void backward_rows(const Edges<T>& e, int a, int i0, const T* m, cons
 
 // dx is added to, dw is added to where the block is not the first of its path, dm is written.
 template <class T, int D1, int D3, bool Second>
-__attribute__((noinline)) void backward_block(const Edges<T>& e, const T* m, const T* n, int64_t channels, const T* g, T* dm,
-                                              bool first) {
+__attribute__((noinline)) void backward_block(const Edges<T>& e, const T* m, const T* n, int64_t channels, const T* g,
+                                              T* dm, bool first) {
     constexpr int fit = (REGISTERS * 3 / 4 - D3) / D3, I = fit < 1 ? 1 : fit > D1 ? D1 : fit, rest = D1 % I;
     for (int a = 0; a < e.count; ++a) {
         int i = 0;
@@ -135,8 +135,11 @@ using Backward = void (*)(const Edges<T>&, const T*, const T*, int64_t, const T*
 
 template <class T, bool Second>
 Forward<T> forward_of(int d1, int d3) {
-#define EQK_ROW(d) {forward_block<T, d, 1, Second>, forward_block<T, d, 3, Second>, \
-                    forward_block<T, d, 5, Second>, forward_block<T, d, 7, Second>}
+#define EQK_ROW(d)                                                                                      \
+    {                                                                                                   \
+        forward_block<T, d, 1, Second>, forward_block<T, d, 3, Second>, forward_block<T, d, 5, Second>, \
+            forward_block<T, d, 7, Second>                                                              \
+    }
     static constexpr Forward<T> table[4][4] = {EQK_ROW(1), EQK_ROW(3), EQK_ROW(5), EQK_ROW(7)};
 #undef EQK_ROW
     return table[d1 / 2][d3 / 2];
@@ -144,8 +147,11 @@ Forward<T> forward_of(int d1, int d3) {
 
 template <class T, bool Second>
 Backward<T> backward_of(int d1, int d3) {
-#define EQK_ROW(d) {backward_block<T, d, 1, Second>, backward_block<T, d, 3, Second>, \
-                    backward_block<T, d, 5, Second>, backward_block<T, d, 7, Second>}
+#define EQK_ROW(d)                                                                                         \
+    {                                                                                                      \
+        backward_block<T, d, 1, Second>, backward_block<T, d, 3, Second>, backward_block<T, d, 5, Second>, \
+            backward_block<T, d, 7, Second>                                                                \
+    }
     static constexpr Backward<T> table[4][4] = {EQK_ROW(1), EQK_ROW(3), EQK_ROW(5), EQK_ROW(7)};
 #undef EQK_ROW
     return table[d1 / 2][d3 / 2];

@@ -1,4 +1,5 @@
-// Rows between the order outside (e3nn's columns) and inside (components outermost, channels padded to the vector length).
+// Rows between the order outside (e3nn's columns) and inside (components outermost, channels padded to the vector
+// length).
 #include <algorithm>
 
 #include "buffer.hpp"

@@ -21,8 +21,7 @@ namespace {
 
 const Implementation base_impl{"base", [] { return true; }, &base::contract_kernels, &base::harmonics_kernels};
 #if defined(EQK_X86)
-const Implementation avx2_impl{"avx2",
-                               [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); },
+const Implementation avx2_impl{"avx2", [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); },
                                &avx2::contract_kernels, &avx2::harmonics_kernels};
 const Implementation avx512_impl{"avx512",
                                  [] {
@@ -40,7 +39,8 @@ const Implementation& choose() {
         known += known.empty() ? impl->name : std::string(", ") + impl->name;
         if (name.empty() ? impl->supported() : name == impl->name) {
             if (!impl->supported())
-                throw std::runtime_error("EQUIKERN_CPU_TARGET=" + name + ": this machine cannot run these instructions");
+                throw std::runtime_error("EQUIKERN_CPU_TARGET=" + name +
+                                         ": this machine cannot run these instructions");
             return *impl;
         }
     }

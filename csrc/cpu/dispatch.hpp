@@ -20,7 +20,8 @@ struct Implementation {
 // Best first.
 const std::vector<const Implementation*>& implementations();
 
-// The implementation in use: the one EQUIKERN_CPU_TARGET names, or the best this machine supports. Throws on an unknown name.
+// The implementation in use: the one EQUIKERN_CPU_TARGET names, or the best this machine supports. Throws on an unknown
+// name.
 const Implementation& active();
 
 }  // namespace eqk

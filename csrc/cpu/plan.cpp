@@ -17,8 +17,8 @@ void check(const char* kind, int64_t edges, const int64_t* index, int64_t rows) 
 
 }  // namespace
 
-void plan(int64_t edges, const int64_t* sender, const int64_t* receiver, int64_t senders, int64_t receivers, int64_t* ptr,
-          int64_t* order) {
+void plan(int64_t edges, const int64_t* sender, const int64_t* receiver, int64_t senders, int64_t receivers,
+          int64_t* ptr, int64_t* order) {
     check("sender", edges, sender, senders);
     check("receiver", edges, receiver, receivers);
     std::fill_n(ptr, receivers + 1, int64_t(0));

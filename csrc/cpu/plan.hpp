@@ -7,7 +7,7 @@ namespace eqk {
 
 // ptr (receivers + 1), order (edges): order[ptr[n] .. ptr[n+1]) are the edges of receiver n, ascending.
 // Throws std::out_of_range for an index outside [0, senders) or [0, receivers).
-void plan(int64_t edges, const int64_t* sender, const int64_t* receiver, int64_t senders, int64_t receivers, int64_t* ptr,
-          int64_t* order);
+void plan(int64_t edges, const int64_t* sender, const int64_t* receiver, int64_t senders, int64_t receivers,
+          int64_t* ptr, int64_t* order);
 
 }  // namespace eqk

@@ -15,7 +15,8 @@ std::vector<Placed> place(const std::vector<Segment>& segments, int64_t vl, int6
     std::vector<Placed> placed;
     outside = inside = 0;
     for (const Segment& s : segments) {
-        if (s.mul < 0 || s.dim < 1) throw std::invalid_argument("a segment has a negative multiplicity or no component");
+        if (s.mul < 0 || s.dim < 1)
+            throw std::invalid_argument("a segment has a negative multiplicity or no component");
         placed.push_back({s.mul, s.dim, round_up(s.mul, vl), outside, inside});
         outside += s.mul * s.dim;
         inside += placed.back().padded * s.dim;
@@ -98,8 +99,8 @@ Lowered lower(const Tables& t, int64_t vl) {
                     m_rows[m] = entries;
                     for (const Entry& e : entries) y_rows[e.column].push_back({m, e.c});
                 }
-                low.blocks.push_back({d1, d3, x.inside + i0 * x.padded, z.inside + k0 * z.padded, w, x.padded,
-                                      low.m_size, first});
+                low.blocks.push_back(
+                    {d1, d3, x.inside + i0 * x.padded, z.inside + k0 * z.padded, w, x.padded, low.m_size, first});
                 low.m_size += d1 * d3;
                 first = false;
             }

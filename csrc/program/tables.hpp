@@ -39,11 +39,11 @@ struct Placed {
 // A rectangle of a path, d1 x d3 components with d1, d3 in {1, 3, 5, 7}: what one kernel call does.
 struct Block {
     int d1, d3;
-    int64_t x, z;      // inside offsets of its first components
-    int64_t w;         // offset in the weight row that kernels see, -1: unweighted
-    int64_t padded;    // channels, a multiple of the vector length
-    int64_t m;         // first entry of M
-    bool first;        // of its path: stores dw, the others add to it
+    int64_t x, z;    // inside offsets of its first components
+    int64_t w;       // offset in the weight row that kernels see, -1: unweighted
+    int64_t padded;  // channels, a multiple of the vector length
+    int64_t m;       // first entry of M
+    bool first;      // of its path: stores dw, the others add to it
 };
 
 // One row of a sparse matrix: out[row] = sum of c * in[column].

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import cache
 from types import ModuleType
 
 import torch
@@ -58,7 +58,7 @@ def _constant_select(setting: str, program: str, device: str, dtype: torch.dtype
     return _select(setting, program, device, dtype)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _select(setting: str, program: str, device: str, dtype: torch.dtype) -> str:
     answers = reasons(program, device, dtype)
     if setting == "auto":

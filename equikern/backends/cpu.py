@@ -1,13 +1,13 @@
 """The CPU backend: channelwise products in C++ (`csrc/cpu/contract.inl`).
 
-A product program is channelwise when each path keeps x's channel: mode `uvu`, or one that is the same when y's multiplicity
-is 1 (`uvuv`; `uuu` and `uvw` for single channels). Rows: x by any index or by edge, y and w by edge (w shared too), z by
-any index or by edge. Forward, backward and double backward are fused; a form of higher order is a sum of base forms.
+A product program is channelwise when each path keeps x's channel: mode `uvu`, or one that is the same when y's
+multiplicity is 1 (`uvuv`; the others for single channels). Rows: x and z by any index or by edge, y and w by edge (w
+shared too). Forward, backward and double backward are fused; a form of higher order is a sum of base forms.
 """
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 import torch
@@ -35,6 +35,13 @@ def target() -> str:
     return _C.cpu_target() if _C is not None else "none"  # type: ignore[no-any-return]
 
 
+def fma_peak(dtype: torch.dtype) -> float:
+    """Floating-point operations a second that multiply-adds on registers reach on one thread, measured now."""
+    if _C is None:
+        raise BackendError(_MISSING)
+    return _C.fma_peak(dtype == torch.float64)  # type: ignore[no-any-return]
+
+
 def supports(program: Program, device: str, dtype: torch.dtype) -> str | None:
     """None where the kernels run the program, else the reason why not."""
     if _C is None:
@@ -50,17 +57,18 @@ def supports(program: Program, device: str, dtype: torch.dtype) -> str | None:
         return f"rows are x[{x.row}] y[{y.row}] w[{w.row}] z[{z.row}]; the kernels read y by edge, w by edge or shared"
     for n, path in enumerate(program.paths):
         if not _keeps_channel(program, path):
-            return f"path {n} has mode {path.mode} at multiplicities {program.multiplicities(path)}; kernels keep x's channel"
+            muls = program.multiplicities(path)
+            return f"path {n} has mode {path.mode} at multiplicities {muls}; the kernels keep x's channel"
     return None
 
 
 def _keeps_channel(program: Program, path: Path) -> bool:
     m1, m2, m3 = program.multiplicities(path)
     single = m1 == m2 == m3 == 1 and path.mode in ("uvw", "uvv", "uuw", "uuu")
-    return m2 == 1 and path.mode in ("uvu", "uvuv") or single
+    return (m2 == 1 and path.mode in ("uvu", "uvuv")) or single
 
 
-@lru_cache(maxsize=None)
+@cache
 def _lowered(text: str) -> _C.Contraction:
     program = parse_program(text)
     x, y, w, z = (operand.irreps for operand in program.operands)
@@ -75,7 +83,9 @@ def _lowered(text: str) -> _C.Contraction:
     return _C.Contraction(*segments, y.dim, w, program.layout == "mul_ir", paths)  # type: ignore[union-attr]
 
 
-def contract(program: Program, operands: list[Tensor], index: list[Tensor], rows: list[int], open: list[int]) -> list[Tensor]:
+def contract(
+    program: Program, operands: list[Tensor], index: list[Tensor], rows: list[int], open: list[int]
+) -> list[Tensor]:
     """dF/da for each open slot, `rows[n]` rows each; an absent operand (one dimension, no element) stands for zero."""
     base = _base(program)
     if not program.derived:
@@ -85,7 +95,7 @@ def contract(program: Program, operands: list[Tensor], index: list[Tensor], rows
     return _expanded(program, base, operands, index, dict(zip(open, rows, strict=True)))
 
 
-@lru_cache(maxsize=None)
+@cache
 def _base_of(text: str) -> Program:
     return parse_program(text.split(" ~")[0])
 
@@ -115,7 +125,13 @@ def _expanded(
 
 
 def _sweep(
-    base: Program, operands: list[Tensor], index: list[Tensor], open: dict[int, int], *, second: bool = False, fixed: float = 1.0
+    base: Program,
+    operands: list[Tensor],
+    index: list[Tensor],
+    open: dict[int, int],
+    *,
+    second: bool = False,
+    fixed: float = 1.0,
 ) -> list[Tensor]:
     """One call of the kernel: `operands` are x y w g and, for `second`, their tangents hx hy hw."""
     present = [a.contiguous() for a in operands]
@@ -125,7 +141,11 @@ def _sweep(
     if edges == 0:
         return [like.new_zeros(n, base.dims[slot]) for slot, n in open.items()]
     results = {slot: like.new_empty(n, base.dims[slot]) for slot, n in open.items()}
-    x_rows = open[X] if X in open else next((len(present[s]) for s in (X, 4) if s < len(present) and present[s].ndim == 2), 0)
+    x_rows = (
+        open[X]
+        if X in open
+        else next((len(present[s]) for s in (X, 4) if s < len(present) and present[s].ndim == 2), 0)
+    )
     z_rows = open[Z] if Z in open else len(present[Z])
     x_index, z_ptr, z_order = _graph(base, kinds, index, x_rows, z_rows)
     if present[Z].ndim != 2 and any(slot != Z for slot in open):
@@ -172,16 +192,13 @@ def _graph(
                 f"{len(z_index)}; build a new Graph when the edges change."
             )
         return x_index, ptr, order
-    if x_index is None and z_index is None:
-        return None, None, None
-    some = z_index if x_index is None else x_index
-    ptr, order = plan(
-        some if x_index is None else x_index,
-        some if z_index is None else z_index,
-        z_rows if x_index is None else x_rows,
-        x_rows if z_index is None else z_rows,
-    )
-    return (x_index, None, None) if z_index is None else (x_index, ptr, order)
+    if z_index is None:
+        if x_index is not None:
+            plan(x_index, x_index, x_rows, x_rows)
+        return x_index, None, None
+    if x_index is None:
+        return None, *plan(z_index, z_index, z_rows, z_rows)
+    return x_index, *plan(x_index, z_index, x_rows, z_rows)
 
 
 def plan(sender: Tensor, receiver: Tensor, senders: int, receivers: int) -> tuple[Tensor, Tensor]:
@@ -191,7 +208,9 @@ def plan(sender: Tensor, receiver: Tensor, senders: int, receivers: int) -> tupl
     sender, receiver = sender.contiguous(), receiver.contiguous()
     ptr, order = receiver.new_empty(receivers + 1), torch.empty_like(receiver)
     try:
-        _C.plan(len(receiver), sender.data_ptr(), receiver.data_ptr(), senders, receivers, ptr.data_ptr(), order.data_ptr())
+        _C.plan(
+            len(receiver), sender.data_ptr(), receiver.data_ptr(), senders, receivers, ptr.data_ptr(), order.data_ptr()
+        )
     except IndexError as error:
         raise ShapeError(str(error)) from None
     return ptr, order

@@ -18,7 +18,9 @@ def supports(program: Program, device: str, dtype: torch.dtype) -> str | None:
     return None if dtype.is_floating_point else f"operands are {dtype}; it needs a floating dtype"
 
 
-def contract(program: Program, operands: list[Tensor], index: list[Tensor], rows: list[int], open: list[int]) -> list[Tensor]:
+def contract(
+    program: Program, operands: list[Tensor], index: list[Tensor], rows: list[int], open: list[int]
+) -> list[Tensor]:
     """dF/da for each open slot, `rows[n]` rows each; an absent operand (one dimension, no element) stands for zero."""
     present = next(a for a in operands if a.ndim == 2)
     compute = torch.promote_types(present.dtype, torch.float32)

@@ -18,8 +18,8 @@ from equikern.program import product as product_program
 class Convolution(torch.nn.Module):
     """out_i = sum over edges e = (j -> i) of the weighted tensor product of x_j and y_e.
 
-    Equal to e3nn's `TensorProduct(irreps_x, irreps_y, irreps_out, instructions, shared_weights=False)(x[sender], y, weight)`
-    summed at the receivers: same instructions, normalisations, weight order, column order. It has no parameters.
+    Equal to e3nn's `TensorProduct(irreps_x, irreps_y, irreps_out, instructions)(x[sender], y, weight)` summed at the
+    receivers: same instructions, normalisations, weight order, column order. It has no parameters.
 
     Arguments: irreps of x, y and the output; instructions `(in1, in2, out, mode, has_weight[, path_weight])`;
     `shared_weights` for one weight row for all edges. Raises ProgramError for an impossible path.
@@ -54,7 +54,7 @@ class Convolution(torch.nn.Module):
     def forward(
         self, x: Tensor, y: Tensor, weight: Tensor | None, edge_index: Tensor, graph: Graph | None = None
     ) -> Tensor:
-        """x (N, dim_x), y (E, dim_y), weight (E, weight_numel), edge_index (2, E) senders and receivers -> (N, dim_out).
+        """x (N, dim_x), y (E, dim_y), weight (E, weight_numel), edge_index (2, E) senders, receivers -> (N, dim_out).
 
         `graph`, made once by `Graph(edge_index, N)`, saves the checks and the sort of the edges.
         """

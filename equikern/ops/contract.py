@@ -20,11 +20,15 @@ from equikern.errors import ShapeError
 from equikern.ops.engine import LIBRARY, wanted
 from equikern.program import EDGE, SHARED, Program, parse
 
-LIBRARY.define("contract(str program, str backend, Tensor[] operands, Tensor[] index, SymInt[] rows, int[] open) -> Tensor[]")
+LIBRARY.define(
+    "contract(str program, str backend, Tensor[] operands, Tensor[] index, SymInt[] rows, int[] open) -> Tensor[]"
+)
 _op = torch.ops.equikern.contract.default
 
 
-def _run(program: str, backend: str, operands: list[Tensor], index: list[Tensor], rows: list[int], open: list[int]) -> list[Tensor]:
+def _run(
+    program: str, backend: str, operands: list[Tensor], index: list[Tensor], rows: list[int], open: list[int]
+) -> list[Tensor]:
     return backends.get(backend).contract(parse(program), operands, index, rows, open)  # type: ignore[no-any-return]
 
 
@@ -32,7 +36,9 @@ LIBRARY.impl("contract", _run, "CompositeExplicitAutograd")
 
 
 @torch.library.register_fake("equikern::contract", lib=LIBRARY)
-def _fake(program: str, backend: str, operands: list[Tensor], index: list[Tensor], rows: list[int], open: list[int]) -> list[Tensor]:
+def _fake(
+    program: str, backend: str, operands: list[Tensor], index: list[Tensor], rows: list[int], open: list[int]
+) -> list[Tensor]:
     like = next(a for a in operands if a.ndim == 2)
     dims = parse(program).dims
     return [like.new_empty((n, dims[slot])) for n, slot in zip(rows, open, strict=True)]
@@ -40,7 +46,9 @@ def _fake(program: str, backend: str, operands: list[Tensor], index: list[Tensor
 
 class _Contract(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, program: str, backend: str, rows: list[int], open: list[int], split: int, *tensors: Tensor) -> Any:
+    def forward(
+        ctx: Any, program: str, backend: str, rows: list[int], open: list[int], split: int, *tensors: Tensor
+    ) -> Any:
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*tensors)
         ctx.program, ctx.backend, ctx.open, ctx.split = program, backend, open, split
@@ -83,7 +91,9 @@ def along(
     return program.along(slots), operands + [absent if t is None else t for t in appended], None
 
 
-def _autograd(program: str, backend: str, operands: list[Tensor], index: list[Tensor], rows: list[int], open: list[int]) -> Any:
+def _autograd(
+    program: str, backend: str, operands: list[Tensor], index: list[Tensor], rows: list[int], open: list[int]
+) -> Any:
     if forward_ad._current_level >= 0:
         duals = [forward_ad.unpack_dual(a) for a in operands]
         tangents = {slot: dual.tangent for slot, dual in enumerate(duals) if dual.tangent is not None}
@@ -96,7 +106,13 @@ def _autograd(program: str, backend: str, operands: list[Tensor], index: list[Te
 
 
 def _forward_mode(
-    program: str, backend: str, operands: list[Tensor], tangents: dict[int, Tensor | None], index: list[Tensor], rows: list[int], open: list[int]
+    program: str,
+    backend: str,
+    operands: list[Tensor],
+    tangents: dict[int, Tensor | None],
+    index: list[Tensor],
+    rows: list[int],
+    open: list[int],
 ) -> list[Tensor]:
     values = _op(program, backend, operands, index, rows, open)
     derivative, extended, _ = along(parse(program), operands, tangents)
@@ -115,9 +131,9 @@ def evaluate(
 ) -> Tensor:
     """The output z of a program: (rows, dim of z).
 
-    `operands` are the inputs in order, each (rows of its kind, columns); a shared one may lack its row axis; None stands
-    for absent weights. `index` holds int64 tensors of the program's index kinds, checked already (`ops/plan.py`), and
-    the plan of z. Raises ShapeError for tensors that do not fit.
+    `operands` are the inputs in order, each (rows of its kind, columns); a shared one may lack its row axis; None
+    stands for absent weights. `index` holds int64 tensors of the program's index kinds, and the plan of z where they
+    were checked already (`ops/plan.py`). Raises ShapeError for tensors that do not fit.
     """
     inputs = [_input(program, slot, a) for slot, a in enumerate(operands)]
     edges = check_shapes(program, inputs, index)
@@ -142,7 +158,7 @@ def linear(program: Program, x: Tensor, weight: Tensor | None) -> Tensor:
 
 
 def _input(program: Program, slot: int, a: Tensor | None) -> Any:
-    if a is None or program.dims[slot] == 0 and program.names[slot] == "w":
+    if a is None or (program.dims[slot] == 0 and program.names[slot] == "w"):
         return None
     return a.unsqueeze(0) if program.rows[slot] == SHARED and a.ndim == 1 else a
 
@@ -163,20 +179,24 @@ def check_shapes(program: Program, inputs: Sequence[Tensor | None], index: Seque
         if not a.is_floating_point():
             raise _misfit(program, inputs, f"operand {name!r} is {a.dtype}; it must have a floating dtype")
         if x is not None and (a.dtype != x.dtype or a.device != x.device):
-            what = f"operand {name!r} is {a.dtype} on {a.device}, operand 'x' {x.dtype} on {x.device}; use one dtype and device"
-            raise _misfit(program, inputs, what)
+            what = f"operand {name!r} is {a.dtype} on {a.device}, operand 'x' {x.dtype} on {x.device}"
+            raise _misfit(program, inputs, what + "; use one dtype and device")
         if kind in (SHARED, EDGE):
             if kind == EDGE and edges is None:
                 edges = a.shape[0]
             expected = 1 if kind == SHARED else edges
             if a.shape[0] != expected:
-                raise _misfit(program, inputs, f"operand {name!r} has {a.shape[0]} rows of kind {kind!r}; expected {expected}")
+                raise _misfit(
+                    program, inputs, f"operand {name!r} has {a.shape[0]} rows of kind {kind!r}; expected {expected}"
+                )
     if x is None or edges is None:
         raise _misfit(program, inputs, "no operand says how many edges there are")
     return edges
 
 
 def _misfit(program: Program, inputs: Sequence[Tensor | None], what: str) -> ShapeError:
-    got = "  ".join(f"{n} {'absent' if a is None else tuple(a.shape)}" for n, a in zip(program.names, inputs, strict=False))
+    got = "  ".join(
+        f"{n} {'absent' if a is None else tuple(a.shape)}" for n, a in zip(program.names, inputs, strict=False)
+    )
     reads = "  ".join(str(slot) for slot in program.operands)
     return ShapeError(f"{what}.\n  program   {program}\n  reads     {reads}\n  got       {got}")

@@ -13,7 +13,7 @@ LIBRARY = torch.library.Library("equikern", "FRAGMENT")
 def wanted(ctx: Any, first: int, count: int) -> list[int]:
     """Which of the tensor inputs `first ... first+count-1` of a Function need a gradient in this very backward pass.
 
-    `ctx.needs_input_grad` is true for parameters even in `torch.autograd.grad(energy, positions)`; the engine knows better.
+    `ctx.needs_input_grad` is true for parameters even in `torch.autograd.grad(energy, positions)`: the engine knows.
     The Function's tensor inputs must be its last arguments, so that `next_functions` starts at `first`.
     """
     needed = ctx.needs_input_grad[first : first + count]

@@ -17,7 +17,9 @@ def _run(sender: Tensor, receiver: Tensor, senders: int, receivers: int) -> tupl
         return backends.cpu.plan(sender, receiver, senders, receivers)
     for kind, index, n in (("sender", sender, senders), ("receiver", receiver, receivers)):
         if index.numel() and not bool(((index >= 0) & (index < n)).all()):
-            raise ShapeError(f"{kind} index out of range: the graph has {n} {kind}s, the indices reach {int(index.max())}.")
+            raise ShapeError(
+                f"{kind} index out of range: the graph has {n} {kind}s, the indices reach {int(index.max())}."
+            )
     ptr = receiver.new_zeros(receivers + 1)
     ptr[1:] = torch.bincount(receiver, minlength=receivers).cumsum(0)
     return ptr, torch.argsort(receiver, stable=True)
@@ -34,6 +36,6 @@ def _fake(sender: Tensor, receiver: Tensor, senders: int, receivers: int) -> tup
 def plan(sender: Tensor, receiver: Tensor, senders: int, receivers: int) -> tuple[Tensor, Tensor]:
     """Edges grouped by receiver: `order[ptr[n] : ptr[n+1]]` are the edges that receiver n sums, in ascending order.
 
-    sender, receiver (E,) int64; returns ptr (receivers + 1,) and order (E,). Raises ShapeError for an index out of range.
+    sender, receiver (E,) int64; returns ptr (receivers + 1,), order (E,). Raises ShapeError for an index out of range.
     """
     return torch.ops.equikern.plan.default(sender, receiver, senders, receivers)  # type: ignore[no-any-return]

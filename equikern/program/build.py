@@ -50,8 +50,10 @@ def product(
     for n, ins in enumerate(parsed):
         for name, segment, irreps in (("in1", ins.in1, x), ("in2", ins.in2, y), ("out", ins.out, z)):
             if not 0 <= segment < len(irreps):
-                raise ProgramError(f"instruction {n} uses {name} segment {segment}; its irreps {irreps} have {len(irreps)}.")
-    variances = [_variance(v, irreps, name) for v, irreps, name in ((in1_var, x, "in1_var"), (in2_var, y, "in2_var"), (out_var, z, "out_var"))]
+                raise ProgramError(
+                    f"instruction {n} uses {name} segment {segment}; its irreps {irreps} have {len(irreps)}."
+                )
+    variances = [_variance(in1_var, x, "in1_var"), _variance(in2_var, y, "in2_var"), _variance(out_var, z, "out_var")]
     scales = _scales(x, y, z, parsed, irrep_normalization, path_normalization, variances)
     paths = tuple(ins._replace(scale=scale) for ins, scale in zip(parsed, scales, strict=True))
     return product_of_paths(x, y, z, paths, rows=rows, layout=layout)
@@ -74,8 +76,15 @@ def product_of_paths(
     return Program("product", layout, operands, tuple(paths))
 
 
-def linear(irreps_x: Any, irreps_z: Any, paths: Sequence[tuple[int, int, float]], *, shared: bool = True, layout: str = "mul_ir") -> Program:
-    """A linear map between equal irreps: paths `(in, out, scale)`, weights flat in path order, each (mul_in, mul_out)."""
+def linear(
+    irreps_x: Any,
+    irreps_z: Any,
+    paths: Sequence[tuple[int, int, float]],
+    *,
+    shared: bool = True,
+    layout: str = "mul_ir",
+) -> Program:
+    """A linear map between equal irreps: paths `(in, out, scale)`; weights in path order, each (mul_in, mul_out)."""
     x, z = Irreps(irreps_x), Irreps(irreps_z)
     width = sum(x[i].mul * z[o].mul for i, o, _ in paths)
     operands = (Operand("x", "edge", x), Operand("w", "shared" if shared else "edge", width), Operand("z", "edge", z))
@@ -84,7 +93,9 @@ def linear(irreps_x: Any, irreps_z: Any, paths: Sequence[tuple[int, int, float]]
 
 def _instruction(n: int, instruction: Sequence[Any]) -> Path:
     if not 5 <= len(instruction) <= 6:
-        raise ProgramError(f"instruction {n} is {tuple(instruction)!r}; it needs (in1, in2, out, mode, has_weight[, path_weight]).")
+        raise ProgramError(
+            f"instruction {n} is {tuple(instruction)!r}; it needs (in1, in2, out, mode, has_weight[, path_weight])."
+        )
     in1, in2, out, mode, weighted, *rest = instruction
     if mode not in MODES:
         raise ProgramError(f"instruction {n} has the unknown mode {mode!r}; use one of {', '.join(MODES)}.")
@@ -100,7 +111,13 @@ def _variance(values: Sequence[float] | None, irreps: Irreps, name: str) -> list
 
 
 def _scales(
-    x: Irreps, y: Irreps, z: Irreps, paths: list[Path], irrep_normalization: str, path_normalization: str, variances: list[list[float]]
+    x: Irreps,
+    y: Irreps,
+    z: Irreps,
+    paths: list[Path],
+    irrep_normalization: str,
+    path_normalization: str,
+    variances: list[list[float]],
 ) -> list[float]:
     if irrep_normalization not in IRREP_NORMALIZATIONS:
         raise ProgramError(f"irrep_normalization is one of {IRREP_NORMALIZATIONS}; got {irrep_normalization!r}.")
@@ -117,7 +134,8 @@ def _scales(
         ir1, ir2, ir3 = x[path.in1].ir, y[path.in2].ir, z[path.out].ir
         a = {"component": ir3.dim, "norm": ir1.dim * ir2.dim, "none": 1}[irrep_normalization]
         into = [other for other in paths if other.out == path.out]
-        total = {"element": sum(map(elements, into)), "path": elements(path) * len(into), "none": 1.0}[path_normalization]
+        totals = {"element": sum(map(elements, into)), "path": elements(path) * len(into), "none": 1.0}
+        total = totals[path_normalization]
         if path.scale < 0:
             raise ProgramError(f"a path_weight is the variance of its path and cannot be negative; got {path.scale}.")
         scales.append(sqrt(a * var3[path.out] * path.scale / (total if total > 0 else 1.0)))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from equikern.errors import ProgramError
@@ -16,7 +17,7 @@ from equikern.errors import ProgramError
 _TERM = re.compile(r"(?:(\d+)\s*x\s*)?(\d+)\s*([eoy])")
 
 
-class Irrep(tuple):  # type: ignore[type-arg]
+class Irrep(tuple):
     """One irrep `(l, p)` of O(3): `Irrep(1, -1)`, `Irrep("1o")`.
 
     >>> Irrep("1o").dim, str(Irrep(2, 1))
@@ -76,7 +77,7 @@ class Irrep(tuple):  # type: ignore[type-arg]
     def __rmul__(self, mul: int) -> Irreps:  # type: ignore[override]
         return Irreps([(mul, self)])
 
-    def __add__(self, other: Any) -> Irreps:  # type: ignore[override]
+    def __add__(self, other: Any) -> Irreps:
         return Irreps(self) + Irreps(other)
 
 
@@ -111,7 +112,7 @@ def _entries(text: str) -> tuple[MulIr, ...]:
     return tuple(entries)
 
 
-class Irreps(tuple):  # type: ignore[type-arg]
+class Irreps(tuple):
     """An ordered list of `mul x ir`.
 
     Reads strings, an irrep, lists of `(mul, ir)` (e3nn's own objects too: they are read as tuples).
@@ -172,9 +173,9 @@ class Irreps(tuple):  # type: ignore[type-arg]
         ends = [0]
         for entry in self:
             ends.append(ends[-1] + entry.dim)
-        return [slice(a, b) for a, b in zip(ends, ends[1:], strict=False)]
+        return [slice(a, b) for a, b in pairwise(ends)]
 
-    def count(self, ir: Any) -> int:  # type: ignore[override]
+    def count(self, ir: Any) -> int:
         """Multiplicity of an irrep, summed over entries."""
         ir = Irrep(ir)
         return sum(mul for mul, other in self if other == ir)
@@ -197,13 +198,13 @@ class Irreps(tuple):  # type: ignore[type-arg]
         """Drop entries of multiplicity zero."""
         return type(self)([entry for entry in self if entry.mul > 0])
 
-    def __add__(self, other: Any) -> Irreps:  # type: ignore[override]
+    def __add__(self, other: Any) -> Irreps:
         return type(self)(tuple(self) + tuple(Irreps(other)))
 
-    def __mul__(self, n: Any) -> Irreps:  # type: ignore[override]
+    def __mul__(self, n: Any) -> Irreps:
         return type(self)(tuple(self) * n)
 
-    __rmul__ = __mul__  # type: ignore[assignment]
+    __rmul__ = __mul__
 
     def __getitem__(self, i: Any) -> Any:
         item = super().__getitem__(i)

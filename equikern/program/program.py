@@ -8,7 +8,8 @@ Families
   linear   F = sum over paths of scale * w * x_i * z_i                 operands x w z
 
 Row kinds say where an operand's row comes from: `edge` (the row of the edge itself), `shared` (one row for all), or any
-other name, an indexed kind: the row that the index tensor of that name holds for the edge (`sender`, `receiver`, `species`).
+other name, an indexed kind: the row that the index tensor of that name holds for the edge (`sender`, `receiver`,
+`species`).
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ class Term(NamedTuple):
 
 
 def mode_shapes(mode: str, m1: int, m2: int, m3: int) -> tuple[tuple[int, ...], int, int]:
-    """Of a mode at multiplicities m1, m2: (weight shape, multiplicity of the output, products summed per output channel).
+    """Of a mode at multiplicities m1, m2: (weight shape, multiplicity of the output, products summed per channel).
 
     For `uvw`, `uuw` and `u<vw` the output's multiplicity is free: m3 is returned (`uuw` without weight needs m3 = 1).
     """
@@ -179,13 +180,13 @@ class Program:
     def expansions(self) -> tuple[tuple[int, ...], ...]:
         """The base form is multilinear, so F is a sum of it read at other slots: one tuple of slots for each summand.
 
-        A path that does not read a slot which a summand has replaced (an unweighted one, for w) drops out of that summand.
+        A path that does not read a slot which a summand has replaced (an unweighted one, for w) is no part of it.
         """
         maps = [tuple(range(len(self.operands)))]
         first = len(self.operands)
         for group in self.derived:
             maps = [
-                m[:k] + (first + n,) + m[k + 1 :]
+                (*m[:k], first + n, *m[k + 1 :])
                 for n, slot in enumerate(group)
                 for m in maps
                 for k in range(len(m))
@@ -219,7 +220,7 @@ class Program:
     # --- what it costs
 
     def flops(self, edges: int, open: Iterable[int] = ()) -> int:
-        """Multiplications and additions in M form (docs/programs.md) for `edges` edges; recomputation is not counted."""
+        """Multiplications and additions in M form (docs/programs.md) for `edges` edges, recomputation not counted."""
         opened = set(open) or {self.output}
         per_edge = 0
         for path in self.paths:
@@ -268,7 +269,9 @@ def _channel_fmas(program: Program, d1: int, d3: int, opened: set[int]) -> int:
     return forward + t + (d1 * d3 if y in both else 0) + 2 * d1 * len(both - {z})
 
 
-def _segment(irreps: Irreps, layout: str, n: int, mul_letter: str, ir_letter: str) -> tuple[NDArray[np.int64], tuple[int, ...], str]:
+def _segment(
+    irreps: Irreps, layout: str, n: int, mul_letter: str, ir_letter: str
+) -> tuple[NDArray[np.int64], tuple[int, ...], str]:
     start, mul, dim = sum(e.dim for e in irreps[:n]), irreps[n].mul, irreps[n].ir.dim
     columns = start + np.arange(mul * dim)
     if layout == "mul_ir":
@@ -276,7 +279,9 @@ def _segment(irreps: Irreps, layout: str, n: int, mul_letter: str, ir_letter: st
     return columns, (dim, mul), ir_letter + mul_letter
 
 
-def _pairs(read: tuple[NDArray[np.int64], tuple[int, ...], str], which: NDArray[np.int64]) -> tuple[NDArray[np.int64], tuple[int, ...], str]:
+def _pairs(
+    read: tuple[NDArray[np.int64], tuple[int, ...], str], which: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], tuple[int, ...], str]:
     """Take the channels `which` of a segment: the rows or columns of a triangle of pairs, lettered p."""
     columns, shape, letters = read
     grid = columns.reshape(shape)
@@ -374,7 +379,8 @@ def _check_path(program: Program, n: int, path: Path) -> None:
         raise ProgramError(f"path {n} has the unknown mode {path.mode!r}; use one of {', '.join(MODES)}.")
     if ir1.p * ir2.p != ir3.p or not abs(ir1.l - ir2.l) <= ir3.l <= ir1.l + ir2.l:
         raise ProgramError(
-            f"path {n}: {ir3} is not in {ir1} x {ir2} = {' + '.join(map(str, ir1 * ir2))}; drop the path or change its output."
+            f"path {n}: {ir3} is not in {ir1} x {ir2} = {' + '.join(map(str, ir1 * ir2))}; "
+            "drop the path or change its output."
         )
     m1, m2, m3 = program.multiplicities(path)
     if ("<" in path.mode or path.mode in ("uuw", "uuu")) and m1 != m2:

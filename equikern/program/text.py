@@ -2,14 +2,14 @@
 
     eqk1 product mul_ir: x[sender] 8x0e | y[edge] 0e+1o | w[edge] 8 | z[receiver] 8x0e : 0 0 0 uvu 1.0 ~0,1,2
 
-Version, family, layout; operands; paths `in1 in2 out mode scale` (linear: `in1 out scale`), `fixed` marking an unweighted
-one; then the slots of each derivation. No coefficients: they follow from the text.
+Version, family, layout; operands; paths `in1 in2 out mode scale` (linear: `in1 out scale`), `fixed` marking an
+unweighted one; then the slots of each derivation. No coefficients: they follow from the text.
 """
 
 from __future__ import annotations
 
 import re
-from functools import lru_cache
+from functools import cache
 
 from equikern.errors import ProgramError
 from equikern.program.irreps import Irreps
@@ -32,7 +32,7 @@ def _print_path(family: str, path: Path) -> str:
     return f"{path.in1} {path.in2} {path.out} {path.mode} {path.scale!r}" + ("" if path.weighted else " fixed")
 
 
-@lru_cache(maxsize=None)
+@cache
 def parse(text: str) -> Program:
     """The program of a text."""
     try:

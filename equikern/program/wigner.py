@@ -1,13 +1,14 @@
 """3j symbols and Wigner D matrices in the real basis of e3nn (l=1 is x, y, z; the polar axis is y), numpy only.
 
-Source: Racah's formula for the SU(2) coefficients, evaluated in integers; the change of basis of e3nn (`o3/_wigner.py`),
-so that signs agree with e3nn 0.5 and later. e3nn 0.4 differs by a sign for the triples of `FLIPPED_IN_E3NN_04`.
+Source: Racah's formula for the SU(2) coefficients, evaluated in integers; the change of basis of e3nn
+(`o3/_wigner.py`), so that signs agree with e3nn 0.5 and later. e3nn 0.4 differs by a sign for the triples of
+`FLIPPED_IN_E3NN_04`.
 """
 
 from __future__ import annotations
 
 from fractions import Fraction
-from functools import lru_cache
+from functools import cache
 from math import factorial, sqrt
 
 import numpy as np
@@ -45,10 +46,10 @@ def _su2(l1: int, m1: int, l2: int, m2: int, l3: int, m3: int) -> float:
         total += sign * Fraction(
             f(l2 + l3 + m1 - v) * f(l1 - m1 + v), f(v) * f(l3 - l1 + l2 - v) * f(l3 + m3 - v) * f(v + l1 - l2 - m3)
         )
-    return float(np.sign(total)) * sqrt(square * total * total)
+    return (-1.0 if total < 0 else 1.0) * sqrt(square * total * total)
 
 
-@lru_cache(maxsize=None)
+@cache
 def real_to_complex(l: int) -> NDArray[np.complex128]:  # noqa: E741
     """Change of basis from real to complex spherical harmonics, with e3nn's phase (-i)^l."""
     q = np.zeros((2 * l + 1, 2 * l + 1), dtype=np.complex128)
@@ -59,7 +60,7 @@ def real_to_complex(l: int) -> NDArray[np.complex128]:  # noqa: E741
     return (-1j) ** l * q
 
 
-@lru_cache(maxsize=None)
+@cache
 def wigner_3j(l1: int, l2: int, l3: int, convention: str = "e3nn-0.5") -> Array:
     """The real 3j symbol, shape (2 l1+1, 2 l2+1, 2 l3+1), of Frobenius norm 1; read-only.
 

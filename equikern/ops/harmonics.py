@@ -1,0 +1,278 @@
+"""Spherical harmonics of edge vectors, as torch ops whose every derivative is an op.
+
+G(v, z) = sum_c z_c Y_c(v). `harmonics` is dG/dz, `harmonics_backward` is dG/dv, `harmonics_double_backward` the two
+derivatives of h . dG/dv; the derivatives of the last (third order) are taken by autograd through the torch reference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from operator import index
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from equikern.backends import cpu_harmonics, reference_harmonics
+from equikern.backends._harmonics import HarmonicsSpec, parse_spec
+from equikern.errors import BackendError, ShapeError
+
+lib = torch.library.Library("equikern", "FRAGMENT")
+lib.define("harmonics(str spec, str backend, Tensor vec) -> Tensor")
+lib.define("harmonics_backward(str spec, str backend, Tensor vec, Tensor z) -> Tensor")
+lib.define(
+    "harmonics_double_backward(str spec, str backend, Tensor vec, Tensor z, Tensor h, bool need_vec=True, "
+    "bool need_z=True) -> (Tensor dvec, Tensor dz)"
+)
+_ops = torch.ops.equikern
+_BACKENDS = {"cpu": cpu_harmonics, "reference": reference_harmonics}
+
+
+def _implementation(backend: str) -> Any:
+    if backend not in _BACKENDS:
+        raise BackendError(f"backend {backend!r} has no harmonics; use one of {', '.join(_BACKENDS)}.")
+    return _BACKENDS[backend]
+
+
+def _check(spec: str, vec: Tensor, z: Tensor | None = None, h: Tensor | None = None) -> None:
+    shapes = {"vec": (vec, 3), "z": (z, parse_spec(spec).dim), "h": (h, 3)}
+    for name, (tensor, columns) in shapes.items():
+        if tensor is None:
+            continue
+        if tensor.dim() != 2 or tensor.shape[1] != columns or tensor.shape[0] != vec.shape[0]:
+            expected = f"({vec.shape[0] if vec.dim() == 2 else 'E'}, {columns})"
+            raise ShapeError(f"harmonics: operand {name!r} has shape {tuple(tensor.shape)}; '{spec}' reads {expected}.")
+        if tensor.dtype != vec.dtype or tensor.device != vec.device:
+            raise ShapeError(
+                f"harmonics: operand {name!r} is {tensor.dtype} on {tensor.device}, but 'vec' is {vec.dtype} on "
+                f"{vec.device}; bring them to one dtype and device."
+            )
+
+
+def _harmonics(spec: str, backend: str, vec: Tensor) -> Tensor:
+    _check(spec, vec)
+    return _implementation(backend).harmonics(spec, vec)
+
+
+def _backward(spec: str, backend: str, vec: Tensor, z: Tensor) -> Tensor:
+    _check(spec, vec, z)
+    return _implementation(backend).harmonics_backward(spec, vec, z)
+
+
+def _double_backward(
+    spec: str, backend: str, vec: Tensor, z: Tensor, h: Tensor, need_vec: bool = True, need_z: bool = True
+) -> tuple[Tensor, Tensor]:
+    _check(spec, vec, z, h)
+    return _implementation(backend).harmonics_double_backward(spec, vec, z, h, need_vec, need_z)
+
+
+def _fake_harmonics(spec: str, backend: str, vec: Tensor) -> Tensor:
+    return vec.new_empty(vec.shape[0], parse_spec(spec).dim)
+
+
+def _fake_backward(spec: str, backend: str, vec: Tensor, z: Tensor) -> Tensor:
+    return vec.new_empty(vec.shape[0], 3)
+
+
+def _fake_double_backward(
+    spec: str, backend: str, vec: Tensor, z: Tensor, h: Tensor, need_vec: bool = True, need_z: bool = True
+) -> tuple[Tensor, Tensor]:
+    dz = vec.new_empty(vec.shape[0] if need_z else 0, parse_spec(spec).dim)
+    return vec.new_empty(vec.shape[0] if need_vec else 0, 3), dz
+
+
+def _wanted(ctx: Any) -> list[bool]:
+    """Which tensors' gradients the running backward pass will use; what cannot be told counts as wanted.
+
+    Tensors are the first inputs of the functions below, and `next_functions` has an entry for tensors only.
+    """
+    wanted = []
+    for needed, (node, _) in zip(ctx.needs_input_grad, ctx.next_functions, strict=False):
+        try:
+            wanted.append(bool(needed and node is not None and torch._C._will_engine_execute_node(node)))
+        except RuntimeError:
+            # torch has no answer for a leaf that was asked for by name.
+            wanted.append(needed)
+    return wanted
+
+
+class _Harmonics(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, vec: Tensor, spec: str, backend: str) -> Tensor:
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(vec)
+        ctx.names = spec, backend
+        with torch._C._AutoDispatchBelowAutograd():
+            return _ops.harmonics(spec, backend, vec)
+
+    @staticmethod
+    def backward(ctx: Any, z: Tensor | None) -> tuple[Tensor | None, ...]:
+        if z is None:
+            return None, None, None
+        return _ops.harmonics_backward(*ctx.names, *ctx.saved_tensors, z), None, None
+
+
+class _HarmonicsBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, vec: Tensor, z: Tensor, spec: str, backend: str) -> Tensor:
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(vec, z)
+        ctx.names = spec, backend
+        with torch._C._AutoDispatchBelowAutograd():
+            return _ops.harmonics_backward(spec, backend, vec, z)
+
+    @staticmethod
+    def backward(ctx: Any, h: Tensor | None) -> tuple[Tensor | None, ...]:
+        need_vec, need_z = _wanted(ctx)
+        if h is None or not (need_vec or need_z):
+            return None, None, None, None
+        dvec, dz = _ops.harmonics_double_backward(*ctx.names, *ctx.saved_tensors, h, need_vec, need_z)
+        return dvec if need_vec else None, dz if need_z else None, None, None
+
+
+class _HarmonicsDoubleBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, vec: Tensor, z: Tensor, h: Tensor, spec: str, backend: str, need_vec: bool, need_z: bool
+    ) -> tuple[Tensor, Tensor]:
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(vec, z, h)
+        ctx.names, ctx.need = spec, (need_vec, need_z)
+        with torch._C._AutoDispatchBelowAutograd():
+            return _ops.harmonics_double_backward(spec, backend, vec, z, h, need_vec, need_z)
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
+        wanted = _wanted(ctx)
+        given = [i for i in range(2) if cotangents[i] is not None and ctx.need[i]]
+        if not given or not any(wanted):
+            return (None,) * 7
+        with torch.enable_grad():
+            # Aliases: one input may depend on another, and only the partial derivatives are asked for.
+            inputs = [tensor.view_as(tensor) for tensor in ctx.saved_tensors]
+            inputs = [tensor if tensor.requires_grad else tensor.requires_grad_() for tensor in inputs]
+            outputs = reference_harmonics.harmonics_double_backward(ctx.names, *inputs, *ctx.need)
+        gradients = iter(
+            torch.autograd.grad(
+                [outputs[i] for i in given],
+                [tensor for tensor, want in zip(inputs, wanted, strict=True) if want],
+                [cotangents[i] for i in given],
+                create_graph=torch.is_grad_enabled(),
+                allow_unused=True,
+            )
+        )
+        return *(next(gradients) if want else None for want in wanted), None, None, None, None
+
+
+def _records(*tensors: Tensor) -> bool:
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+
+
+def _tangents(*tensors: Tensor) -> list[Tensor | None] | None:
+    """The forward-mode tangents of the operands, None when there are none."""
+    if forward_ad._current_level < 0:
+        return None
+    tangents = [forward_ad.unpack_dual(tensor).tangent for tensor in tensors]
+    return tangents if any(tangent is not None for tangent in tangents) else None
+
+
+def _primals(*tensors: Tensor) -> list[Tensor]:
+    return [forward_ad.unpack_dual(tensor).primal for tensor in tensors]
+
+
+def _autograd_harmonics(spec: str, backend: str, vec: Tensor) -> Tensor:
+    tangents = _tangents(vec)
+    if tangents is not None:
+        (primal,) = _primals(vec)
+        value = _ops.harmonics(spec, backend, primal)
+        along = _ops.harmonics_double_backward(spec, backend, primal, torch.zeros_like(value), tangents[0], False)[1]
+        return forward_ad.make_dual(value, along)
+    if _records(vec):
+        return _Harmonics.apply(vec, spec, backend)
+    with torch._C._AutoDispatchBelowAutograd():
+        return _ops.harmonics(spec, backend, vec)
+
+
+def _autograd_backward(spec: str, backend: str, vec: Tensor, z: Tensor) -> Tensor:
+    tangents = _tangents(vec, z)
+    if tangents is not None:
+        vec, z = _primals(vec, z)
+        value = _ops.harmonics_backward(spec, backend, vec, z)
+        along = torch.zeros_like(value)
+        if tangents[0] is not None:
+            # The Hessian is symmetric: its product with the tangent is the derivative with respect to vec.
+            along = along + _ops.harmonics_double_backward(spec, backend, vec, z, tangents[0], True, False)[0]
+        if tangents[1] is not None:
+            along = along + _ops.harmonics_backward(spec, backend, vec, tangents[1])
+        return forward_ad.make_dual(value, along)
+    if _records(vec, z):
+        return _HarmonicsBackward.apply(vec, z, spec, backend)
+    with torch._C._AutoDispatchBelowAutograd():
+        return _ops.harmonics_backward(spec, backend, vec, z)
+
+
+def _autograd_double_backward(
+    spec: str, backend: str, vec: Tensor, z: Tensor, h: Tensor, need_vec: bool = True, need_z: bool = True
+) -> tuple[Tensor, Tensor]:
+    if _tangents(vec, z, h) is not None:
+        raise BackendError(
+            "harmonics: forward-mode derivatives go up to the gradient; for the double backward take reverse mode."
+        )
+    if _records(vec, z, h):
+        return _HarmonicsDoubleBackward.apply(vec, z, h, spec, backend, need_vec, need_z)
+    with torch._C._AutoDispatchBelowAutograd():
+        return _ops.harmonics_double_backward(spec, backend, vec, z, h, need_vec, need_z)
+
+
+for _name, _kernel, _fake, _autograd in (
+    ("harmonics", _harmonics, _fake_harmonics, _autograd_harmonics),
+    ("harmonics_backward", _backward, _fake_backward, _autograd_backward),
+    ("harmonics_double_backward", _double_backward, _fake_double_backward, _autograd_double_backward),
+):
+    lib.impl(_name, _kernel, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"equikern::{_name}", _fake, lib=lib)
+    lib.impl(_name, _autograd, "Autograd")
+
+
+def _backend(x: Tensor) -> str:
+    return "reference" if cpu_harmonics.supports(x.device, x.dtype) else "cpu"
+
+
+@lru_cache(maxsize=1024)
+def _spec(degrees: tuple[Any, ...], normalization: str, normalize: bool) -> HarmonicsSpec:
+    # numpy's integers too; what is no integer is refused by the specification.
+    degrees = tuple(index(degree) if hasattr(degree, "__index__") else degree for degree in degrees)
+    return HarmonicsSpec(degrees, normalization, normalize)
+
+
+def spherical_harmonics(
+    l: int | Sequence[int],
+    x: Tensor,
+    normalize: bool,
+    normalization: str = "integral",
+    *,
+    backend: str | None = None,
+) -> Tensor:
+    """Real spherical harmonics Y_l(x) in e3nn's basis (l=1 is x, y, z), for each l in turn.
+
+    `x` is (..., 3), the result (..., sum of 2l+1); degrees go up to 12, in any order, repeats and gaps allowed.
+    With `normalize` x is divided by its length first: a zero vector then has Y_l = 0 for l >= 1 and zero derivatives.
+    Without it Y_l are the homogeneous polynomials, |Y_l(x)| ~ |x|^l. `normalization` is that of the output on the unit
+    sphere: "component" |Y_l|^2 = 2l+1, "norm" |Y_l| = 1, "integral" orthonormal functions.
+    NaN in x gives NaN, but for l = 0, which is constant. Derivatives of any order up to three.
+    Raises ProgramError for a degree or normalization that is not known, ShapeError for x without 3 columns.
+
+    >>> spherical_harmonics([0, 1], torch.tensor([[0.0, 2.0, 0.0]]), True, "norm")
+    tensor([[1., 0., 1., 0.]])
+    """
+    spec = _spec((l,) if hasattr(l, "__index__") else tuple(l), normalization, bool(normalize))
+    if x.dim() == 0 or x.shape[-1] != 3:
+        raise ShapeError(
+            f"spherical_harmonics: x has shape {tuple(x.shape)}; it reads vectors, (..., 3). Transpose or slice x."
+        )
+    if not x.is_floating_point():
+        raise ShapeError(f"spherical_harmonics: x is {x.dtype}; give floating-point vectors, x.to(torch.float32).")
+    out = _ops.harmonics(spec.text, backend or _backend(x), x.reshape(-1, 3))
+    return out.reshape(*x.shape[:-1], spec.dim)

@@ -1,0 +1,140 @@
+"""Radial bases and cutoffs of edge lengths: differentiable torch functions, smooth to second order everywhere.
+
+r and r_max are in one unit of length; nothing here depends on which (but `exp_normal`, which is in angstrom).
+The published bases differ by prefactors; the names of the libraries select them. A cutoff is exactly zero, with its
+derivatives, from r_max on; the bases (but `exp_normal`) contain no cutoff: multiply by one.
+"""
+
+from __future__ import annotations
+
+from math import exp, factorial, isfinite, pi, sqrt
+
+import torch
+from torch import Tensor
+
+from equikern.errors import EquikernError
+
+PREFACTORS = ("mace", "schnetpack", "nequip")
+
+
+def _check(name: str, r: Tensor, r_max: float, n: int = 2, least: int = 1) -> None:
+    if not r.is_floating_point():
+        raise EquikernError(f"{name}: r is {r.dtype}; give floating-point lengths, r.to(torch.float32).")
+    if not (isfinite(r_max) and r_max > 0):
+        raise EquikernError(f"{name}: r_max is a finite length above 0; got {r_max!r}.")
+    if not isinstance(n, int) or n < least:
+        raise EquikernError(f"{name}: n is the number of functions, an integer >= {least}; got {n!r}.")
+
+
+def _sinc(x: Tensor) -> Tensor:
+    """sin(x) / x. A series near 0, where the quotient's derivatives cancel (and torch.sinc's second one is 0)."""
+    near = x.abs() < 0.5
+    square = torch.where(near, x, 0.0).square()
+    series = torch.full_like(x, 1 / factorial(17))
+    for k in range(7, -1, -1):
+        series = series * square + (-1) ** k / factorial(2 * k + 1)
+    far = torch.where(near, 1.0, x)
+    return torch.where(near, series, far.sin() / far)
+
+
+def bessel(r: Tensor, n: int, r_max: float, prefactor: str = "mace") -> Tensor:
+    """Bessel basis: prefactor * sin(k pi r / r_max) / r, k = 1 ... n; (...) -> (..., n).
+
+    The prefactor is sqrt(2 / r_max) for "mace", 1 for "schnetpack" and r_max / pi for "nequip" (as in its current
+    versions, k sinc(k r / r_max)). The limit at r = 0 and its derivatives are exact. Source: arXiv:2003.03123, eq. 7.
+
+    >>> bessel(torch.tensor(0.0), 2, 5.0, "nequip")
+    tensor([1., 2.])
+    """
+    _check("bessel", r, r_max, n)
+    if prefactor not in PREFACTORS:
+        raise EquikernError(f"bessel: unknown prefactor {prefactor!r}; use one of {', '.join(PREFACTORS)}.")
+    factor = {"mace": sqrt(2 / r_max), "schnetpack": 1.0, "nequip": r_max / pi}[prefactor]
+    wave = torch.arange(1, n + 1, dtype=r.dtype, device=r.device) * (pi / r_max)  # (n,)
+    return _sinc(r.unsqueeze(-1) * wave) * (wave * factor)
+
+
+def gaussian(r: Tensor, n: int, r_max: float) -> Tensor:
+    """Gaussian basis: exp(-(r - mu_k)^2 / (2 w^2)), mu = linspace(0, r_max, n), w = mu_1 - mu_0; (...) -> (..., n).
+
+    Source: schnetpack's GaussianRBF and torch_geometric's GaussianSmearing, which agree.
+
+    >>> gaussian(torch.tensor(0.0), 2, 5.0)
+    tensor([1.0000, 0.6065])
+    """
+    _check("gaussian", r, r_max, n, least=2)
+    center = torch.linspace(0, r_max, n, dtype=r.dtype, device=r.device)
+    width = r_max / (n - 1)
+    return (-0.5 * ((r.unsqueeze(-1) - center) / width).square()).exp()
+
+
+def exp_normal(r: Tensor, n: int, r_max: float) -> Tensor:
+    """Exponential-normal basis: cosine_cutoff(r) exp(-beta (exp(-r) - mu_k)^2), r in angstrom; (...) -> (..., n).
+
+    mu = linspace(exp(-r_max), 1, n), beta = (2/n (1 - exp(-r_max)))^-2. Source: PhysNet (arXiv:1902.08408), as in
+    LEFTNet.
+    """
+    _check("exp_normal", r, r_max, n)
+    first = exp(-r_max)
+    center = torch.linspace(first, 1, n, dtype=r.dtype, device=r.device)
+    beta = (2 / n * (1 - first)) ** -2
+    normal = (-beta * ((-r).exp().unsqueeze(-1) - center).square()).exp()
+    return cosine_cutoff(r, r_max).unsqueeze(-1) * normal
+
+
+def _inside(t: Tensor) -> tuple[Tensor, Tensor]:
+    """Where t >= 1, and t with 1 there: no derivative comes from outside. NaN counts as inside and stays."""
+    outside = t >= 1
+    return outside, torch.where(outside, 1.0, t)
+
+
+def cosine_cutoff(r: Tensor, r_max: float) -> Tensor:
+    """(1 + cos(pi r / r_max)) / 2 inside r_max, else 0; the first derivative is continuous, the second is not.
+
+    >>> cosine_cutoff(torch.tensor([0.0, 5.0, 6.0]), 5.0)
+    tensor([1., 0., 0.])
+    """
+    _check("cosine_cutoff", r, r_max)
+    outside, t = _inside(r / r_max)
+    return torch.where(outside, 0.0, 0.5 * (1 + (pi * t).cos()))
+
+
+def _smooth_step(t: Tensor, p: int) -> Tensor:
+    # 1 - (p+1)(p+2)/2 t^p + p(p+2) t^(p+1) - p(p+1)/2 t^(p+2), divided by its triple root: no cancellation near 1.
+    outside, t = _inside(t)
+    quotient = torch.full_like(t, p * (p + 1) / 2)
+    for k in range(p - 2, -1, -1):
+        quotient = quotient * t + (k + 1) * (k + 2) / 2
+    rest = 1 - t
+    return torch.where(outside, 0.0, rest * rest * rest * quotient)
+
+
+def polynomial_cutoff(r: Tensor, r_max: float, p: int = 6) -> Tensor:
+    """1 - (p+1)(p+2)/2 t^p + p(p+2) t^(p+1) - p(p+1)/2 t^(p+2), t = r / r_max < 1, else 0; twice differentiable.
+
+    p is an integer >= 2 (MACE: 5, NequIP: 6). Source: arXiv:2003.03123, eq. 8.
+
+    >>> polynomial_cutoff(torch.tensor([0.0, 2.5, 5.0]), 5.0)
+    tensor([1.0000, 0.8555, 0.0000])
+    """
+    _check("polynomial_cutoff", r, r_max)
+    if p != int(p) or p < 2:
+        raise EquikernError(f"polynomial_cutoff: p is an integer >= 2; got {p!r}.")
+    return _smooth_step(r / r_max, int(p))
+
+
+def deepmd_switch(r: Tensor, r_min: float, r_max: float) -> Tensor:
+    """1 up to r_min, then 1 - 10 u^3 + 15 u^4 - 6 u^5, u = (r - r_min) / (r_max - r_min), 0 from r_max on.
+
+    Twice differentiable. Source: DeepPot-SE (arXiv:1805.09003) as in DeePMD-kit 2.
+
+    >>> deepmd_switch(torch.tensor([0.5, 1.5, 3.0]), 1.0, 2.0)
+    tensor([1.0000, 0.5000, 0.0000])
+    """
+    _check("deepmd_switch", r, r_max)
+    if not 0 <= r_min < r_max:
+        raise EquikernError(
+            f"deepmd_switch: the switch runs from r_min >= 0 to r_max > r_min; got {r_min!r}, {r_max!r}."
+        )
+    u = (r - r_min) / (r_max - r_min)
+    return _smooth_step(torch.where(u <= 0, 0.0, u), 3)
