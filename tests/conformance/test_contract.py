@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from equikern import backends
-from equikern.errors import BackendError
+from equikern.errors import BackendError, ShapeError
 from equikern.testing import CASES, Inputs, assert_close, derivatives, get, inputs, reference, run, tagged, tolerance
 
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["f32", "f64"])
@@ -74,6 +74,16 @@ def test_a_backend_refuses_what_it_does_not_support_by_name():
     with pytest.raises(BackendError, match="cpu") as error:
         run(case.program, inputs(case), "cpu")
     assert reason in str(error.value)
+
+
+@pytest.mark.parametrize("change", ["edges", "receivers"])
+def test_a_stale_plan_is_refused_on_cpu(change):
+    case = get("paths-meet")
+    given = inputs(case)
+    sender, receiver, ptr, order = given.index
+    stale = (ptr, order[:-1]) if change == "edges" else (ptr[:-1], order)
+    with pytest.raises(ShapeError, match="build a new Graph"):
+        run(case.program, Inputs(given.operands, (sender, receiver, *stale), given.rows), "cpu")
 
 
 def strided(a):
