@@ -24,22 +24,112 @@ LMAX_SIGNS = 11
 
 # name: irreps of x, y, out, instructions, options
 PRODUCTS: dict[str, tuple[str, str, str, list[tuple[Any, ...]], dict[str, Any]]] = {
-    "uvw": ("2x0e+3x1o", "2x0e+2x1o", "3x1o+2x1e", [(0, 1, 0, "uvw", True), (1, 0, 0, "uvw", True), (1, 1, 1, "uvw", True)], {}),
-    "uvu": ("2x0e+2x1o", "3x0e+2x1o", "2x1o+2x1e", [(0, 1, 0, "uvu", True), (1, 0, 0, "uvu", True), (1, 1, 1, "uvu", True)], {}),
-    "uvu-plain": ("2x0e+2x1o", "3x0e+2x1o", "2x1o+2x1e", [(0, 1, 0, "uvu", False), (1, 0, 0, "uvu", False), (1, 1, 1, "uvu", False)], {}),
-    "uvv": ("2x0e+2x1o", "3x0e+3x1o", "3x1o+3x1e", [(0, 1, 0, "uvv", True), (1, 0, 0, "uvv", True), (1, 1, 1, "uvv", True)], {}),
-    "uuw": ("3x0e+3x1o", "3x0e+3x1o", "2x1o+4x1e", [(0, 1, 0, "uuw", True), (1, 0, 0, "uuw", True), (1, 1, 1, "uuw", True)], {}),
+    "uvw": (
+        "2x0e+3x1o",
+        "2x0e+2x1o",
+        "3x1o+2x1e",
+        [(0, 1, 0, "uvw", True), (1, 0, 0, "uvw", True), (1, 1, 1, "uvw", True)],
+        {},
+    ),
+    "uvu": (
+        "2x0e+2x1o",
+        "3x0e+2x1o",
+        "2x1o+2x1e",
+        [(0, 1, 0, "uvu", True), (1, 0, 0, "uvu", True), (1, 1, 1, "uvu", True)],
+        {},
+    ),
+    "uvu-plain": (
+        "2x0e+2x1o",
+        "3x0e+2x1o",
+        "2x1o+2x1e",
+        [(0, 1, 0, "uvu", False), (1, 0, 0, "uvu", False), (1, 1, 1, "uvu", False)],
+        {},
+    ),
+    "uvv": (
+        "2x0e+2x1o",
+        "3x0e+3x1o",
+        "3x1o+3x1e",
+        [(0, 1, 0, "uvv", True), (1, 0, 0, "uvv", True), (1, 1, 1, "uvv", True)],
+        {},
+    ),
+    "uuw": (
+        "3x0e+3x1o",
+        "3x0e+3x1o",
+        "2x1o+4x1e",
+        [(0, 1, 0, "uuw", True), (1, 0, 0, "uuw", True), (1, 1, 1, "uuw", True)],
+        {},
+    ),
     "uuw-plain": ("3x1o", "3x1o", "1x0e", [(0, 0, 0, "uuw", False)], {}),
-    "uuu": ("3x0e+3x1o", "3x0e+3x1o", "3x1o+3x1e", [(0, 1, 0, "uuu", True), (1, 0, 0, "uuu", False), (1, 1, 1, "uuu", True)], {}),
-    "uvuv": ("2x0e+2x1o", "3x0e+3x1o", "6x1o+6x1e", [(0, 1, 0, "uvuv", True), (1, 0, 0, "uvuv", False), (1, 1, 1, "uvuv", True)], {}),
-    "uvu-triangle": ("3x1o", "3x1o", "3x0e+3x1e+3x2e", [(0, 0, 0, "uvu<v", True), (0, 0, 1, "uvu<v", False), (0, 0, 2, "uvu<v", True)], {}),
-    "uvw-triangle": ("3x1o", "3x1o", "2x0e+1x1e+2x2e", [(0, 0, 0, "u<vw", True), (0, 0, 1, "u<vw", True), (0, 0, 2, "u<vw", True)], {}),
-    "mixed-modes": ("2x0e+2x1o", "2x0e+1x1o", "2x0e+2x1o+3x1e", [(0, 0, 0, "uuu", False), (1, 1, 0, "uvu", True), (0, 1, 1, "uvu", True), (1, 0, 1, "uvv", True), (1, 1, 2, "uvw", True)], {}),
-    "norm-path": ("2x0e+2x1o", "1x0e+1x1o", "2x1o+2x0e", [(0, 1, 0, "uvu", True), (1, 0, 0, "uvu", True), (1, 1, 1, "uvu", True)], {"irrep_normalization": "norm", "path_normalization": "path"}),
-    "none-none": ("2x0e+2x1o", "1x0e+1x1o", "2x1o+2x0e", [(0, 1, 0, "uvu", True), (1, 0, 0, "uvu", True), (1, 1, 1, "uvu", True)], {"irrep_normalization": "none", "path_normalization": "none"}),
-    "variances": ("2x0e+2x1o", "1x0e+1x1o", "2x1o+2x0e", [(0, 1, 0, "uvu", True, 0.5), (1, 0, 0, "uvu", True, 2.0), (1, 1, 1, "uvu", True)], {"in1_var": [0.5, 2.0], "in2_var": [1.5, 0.25], "out_var": [3.0, 0.5]}),
-    "high-l": ("2x4e+1x3o", "1x2e+1x6e", "2x5e+2x3e+1x4o+1x6o", [(0, 0, 0, "uvu", True), (0, 1, 1, "uvu", True), (1, 0, 2, "uvu", True), (1, 1, 3, "uvu", True)], {}),
-}  # fmt: skip
+    "uuu": (
+        "3x0e+3x1o",
+        "3x0e+3x1o",
+        "3x1o+3x1e",
+        [(0, 1, 0, "uuu", True), (1, 0, 0, "uuu", False), (1, 1, 1, "uuu", True)],
+        {},
+    ),
+    "uvuv": (
+        "2x0e+2x1o",
+        "3x0e+3x1o",
+        "6x1o+6x1e",
+        [(0, 1, 0, "uvuv", True), (1, 0, 0, "uvuv", False), (1, 1, 1, "uvuv", True)],
+        {},
+    ),
+    "uvu-triangle": (
+        "3x1o",
+        "3x1o",
+        "3x0e+3x1e+3x2e",
+        [(0, 0, 0, "uvu<v", True), (0, 0, 1, "uvu<v", False), (0, 0, 2, "uvu<v", True)],
+        {},
+    ),
+    "uvw-triangle": (
+        "3x1o",
+        "3x1o",
+        "2x0e+1x1e+2x2e",
+        [(0, 0, 0, "u<vw", True), (0, 0, 1, "u<vw", True), (0, 0, 2, "u<vw", True)],
+        {},
+    ),
+    "mixed-modes": (
+        "2x0e+2x1o",
+        "2x0e+1x1o",
+        "2x0e+2x1o+3x1e",
+        [
+            (0, 0, 0, "uuu", False),
+            (1, 1, 0, "uvu", True),
+            (0, 1, 1, "uvu", True),
+            (1, 0, 1, "uvv", True),
+            (1, 1, 2, "uvw", True),
+        ],
+        {},
+    ),
+    "norm-path": (
+        "2x0e+2x1o",
+        "1x0e+1x1o",
+        "2x1o+2x0e",
+        [(0, 1, 0, "uvu", True), (1, 0, 0, "uvu", True), (1, 1, 1, "uvu", True)],
+        {"irrep_normalization": "norm", "path_normalization": "path"},
+    ),
+    "none-none": (
+        "2x0e+2x1o",
+        "1x0e+1x1o",
+        "2x1o+2x0e",
+        [(0, 1, 0, "uvu", True), (1, 0, 0, "uvu", True), (1, 1, 1, "uvu", True)],
+        {"irrep_normalization": "none", "path_normalization": "none"},
+    ),
+    "variances": (
+        "2x0e+2x1o",
+        "1x0e+1x1o",
+        "2x1o+2x0e",
+        [(0, 1, 0, "uvu", True, 0.5), (1, 0, 0, "uvu", True, 2.0), (1, 1, 1, "uvu", True)],
+        {"in1_var": [0.5, 2.0], "in2_var": [1.5, 0.25], "out_var": [3.0, 0.5]},
+    ),
+    "high-l": (
+        "2x4e+1x3o",
+        "1x2e+1x6e",
+        "2x5e+2x3e+1x4o+1x6o",
+        [(0, 0, 0, "uvu", True), (0, 1, 1, "uvu", True), (1, 0, 2, "uvu", True), (1, 1, 3, "uvu", True)],
+        {},
+    ),
+}
 LINEARS = {
     "one-to-one": ("4x0e+2x1o", "3x0e+2x1o"),
     "repeated": ("2x0e+1x1o+3x0e", "2x0e+2x1o+1x0e"),
@@ -81,7 +171,11 @@ def linears(folder: Path) -> None:
         linear = o3.Linear(ix, iz)
         x = torch.randn(ROWS, linear.irreps_in.dim)
         paths = [(i.i_in, i.i_out, i.path_weight) for i in linear.instructions]
-        data |= {f"{name}/x": x.numpy(), f"{name}/w": linear.weight.detach().numpy(), f"{name}/z": linear(x).detach().numpy()}
+        data |= {
+            f"{name}/x": x.numpy(),
+            f"{name}/w": linear.weight.detach().numpy(),
+            f"{name}/z": linear(x).detach().numpy(),
+        }
         data[f"{name}/spec"] = np.array(repr((ix, iz, paths)))
     np.savez_compressed(folder / "linears.npz", **data)
 
@@ -98,7 +192,9 @@ def wigner_signs(path: Path) -> None:
                     triples.append((a, b, c))
                     places.append(place)
                     values.append(symbol[place])
-    np.savez_compressed(path, triples=np.array(triples, np.int8), places=np.array(places, np.int16), values=np.array(values))
+    np.savez_compressed(
+        path, triples=np.array(triples, np.int8), places=np.array(places, np.int16), values=np.array(values)
+    )
 
 
 def rotations(folder: Path) -> None:

@@ -133,9 +133,15 @@ LAYERS: dict[str, Spec] = {
         Irreps("8x0e+8x1o"),
         Irreps("0e+1o+2e"),
         Irreps("8x0e+8x1o"),
-        [(0, 0, 0, "uvw", True), (0, 1, 1, "uvw", True), (1, 1, 0, "uvw", True), (1, 0, 1, "uvw", True), (1, 2, 1, "uvw", True)],
+        [
+            (0, 0, 0, "uvw", True),
+            (0, 1, 1, "uvw", True),
+            (1, 1, 0, "uvw", True),
+            (1, 0, 1, "uvw", True),
+            (1, 2, 1, "uvw", True),
+        ],
     ),
-}  # fmt: skip
+}
 
 
 def _case(id: str, spec: Spec, rows: Rows = CONVOLUTION, tags: Iterable[str] = (), **options: Any) -> Case:
@@ -153,9 +159,15 @@ def _real() -> list[Case]:
 
 # multiplicities m1, m2, m3 of each mode; an unweighted uuw sums into one channel
 _MODE_MULS = {
-    "uvw": (2, 3, 4), "uvu": (3, 2, 3), "uvv": (2, 3, 3), "uuw": (3, 3, 2), "uuu": (3, 3, 3), "uvuv": (2, 3, 6),
-    "uvu<v": (3, 3, 3), "u<vw": (3, 3, 2),
-}  # fmt: skip
+    "uvw": (2, 3, 4),
+    "uvu": (3, 2, 3),
+    "uvv": (2, 3, 3),
+    "uuw": (3, 3, 2),
+    "uuu": (3, 3, 3),
+    "uvuv": (2, 3, 6),
+    "uvu<v": (3, 3, 3),
+    "u<vw": (3, 3, 2),
+}
 
 
 def mode_spec(mode: str, weighted: bool) -> Spec:
@@ -197,11 +209,15 @@ def _widths() -> list[Case]:
         _case("l6", uvu_paths("3x6e+2x3o", "2e+6e", 6), tags=tags, nodes=3),
         _case("l4-out-of-8", uvu_paths("9x4e", "4e", 8), tags=tags, nodes=3),
         _case("zero-multiplicity", uvu_paths("0x0e+4x1o", "0e+1o", 2), tags=tags),
-        _case("unread-segments", (Irreps("4x1o+2x0e+3x2e"), Irreps("0e+1o+2e"), Irreps("2x0e+4x1o+5x0o"), [(0, 0, 1, "uvu", True)]), tags=tags),
+        _case(
+            "unread-segments",
+            (Irreps("4x1o+2x0e+3x2e"), Irreps("0e+1o+2e"), Irreps("2x0e+4x1o+5x0o"), [(0, 0, 1, "uvu", True)]),
+            tags=tags,
+        ),
         _case("no-paths", (Irreps("4x0e"), Irreps("0e"), Irreps("3x1o"), []), tags={"awkward"}),
         _case("empty-irreps", (Irreps(""), Irreps("0e"), Irreps(""), []), tags={"awkward"}),
         _case("repeated-irreps", uvu_paths("2x0e+3x0e+2x1o+2x1o", "0e+1o+1o", 1), tags=tags),
-    ]  # fmt: skip
+    ]
     return cases
 
 
@@ -232,7 +248,7 @@ def _paths() -> list[Case]:
         _case("y-multiplicity", (x, Irreps("3x0e+2x1o"), z, meeting), tags={"awkward", "small"}),
         _case("uvuv-1", (x, y, z, [(*i[:3], "uvuv", *i[4:]) for i in meeting]), tags=tags),
         _case("single-channels", single, tags=tags),
-    ]  # fmt: skip
+    ]
 
 
 def _rows() -> list[Case]:
@@ -257,12 +273,24 @@ def _rows() -> list[Case]:
         _case("isolated-nodes", spec, tags=tags, nodes=8, degree=1, graph="isolated"),
         _case("self-edges", spec, tags=tags, graph="self"),
         _case("many-receivers", spec, tags=tags - {"small"}, nodes=700, degree=6),
-        _case("hub-5000", spec, CONVOLUTION._replace(w=SHARED), tags=tags - {"small"}, nodes=50, degree=100, graph="hub"),
+        _case(
+            "hub-5000", spec, CONVOLUTION._replace(w=SHARED), tags=tags - {"small"}, nodes=50, degree=100, graph="hub"
+        ),
         _case("hub-1000", spec, tags={"awkward", "channelwise"}, nodes=4, degree=250, graph="hub"),
-        Case("linear", linear("3x0e+2x1o+4x0e", "2x0e+3x1o", [(0, 0, 0.5), (1, 1, 2.0), (2, 0, 1.0)]), 3, tags=frozenset({"small"})),
-        Case("linear-edge-weights", linear("3x0e+2x1o", "2x0e+3x1o", [(0, 0, 0.5), (1, 1, 2.0)], shared=False), 3, tags=frozenset({"small"})),
+        Case(
+            "linear",
+            linear("3x0e+2x1o+4x0e", "2x0e+3x1o", [(0, 0, 0.5), (1, 1, 2.0), (2, 0, 1.0)]),
+            3,
+            tags=frozenset({"small"}),
+        ),
+        Case(
+            "linear-edge-weights",
+            linear("3x0e+2x1o", "2x0e+3x1o", [(0, 0, 0.5), (1, 1, 2.0)], shared=False),
+            3,
+            tags=frozenset({"small"}),
+        ),
         Case("linear-ir-mul", linear("3x1o", "2x1o", [(0, 0, 0.5)], layout="ir_mul"), 3, tags=frozenset({"small"})),
-    ]  # fmt: skip
+    ]
 
 
 CASES: tuple[Case, ...] = (*_real(), *_modes(), *_widths(), *_paths(), *_rows())

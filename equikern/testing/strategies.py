@@ -1,4 +1,4 @@
-"""Hypothesis strategies for irreps, programs, graphs and rotations. Needs hypothesis; the rest of `testing` does not."""
+"""Hypothesis strategies for irreps, programs, graphs and rotations. The rest of `testing` does without hypothesis."""
 
 from __future__ import annotations
 
@@ -39,7 +39,9 @@ def _path(draw: st.DrawFn, x: Irreps, y: Irreps, modes: tuple[str, ...], lmax: i
     weighted = mode in ("uvw", "u<vw") or draw(st.booleans())
     free = draw(st.integers(1, 3))
     pairs = m1 * (m1 - 1) // 2
-    m3 = {"uvw": free, "uuw": free if weighted else 1, "u<vw": free, "uvu<v": pairs, "uvuv": m1 * m2, "uvv": m2}.get(mode, m1)
+    m3 = {"uvw": free, "uuw": free if weighted else 1, "u<vw": free, "uvu<v": pairs, "uvuv": m1 * m2, "uvv": m2}.get(
+        mode, m1
+    )
     return a, b, (m3, draw(st.sampled_from(fitting))), mode, weighted
 
 

@@ -30,7 +30,7 @@ class Calls(TorchDispatchMode):
 
 
 def force_graph(energy: Callable[..., Tensor], arguments: Sequence[Tensor], position: int = 0) -> torch.fx.GraphModule:
-    """A graph of (energy, -d energy / d arguments[position]) that can be compiled, then differentiated once for training.
+    """A graph of (energy, -d energy / d arguments[position]) to compile, then differentiate once for training.
 
     `torch.compile` refuses double backward; a graph traced by `make_fx` holds the forces as ordinary ops instead. Index
     tensors must be among the arguments, and sizes that may differ later must differ here: the tracer takes equal sizes

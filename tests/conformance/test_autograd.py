@@ -1,4 +1,4 @@
-"""The op is closed under differentiation: numerical derivatives to third order, forward mode, and nothing unasked for."""
+"""The op is closed under differentiation: derivatives to third order, forward mode, and nothing unasked for."""
 
 from __future__ import annotations
 
@@ -43,7 +43,10 @@ def test_first_and_second_derivatives_on_cpu_are_those_of_finite_differences(cas
     check_derivatives(case, "cpu")
 
 
-SPECIFIED = [*tagged("mode"), *map(get, ["mixed-weights", "shared-mixed", "rows-species-weights", "linear", "linear-edge-weights"])]
+SPECIFIED = [
+    *tagged("mode"),
+    *map(get, ["mixed-weights", "shared-mixed", "rows-species-weights", "linear", "linear-edge-weights"]),
+]
 
 
 @pytest.mark.parametrize("case", SPECIFIED, ids=str)

@@ -149,7 +149,9 @@ def test_bits_of_the_reference_do_not_depend_on_the_call(id, threads):
     assert all(torch.equal(a, b) for a, b in zip(second, first, strict=True))
 
 
-@pytest.mark.parametrize("id", ["mace-conv", "shared-weights", "mul-33", "ir-mul", "rows-edge", "rows-edge-to-receiver"])
+@pytest.mark.parametrize(
+    "id", ["mace-conv", "shared-weights", "mul-33", "ir-mul", "rows-edge", "rows-edge-to-receiver"]
+)
 def test_bits_do_not_depend_on_threads_for_many_edges(id, threads):
     case = get(id).sized(edges=1500 if id == "mace-conv" else 6000, degree=25)
     one, two = (all_orders(case, "cpu", n) for n in (1, 2))
@@ -177,7 +179,9 @@ def test_subnormal_numbers_survive(backend, require):
     case = get("rows-edge")
     require(backend, case.program, torch.float32)
     x, y, w = inputs(case, torch.float32).operands
-    one, tiny = (run(case.program, Inputs((torch.full_like(x, a), y, w), (), case.edges), backend) for a in (1.0, 1e-39))
+    one, tiny = (
+        run(case.program, Inputs((torch.full_like(x, a), y, w), (), case.edges), backend) for a in (1.0, 1e-39)
+    )
     assert tiny[one.abs() > 1e-3].abs().amin() > 0
 
 

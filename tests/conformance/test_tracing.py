@@ -106,7 +106,9 @@ def test_a_compiled_convolution_agrees_with_eager(fresh_dynamo):
 def model(activation):
     """(energy, arguments): positions, parameters and edges of a small network with one convolution."""
     generator = torch.Generator().manual_seed(3)
-    conv = Convolution("2x0e+2x1o", "0e+1o", "2x0e+2x1o", [(0, 0, 0, "uvu", True), (1, 1, 0, "uvu", True), (0, 1, 1, "uvu", True)])
+    conv = Convolution(
+        "2x0e+2x1o", "0e+1o", "2x0e+2x1o", [(0, 0, 0, "uvu", True), (1, 1, 0, "uvu", True), (0, 1, 1, "uvu", True)]
+    )
     # No two sizes are equal: the tracer takes equal sizes for the same symbol.
     edges = torch.tensor([[0, 1, 2, 3, 0, 2, 4], [1, 0, 1, 2, 3, 3, 1]])
     x = torch.randn(5, 8, generator=generator, dtype=torch.float64)
@@ -179,4 +181,6 @@ def test_choosing_another_backend_gives_the_same_value(backend, require):
     require(backend, case.program, torch.float64)
     given = inputs(case, torch.float64)
     expected = run(case.program, given, "auto")
-    assert_close(run(case.program, given, backend), expected, tolerance(case.program, torch.float64, 0, case.longest_sum))
+    assert_close(
+        run(case.program, given, backend), expected, tolerance(case.program, torch.float64, 0, case.longest_sum)
+    )

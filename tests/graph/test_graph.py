@@ -21,7 +21,10 @@ def test_the_plan_groups_the_edges_by_receiver_in_ascending_order(drawn):
     assert groups == [torch.nonzero(edge_index[1] == n).flatten().tolist() for n in range(nodes)]
 
 
-@pytest.mark.parametrize("edges, message", [(EDGES[:1], r"\(1, 5\)"), (EDGES.t(), r"\(5, 2\)"), (EDGES[0], r"\(5,\)"), (EDGES[None], r"\(1, 2, 5\)")])
+@pytest.mark.parametrize(
+    "edges, message",
+    [(EDGES[:1], r"\(1, 5\)"), (EDGES.t(), r"\(5, 2\)"), (EDGES[0], r"\(5,\)"), (EDGES[None], r"\(1, 2, 5\)")],
+)
 def test_edge_index_of_another_shape_is_refused(edges, message):
     with pytest.raises(ShapeError, match=message):
         Graph(edges, 3)

@@ -25,14 +25,19 @@ def double():
 
 def theirs(spec, x, y, w, edges):
     x_irreps, y_irreps, z_irreps, instructions = spec
-    tp = o3.TensorProduct(str(x_irreps), str(y_irreps), str(z_irreps), instructions, shared_weights=False, internal_weights=False)
+    tp = o3.TensorProduct(
+        str(x_irreps), str(y_irreps), str(z_irreps), instructions, shared_weights=False, internal_weights=False
+    )
     return x.new_zeros(N, tp.irreps_out.dim).index_add(0, edges[1], tp(x[edges[0]], y, w))
 
 
 def both(name):
     spec = LAYERS[name]
     conv = Convolution(*spec)
-    leaves = [torch.randn(n, d, dtype=F64, requires_grad=True) for n, d in ((N, spec[0].dim), (E, spec[1].dim), (E, conv.weight_numel))]
+    leaves = [
+        torch.randn(n, d, dtype=F64, requires_grad=True)
+        for n, d in ((N, spec[0].dim), (E, spec[1].dim), (E, conv.weight_numel))
+    ]
     edges = torch.randint(N, (2, E))
     return lambda *a: conv(*a, edges), lambda *a: theirs(spec, *a, edges), leaves
 

@@ -28,7 +28,7 @@ def test_text_is_read_as_entries(text, expected):
 
 @pytest.mark.parametrize("text", ["1", "x1o", "2x", "1u", "1o+", "+1o", "-1x0e", "1.5x0e", "0e 1o", "1ox2"])
 def test_unreadable_irreps_are_named_in_the_error(text):
-    with pytest.raises(ProgramError, match="cannot read .* in irreps"):
+    with pytest.raises(ProgramError, match=r"cannot read .* in irreps"):
         Irreps(text)
 
 
@@ -94,7 +94,9 @@ def test_sorting_is_stable_and_invertible():
     irreps = Irreps("2e+1e+1o+0o+0e")
     ordered = sort_irreps(irreps)
     assert str(ordered.irreps) == "1x0e+1x0o+1x1o+1x1e+1x2e"
-    assert [ordered.irreps[i] for i in ordered.p] == list(irreps) and [irreps[i] for i in ordered.inv] == list(ordered.irreps)
+    assert [ordered.irreps[i] for i in ordered.p] == list(irreps) and [irreps[i] for i in ordered.inv] == list(
+        ordered.irreps
+    )
 
 
 def test_irreps_iterate_by_degree_natural_parity_first():

@@ -26,7 +26,9 @@ def test_unknown_mode_is_refused(mode):
     refuse("unknown mode", (0, 0, 0, mode, True))
 
 
-@pytest.mark.parametrize("instruction", [(0, 2, 0, "uvu", True), (2, 0, 0, "uvu", True), (0, 0, 2, "uvu", True), (-1, 0, 0, "uvu", True)])
+@pytest.mark.parametrize(
+    "instruction", [(0, 2, 0, "uvu", True), (2, 0, 0, "uvu", True), (0, 0, 2, "uvu", True), (-1, 0, 0, "uvu", True)]
+)
 def test_a_segment_out_of_range_is_refused(instruction):
     refuse("segment", instruction)
 
@@ -158,7 +160,10 @@ def test_text_reads_back_as_the_program(case):
 
 def test_text_is_that_of_the_documentation():
     program = product("8x0e", "0e+1o", "8x0e", [(0, 0, 0, "uvu", True)], rows=CONVOLUTION)
-    assert str(program) == "eqk1 product mul_ir: x[sender] 8x0e | y[edge] 1x0e+1x1o | w[edge] 8 | z[receiver] 8x0e : 0 0 0 uvu 1.0"
+    assert (
+        str(program)
+        == "eqk1 product mul_ir: x[sender] 8x0e | y[edge] 1x0e+1x1o | w[edge] 8 | z[receiver] 8x0e : 0 0 0 uvu 1.0"
+    )
 
 
 def test_weights_lie_in_the_order_of_the_paths_and_unweighted_ones_take_none():

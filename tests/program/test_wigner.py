@@ -21,7 +21,10 @@ def turn(seed):
 @pytest.mark.parametrize("convention", CONVENTIONS)
 def test_3j_symbols_are_orthogonal(convention):
     for a, b in [(0, 0), (1, 1), (2, 1), (3, 2), (4, 4), (6, 5)]:
-        symbols = [wigner_3j(a, b, c, convention).reshape(-1, 2 * c + 1) * (2 * c + 1) ** 0.5 for c in range(abs(a - b), a + b + 1)]
+        symbols = [
+            wigner_3j(a, b, c, convention).reshape(-1, 2 * c + 1) * (2 * c + 1) ** 0.5
+            for c in range(abs(a - b), a + b + 1)
+        ]
         matrix = np.concatenate(symbols, axis=1)
         assert np.abs(matrix.T @ matrix - np.eye((2 * a + 1) * (2 * b + 1))).max() < 1e-12
 
@@ -75,7 +78,9 @@ def test_unknown_sign_convention_is_refused():
         wigner_3j(1, 1, 1, "e3nn-1.0")
 
 
-@pytest.mark.parametrize("matrix, message", [(np.ones((3, 3)), "orthogonal"), (np.eye(2), "orthogonal"), (-np.eye(3), "proper")])
+@pytest.mark.parametrize(
+    "matrix, message", [(np.ones((3, 3)), "orthogonal"), (np.eye(2), "orthogonal"), (-np.eye(3), "proper")]
+)
 def test_wigner_d_refuses_what_is_no_rotation(matrix, message):
     with pytest.raises(ProgramError, match=message):
         wigner_d(1, matrix)

@@ -39,7 +39,8 @@ def representation(irreps: Irreps, layout: str, rotation, inversion: int) -> tor
 def acting(program: Program, rotation, inversion: int):
     """x, y, z -> the rotated rows."""
     return [
-        representation(o.irreps, program.layout, rotation, inversion) if o.name != "w" else None for o in program.operands
+        representation(o.irreps, program.layout, rotation, inversion) if o.name != "w" else None
+        for o in program.operands
     ]
 
 
@@ -112,7 +113,10 @@ def test_both_layouts_hold_the_same_numbers(case, seed):
     turned = replace(case.program, layout="ir_mul")
 
     def columns(irreps):
-        parts = [np.arange(c.start, c.stop).reshape(e.mul, e.ir.dim).T.ravel() for c, e in zip(irreps.slices(), irreps, strict=True)]
+        parts = [
+            np.arange(c.start, c.stop).reshape(e.mul, e.ir.dim).T.ravel()
+            for c, e in zip(irreps.slices(), irreps, strict=True)
+        ]
         return torch.from_numpy(np.concatenate([np.zeros(0, int), *parts]))
 
     given = inputs(case, F64, seed)
@@ -153,7 +157,7 @@ def test_along_is_the_directional_derivative(program, seed):
     h = 1e-5
     ahead, behind = (evaluate(program, [a + s * t for a, t in zip(values, tangents, strict=True)]) for s in (h, -h))
     derivative = program.along([0, 1, 2])
-    got = torch.ops.equikern.contract(str(derivative), "reference", [*values, torch.empty(0, dtype=F64), *tangents], [], [case_edges], [3])
+    got = torch.ops.equikern.contract(
+        str(derivative), "reference", [*values, torch.empty(0, dtype=F64), *tangents], [], [case_edges], [3]
+    )
     assert_close(got[0], (ahead - behind) / (2 * h), 1e-7)
-
-
