@@ -2,8 +2,8 @@
 
     python tools/plant_faults.py [word ...]      # all faults, or those whose name contains one of the words
 
-Each fault of faults.toml replaces a snippet that occurs exactly once in its file; C++ is rebuilt. The exit status is 1 if
-a fault survives, if a snippet is not found, or if the tests are red without any fault.
+Each fault of faults.toml replaces a snippet that occurs exactly once in its file; C++ is rebuilt. Exit status 1 if a
+fault survives, if a snippet is not found, or if the tests are red without any fault.
 """
 
 from __future__ import annotations
