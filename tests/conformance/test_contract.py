@@ -158,6 +158,13 @@ def test_bits_do_not_depend_on_threads_for_many_edges(id, threads):
     assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
 
 
+@pytest.mark.parametrize("order", [1, 2])
+def test_weight_gradients_too_large_for_the_cache_are_those_of_the_reference(order):
+    # 64 weights an edge in float32: 18 MB, more than the kernels keep in the caches
+    case = get("schnet-64").sized(edges=70000, degree=50)
+    check_order(case, "cpu", torch.float32, order)
+
+
 @BACKENDS
 @pytest.mark.parametrize("order", [0, 1])
 def test_nan_reaches_only_the_receivers_that_see_it(backend, order, require):

@@ -11,6 +11,7 @@ import torch
 
 from equikern import backends
 from equikern.ops import linear, product
+from equikern.ops.harmonics import spherical_harmonics
 from equikern.program import linear as linear_program
 from equikern.program import product as product_program
 from equikern.program import wigner_3j, wigner_d
@@ -74,6 +75,16 @@ def test_signs_of_3j_symbols_are_those_of_that_e3nn(convention, file):
 def test_the_two_sign_conventions_differ():
     values = [recorded(file)["values"] for file in ("wigner_3j_06", "wigner_3j_04")]
     assert (np.abs(values[0] - values[1]) > 1e-3).sum() > 30
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("normalization", ["integral", "component", "norm"])
+def test_spherical_harmonics_are_those_of_e3nn(normalization, normalize, backend):
+    data = recorded("harmonics")
+    with backends.backend(backend):
+        got = spherical_harmonics(list(range(7)), torch.from_numpy(data["vectors"]), normalize, normalization)
+    assert_close(got, torch.from_numpy(data[f"{normalization}/{normalize}"]), 1e-13)
 
 
 def test_wigner_d_matrices_are_those_of_e3nn():
