@@ -147,11 +147,12 @@ Edges<T> at_block(const Sweep<T>& s, Worker<T>& t, const Edges<T>& rows, const B
         r.hw[e] += b.w;
         r.dw[e] += b.w;
     }
-    if (b.w >= 0 && b.first && s.a.w && !s.a.shared_w && !s.p.staged_w)
-        for (int e = 0; e < ahead; ++e) {
-            const char* line = reinterpret_cast<const char*>(s.a.w + next[e] * s.p.w_dim + b.w);
-            for (int64_t c = 0; c < b.padded * int64_t(sizeof(T)); c += 64) __builtin_prefetch(line + c, 0, 1);
-        }
+    if (b.w >= 0 && b.first && !s.a.shared_w && !s.p.staged_w)
+        for (const T* weights : {s.a.w, s.a.hw})
+            for (int e = 0; weights && e < ahead; ++e) {
+                const char* line = reinterpret_cast<const char*>(weights + next[e] * s.p.w_dim + b.w);
+                for (int64_t c = 0; c < b.padded * int64_t(sizeof(T)); c += 64) __builtin_prefetch(line + c, 0, 1);
+            }
     return r;
 }
 

@@ -13,6 +13,11 @@ from torch import Tensor
 from equikern.backends._harmonics import HarmonicsSpec, derivative, parse_spec, scale
 
 
+def supports(device: str, dtype: torch.dtype) -> str | None:
+    """None: it takes every floating dtype, anywhere."""
+    return None if dtype.is_floating_point else f"the vectors are {dtype}; they need a floating dtype"
+
+
 def _wide(*tensors: Tensor) -> list[Tensor]:
     return [t.float() if t.dtype in (torch.float16, torch.bfloat16) else t for t in tensors]
 

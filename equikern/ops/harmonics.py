@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from equikern.backends import cpu_harmonics, reference_harmonics
+from equikern import backends
+from equikern.backends import reference_harmonics
 from equikern.backends._harmonics import HarmonicsSpec, parse_spec
 from equikern.errors import BackendError, ShapeError
 from equikern.ops.engine import LIBRARY, wanted
@@ -27,13 +28,12 @@ LIBRARY.define(
     "bool need_z=True) -> (Tensor dvec, Tensor dz)"
 )
 _ops = torch.ops.equikern
-_BACKENDS = {"cpu": cpu_harmonics, "reference": reference_harmonics}
 
 
 def _implementation(backend: str) -> Any:
-    if backend not in _BACKENDS:
-        raise BackendError(f"backend {backend!r} has no harmonics; use one of {', '.join(_BACKENDS)}.")
-    return _BACKENDS[backend]
+    if backend not in backends.harmonics:
+        raise BackendError(f"backend {backend!r} has no harmonics; use one of {', '.join(backends.harmonics)}.")
+    return backends.harmonics[backend]
 
 
 def _check(spec: str, vec: Tensor, z: Tensor | None = None, h: Tensor | None = None) -> None:
@@ -223,10 +223,6 @@ for _name, _kernel, _fake, _autograd in (
     LIBRARY.impl(_name, _autograd, "Autograd")
 
 
-def _backend(x: Tensor) -> str:
-    return "reference" if cpu_harmonics.supports(x.device, x.dtype) else "cpu"
-
-
 @lru_cache(maxsize=1024)
 def _text(degrees: tuple[Any, ...], normalization: str, normalize: bool) -> str:
     # numpy's integers too; what is no integer is refused by the specification.
@@ -267,5 +263,5 @@ def spherical_harmonics(
         )
     if not x.is_floating_point():
         raise ShapeError(f"spherical_harmonics: x is {x.dtype}; give floating-point vectors, x.to(torch.float32).")
-    out = _ops.harmonics(spec, backend or _backend(x), x.reshape(-1, 3))
+    out = _ops.harmonics(spec, backend or backends.select_harmonics(x.device.type, x.dtype), x.reshape(-1, 3))
     return out.reshape(*x.shape[:-1], out.shape[1])
