@@ -10,17 +10,20 @@ template <class T>
 double fma_rounds(int64_t rounds) {
     constexpr int N = 12;
     Vec<T> acc[N], a = Vec<T>{} + T(1.0000001), b = Vec<T>{} + T(1e-7);
+#pragma GCC unroll 16
     for (int n = 0; n < N; ++n) acc[n] = Vec<T>{} + T(n);
-    for (int64_t r = 0; r < rounds; ++r)
+    for (int64_t r = 0; r < rounds; ++r) {
+#pragma GCC unroll 16
         for (int n = 0; n < N; ++n) {
             acc[n] = acc[n] * a + b;
 #if defined(__x86_64__)
             asm volatile("" : "+v"(acc[n]));  // one dependent chain each: nothing is folded
 #endif
         }
-    T total = 0;
-    for (int n = 0; n < N; ++n) total += sum<T>(acc[n]);
-    return static_cast<double>(total);
+    }
+#pragma GCC unroll 16
+    for (int n = 1; n < N; ++n) acc[0] += acc[n];
+    return static_cast<double>(sum<T>(acc[0]));
 }
 
 // Floating-point operations a second of one thread, best of several short runs (a multiply-add counts two).
