@@ -27,6 +27,6 @@ def check_and_drop_compiled(state_dict: dict[str, Any], prefix: str, unexpected:
         # 1e-2: wide enough for bfloat16, far below a change of sign.
         if theirs.shape != ours.shape or not torch.allclose(theirs, ours, atol=1e-2):
             errors.append(
-                f"{key} is not the 3j symbol of e3nn 0.5 and later (e3nn 0.4 has some with the opposite sign): "
-                "these weights would give other results here; load them into the e3nn they come from and accelerate that."
+                f"{key} is not the 3j symbol of e3nn 0.5 and later (e3nn 0.4 has some with the other sign): "
+                "these weights would give other results here; load them into their own e3nn and accelerate that."
             )

@@ -60,9 +60,9 @@ def _about_y(l: int, angle: Tensor) -> Tensor:  # noqa: E741
 
 
 def change_basis_real_to_complex(
-    l: int,
+    l: int,  # noqa: E741
     dtype: torch.dtype | None = None,
-    device: torch.device | str | None = None,  # noqa: E741
+    device: torch.device | str | None = None,
 ) -> Tensor:
     """The unitary (2l+1, 2l+1) from real to complex harmonics with e3nn's phase (-i)^l.
 
