@@ -14,8 +14,9 @@
 namespace eqk {
 namespace EQK_TARGET {
 
-constexpr int64_t GROUP = 32;    // edges a group, at least
-constexpr int64_t ALONE = 4096;  // a group with more edges is not shared: its dx by edge would not fit the cache
+constexpr int64_t GROUP = 32;           // edges a group, at least
+constexpr int64_t STREAMED = 16 << 20;  // bytes of dw above which it goes past the caches: nobody will find it there
+constexpr int64_t ALONE = 4096;         // a group with more edges is not shared: its dx by edge would not fit the cache
 
 // What all threads share during one call.
 template <class T>
@@ -23,6 +24,7 @@ struct Sweep {
     const Lowered& p;
     const ContractArgs<T>& a;
     bool grads;                     // of any input
+    bool stream;                    // dw goes past the caches
     bool gather;                    // x rows are gathered by index, and kept converted in x, hx
     Buffer<T> x, hx, dx;            // (x_rows, x_width) inside order
     Buffer<T> zeros, fixed;         // absent tangents; weights of unweighted paths
@@ -145,11 +147,12 @@ Edges<T> at_block(const Sweep<T>& s, Worker<T>& t, const Edges<T>& rows, const B
         r.hw[e] += b.w;
         r.dw[e] += b.w;
     }
-    if (b.w >= 0 && b.first && s.a.w && !s.a.shared_w && !s.p.staged_w)
-        for (int e = 0; e < ahead; ++e) {
-            const char* line = reinterpret_cast<const char*>(s.a.w + next[e] * s.p.w_dim + b.w);
-            for (int64_t c = 0; c < b.padded * int64_t(sizeof(T)); c += 64) __builtin_prefetch(line + c, 0, 1);
-        }
+    if (b.w >= 0 && b.first && !s.a.shared_w && !s.p.staged_w)
+        for (const T* weights : {s.a.w, s.a.hw})
+            for (int e = 0; weights && e < ahead; ++e) {
+                const char* line = reinterpret_cast<const char*>(weights + next[e] * s.p.w_dim + b.w);
+                for (int64_t c = 0; c < b.padded * int64_t(sizeof(T)); c += 64) __builtin_prefetch(line + c, 0, 1);
+            }
     return r;
 }
 
@@ -159,8 +162,9 @@ void run_blocks(const Sweep<T>& s, Worker<T>& t, const Edges<T>& rows, const int
         const Edges<T> r = at_block(s, t, rows, b, next, ahead);
         const T *m = t.m.data() + b.m * EDGES, *n = t.n.data() + b.m * EDGES;
         if (s.a.z) forward_of<T, Second>(b.d1, b.d3)(r, m, n, b.padded, t.z.data() + b.z);
-        if (s.grads)
-            backward_of<T, Second>(b.d1, b.d3)(r, m, n, b.padded, t.g.data() + b.z, t.dm.data() + b.m * EDGES, b.first);
+        if (!s.grads) continue;
+        const Put put = !b.first ? Put::add : s.stream && b.only && b.w >= 0 ? Put::stream : Put::store;
+        backward_of<T, Second>(b.d1, b.d3)(r, m, n, b.padded, t.g.data() + b.z, t.dm.data() + b.m * EDGES, put);
     }
 }
 
@@ -224,6 +228,7 @@ void run_receiver(const Sweep<T>& s, Worker<T>& t, int64_t receiver, T* dx_edges
         if (s.grads)
             finish_block(s, t, edges, count, dx_edges ? dx_edges + (at - begin) * p.x_width : nullptr, dw_group);
     }
+    if (s.stream) stream_fence();
     if (a.z) to_outside(p.z, p.mul_ir, t.z.data(), a.z + receiver * p.z_dim);
 }
 
@@ -305,6 +310,8 @@ void prepare(Sweep<T>& s, int threads, int64_t most) {
     if (a.z) advise_huge(a.z, a.z_rows * p.z_dim * int64_t(sizeof(T)));
     if (a.dw && !a.shared_w) advise_huge(a.dw, a.edges * p.w_dim * int64_t(sizeof(T)));
     if (a.dx) advise_huge(a.dx, a.x_rows * p.x_dim * int64_t(sizeof(T)));
+    s.stream = a.dw && !s.dw_staged() && a.edges * p.w_dim * int64_t(sizeof(T)) > STREAMED &&
+               reinterpret_cast<uintptr_t>(a.dw) % EQK_VECTOR_BYTES == 0 && p.w_dim % lanes<T> == 0;
     if (a.shared_w && a.w) s.w = Buffer<T>(p.w_width), stage_weights(p, a.w, s.w.data());
     if (a.shared_w && a.hw) s.hw = Buffer<T>(p.w_width), stage_weights(p, a.hw, s.hw.data());
     if (a.shared_w && a.dw) s.dw_groups = Buffer<T>(most * p.w_width);
@@ -326,7 +333,7 @@ template <class T>
 void contract(const Lowered& p, const ContractArgs<T>& a) {
     const int threads = a.edges < 2 * GROUP ? 1 : a.threads;
     const int64_t most = threads == 1 ? 64 : 8 * threads;
-    Sweep<T> s{p, a, a.dx || a.dy || a.dw, a.x_index != nullptr, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}};
+    Sweep<T> s{p, a, a.dx || a.dy || a.dw, false, a.x_index != nullptr, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}};
     prepare(s, threads, most);
     std::vector<Worker<T>> workers;
     for (int n = 0; n < threads; ++n) workers.emplace_back(p);

@@ -71,17 +71,20 @@ __attribute__((noinline)) void forward_block(const Edges<T>& e, const T* m, cons
     for (; u < channels; u += L) forward_tile<T, D1, D3, 1, Second>(e, m, n, channels, u, z);
 }
 
-// Components [I0, I0 + I) of x of one edge.
+// What happens to dw: one block after another adds to it; what is final may go past the caches.
+enum class Put { store, add, stream };
+
+// Components [i0, i0 + I) of x of one edge.
 template <class T, int D3, int I, bool Second>
 EQK_INLINE void backward_rows(const Edges<T>& e, int a, int i0, const T* m, const T* n, int64_t stride, const T* g,
-                              T* dm, bool add) {
+                              T* dm, Put put) {
     constexpr int L = lanes<T>;
     Vec<T> moments[I][D3];
     for (int i = 0; i < I; ++i)
         for (int k = 0; k < D3; ++k) moments[i][k] = Vec<T>{};
     for (int64_t u = 0; u < stride; u += L) {
         const Vec<T> w = load<T>(e.w[a] + u);
-        Vec<T> hw{}, dw = add ? load<T>(e.dw[a] + u) : Vec<T>{};
+        Vec<T> hw{}, dw = put == Put::add ? load<T>(e.dw[a] + u) : Vec<T>{};
         if constexpr (Second) hw = load<T>(e.hw[a] + u);
         Vec<T> gk[D3];
         for (int k = 0; k < D3; ++k) gk[k] = load<T>(g + k * stride + u);
@@ -110,28 +113,40 @@ EQK_INLINE void backward_rows(const Edges<T>& e, int a, int i0, const T* m, cons
                 store<T>(e.dx[a] + at, dx + w * t);
             }
         }
-        store<T>(e.dw[a] + u, dw);
+        if (put == Put::stream)
+            stream<T>(e.dw[a] + u, dw);
+        else
+            store<T>(e.dw[a] + u, dw);
     }
-    for (int i = 0; i < I; ++i)
-        for (int k = 0; k < D3; ++k) dm[((i0 + i) * D3 + k) * EDGES + a] = sum<T>(moments[i][k]);
+    constexpr int count = I * D3;
+    Vec<T>* const flat = &moments[0][0];
+#pragma GCC unroll 8
+    for (int from = 0; from < count; from += L) {
+        const int some = count - from < L ? count - from : L;
+        const Vec<T> total = sums<T>(flat + from, some);
+#pragma GCC unroll 64
+        for (int c = 0; c < some; ++c) dm[(i0 * D3 + from + c) * EDGES + a] = total[reversed<T>(c)];
+    }
 }
 
 // dx is added to, dw is added to where the block is not the first of its path, dm is written.
 template <class T, int D1, int D3, bool Second>
 __attribute__((noinline)) void backward_block(const Edges<T>& e, const T* m, const T* n, int64_t channels, const T* g,
-                                              T* dm, bool first) {
+                                              T* dm, Put put) {
     constexpr int fit = (REGISTERS * 3 / 4 - D3) / D3, I = fit < 1 ? 1 : fit > D1 ? D1 : fit, rest = D1 % I;
+    if (I < D1 && put == Put::stream) put = Put::store;
     for (int a = 0; a < e.count; ++a) {
         int i = 0;
-        for (; i + I <= D1; i += I) backward_rows<T, D3, I, Second>(e, a, i, m, n, channels, g, dm, !first || i > 0);
-        if constexpr (rest > 0) backward_rows<T, D3, rest, Second>(e, a, i, m, n, channels, g, dm, !first || i > 0);
+        for (; i + I <= D1; i += I)
+            backward_rows<T, D3, I, Second>(e, a, i, m, n, channels, g, dm, i > 0 ? Put::add : put);
+        if constexpr (rest > 0) backward_rows<T, D3, rest, Second>(e, a, i, m, n, channels, g, dm, Put::add);
     }
 }
 
 template <class T>
 using Forward = void (*)(const Edges<T>&, const T*, const T*, int64_t, T*);
 template <class T>
-using Backward = void (*)(const Edges<T>&, const T*, const T*, int64_t, const T*, T*, bool);
+using Backward = void (*)(const Edges<T>&, const T*, const T*, int64_t, const T*, T*, Put);
 
 template <class T, bool Second>
 Forward<T> forward_of(int d1, int d3) {

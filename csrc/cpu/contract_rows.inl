@@ -70,7 +70,7 @@ void apply(const Sparse& sparse, const T* in, T* out) {
     for (int r = 0; r < rows; ++r) {
         T acc[EDGES] = {};
         for (int n = sparse.start[r]; n < sparse.start[r + 1]; ++n) {
-            const T c = static_cast<T>(sparse.entries[n].c);
+            const T c = sparse.entries[n].c<T>();
             const T* column = in + static_cast<int64_t>(sparse.entries[n].column) * EDGES;
             for (int e = 0; e < EDGES; ++e) acc[e] += c * column[e];
         }

@@ -2,7 +2,11 @@
 #pragma once
 
 #include <cstdint>
-#include <cstring>
+#include <utility>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
 
 namespace eqk {
 namespace EQK_TARGET {
@@ -36,13 +40,65 @@ EQK_INLINE void store(T* p, Vec<T> v) {
     *reinterpret_cast<Vec<T>*>(p) = v;
 }
 
+// A store past the caches, for what is written once and read much later. p is a multiple of the vector's bytes.
+template <class T>
+EQK_INLINE void stream(T* p, Vec<T> v) {
+#if defined(__x86_64__) && EQK_VECTOR_BYTES == 64
+    _mm512_stream_si512(reinterpret_cast<__m512i*>(p), (__m512i)v);
+#elif defined(__x86_64__) && EQK_VECTOR_BYTES == 32
+    _mm256_stream_si256(reinterpret_cast<__m256i*>(p), (__m256i)v);
+#elif defined(__x86_64__)
+    _mm_stream_si128(reinterpret_cast<__m128i*>(p), (__m128i)v);
+#else
+    store<T>(p, v);
+#endif
+}
+
+// Orders streamed stores before what other threads do next.
+EQK_INLINE void stream_fence() {
+#if defined(__x86_64__)
+    _mm_sfence();
+#endif
+}
+
+// Lane I of the result: a[I] + a[I ^ S] where bit S of I is clear, b[I] + b[I ^ S] where it is set.
+template <class T, int S, int... I>
+EQK_INLINE Vec<T> merge(Vec<T> a, Vec<T> b, std::integer_sequence<int, I...>) {
+    constexpr int L = lanes<T>;
+#if defined(__clang__)
+    return __builtin_shufflevector(a, b, (I & S ? L + I : I)...) +
+           __builtin_shufflevector(a, b, (I & S ? L + (I ^ S) : I ^ S)...);
+#else
+    using Mask = decltype(a < b);
+    constexpr Mask same = {(I & S ? L + I : I)...}, other = {(I & S ? L + (I ^ S) : I ^ S)...};
+    return __builtin_shuffle(a, b, same) + __builtin_shuffle(a, b, other);
+#endif
+}
+
+// The sums of the lanes of `count` vectors (at most as many as lanes; v is overwritten): sum n is lane reversed<T>(n).
+template <class T, int S = lanes<T> / 2>
+EQK_INLINE Vec<T> sums(Vec<T>* v, int count) {
+    constexpr auto all = std::make_integer_sequence<int, lanes<T>>{};
+    const int half = (count + 1) / 2;
+#pragma GCC unroll 8
+    for (int n = 0; n < half; ++n) v[n] = merge<T, S>(v[2 * n], v[2 * n + 1 < count ? 2 * n + 1 : 2 * n], all);
+    if constexpr (S > 1)
+        return sums<T, S / 2>(v, half);
+    else
+        return v[0];
+}
+
+// The lane of sum n in the result of `sums`: its bits in reverse.
+template <class T>
+constexpr int reversed(int n) {
+    int lane = 0;
+    for (int s = lanes<T> / 2; s > 0; s /= 2, n /= 2) lane += n % 2 * s;
+    return lane;
+}
+
 template <class T>
 EQK_INLINE T sum(Vec<T> v) {
-    T lane[lanes<T>];
-    std::memcpy(lane, &v, sizeof v);
-    for (int half = lanes<T> / 2; half > 0; half /= 2)
-        for (int l = 0; l < half; ++l) lane[l] += lane[l + half];
-    return lane[0];
+    return sums<T>(&v, 1)[0];
 }
 
 }  // namespace EQK_TARGET

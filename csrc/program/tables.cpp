@@ -85,25 +85,25 @@ Lowered lower(const Tables& t, int64_t vl) {
             low.w_map.push_back({x.mul, w});
             low.w_width += x.padded;
         }
-        bool first = true;
+        const size_t begin = low.blocks.size();
         for (const auto& [i0, d1] : pieces(x.dim))
             for (const auto& [k0, d3] : pieces(z.dim)) {
                 std::map<int, std::vector<Entry>> mine;
                 for (const Nonzero& n : p.nonzeros) {
                     const int i = n.i - i0, k = n.k - k0;
                     if (i < 0 || i >= d1 || k < 0 || k >= d3) continue;
-                    mine[static_cast<int>(low.m_size) + i * d3 + k].push_back({n.j, n.c});
+                    mine[static_cast<int>(low.m_size) + i * d3 + k].push_back({n.j, static_cast<float>(n.c), n.c});
                 }
                 if (mine.empty() || x.mul == 0) continue;
                 for (const auto& [m, entries] : mine) {
                     m_rows[m] = entries;
-                    for (const Entry& e : entries) y_rows[e.column].push_back({m, e.c});
+                    for (const Entry& e : entries) y_rows[e.column].push_back({m, e.f32, e.f64});
                 }
-                low.blocks.push_back(
-                    {d1, d3, x.inside + i0 * x.padded, z.inside + k0 * z.padded, w, x.padded, low.m_size, first});
+                low.blocks.push_back({d1, d3, x.inside + i0 * x.padded, z.inside + k0 * z.padded, w, x.padded,
+                                      low.m_size, low.blocks.size() == begin, false});
                 low.m_size += d1 * d3;
-                first = false;
             }
+        if (low.blocks.size() == begin + 1) low.blocks.back().only = true;
     }
     low.m_of_y = compress(m_rows, static_cast<int>(low.m_size));
     low.y_of_m = compress(y_rows, static_cast<int>(low.y_dim));

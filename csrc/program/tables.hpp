@@ -44,12 +44,18 @@ struct Block {
     int64_t padded;  // channels, a multiple of the vector length
     int64_t m;       // first entry of M
     bool first;      // of its path: stores dw, the others add to it
+    bool only;       // of its path: dw is final once stored
 };
 
 // One row of a sparse matrix: out[row] = sum of c * in[column].
 struct Entry {
     int column;
-    double c;
+    float f32;
+    double f64;
+    template <class T>
+    T c() const {
+        return sizeof(T) == sizeof(float) ? static_cast<T>(f32) : static_cast<T>(f64);
+    }
 };
 struct Sparse {
     std::vector<int> start;

@@ -14,12 +14,13 @@ from types import ModuleType
 
 import torch
 
-from equikern.backends import cpu, reference
+from equikern.backends import cpu, cpu_harmonics, reference, reference_harmonics
 from equikern.errors import BackendError
 from equikern.program import parse
 
 ORDER: tuple[ModuleType, ...] = (cpu, reference)
 NAMES = tuple(backend.name for backend in ORDER)
+harmonics = {"cpu": cpu_harmonics, "reference": reference_harmonics}
 
 
 def _checked(name: str, source: str) -> str:
@@ -60,15 +61,29 @@ def _constant_select(setting: str, program: str, device: str, dtype: torch.dtype
 
 @cache
 def _select(setting: str, program: str, device: str, dtype: torch.dtype) -> str:
-    answers = reasons(program, device, dtype)
+    return _choose(setting, f"the program {program}", reasons(program, device, dtype))
+
+
+def select_harmonics(device: str, dtype: torch.dtype) -> str:
+    """The name of the backend that runs spherical harmonics; raises if the one asked for cannot."""
+    return _constant_select_harmonics(_setting, device, dtype)
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _constant_select_harmonics(setting: str, device: str, dtype: torch.dtype) -> str:
+    return _choose(setting, "spherical harmonics", {n: b.supports(device, dtype) for n, b in harmonics.items()})
+
+
+def _choose(setting: str, what: str, answers: dict[str, str | None]) -> str:
+    """The first backend that supports it, or the one asked for; raises with the reasons why not."""
     if setting == "auto":
         for name, reason in answers.items():
             if reason is None:
                 return name
-        raise BackendError("no backend runs this program: " + "; ".join(f"{n}: {r}" for n, r in answers.items()))
+        raise BackendError(f"no backend runs {what}: " + "; ".join(f"{n}: {r}" for n, r in answers.items()))
     if answers[setting] is not None:
         raise BackendError(
-            f"backend {setting!r} was asked for and cannot run this: {answers[setting]}.\n  program   {program}\n"
+            f"backend {setting!r} was asked for and cannot run this: {answers[setting]}.\n  what      {what}\n"
             "  hint      use backend 'auto' or 'reference'."
         )
     return setting

@@ -25,7 +25,7 @@ NORMALIZATIONS = ("integral", "component", "norm")
 
 @dataclass(frozen=True)
 class HarmonicsSpec:
-    """Which harmonics: degrees in column order, the output's normalization, whether the input is divided by its length."""
+    """Which harmonics: degrees in column order, the output's normalization, whether the input is normalized."""
 
     degrees: tuple[int, ...]
     normalization: str
@@ -36,7 +36,7 @@ class HarmonicsSpec:
             raise ProgramError(f"unknown normalization {self.normalization!r}; use one of {', '.join(NORMALIZATIONS)}.")
         if not self.degrees:
             raise ProgramError("spherical harmonics of no degree; give at least one l.")
-        if any(not isinstance(l, int) or not 0 <= l <= LMAX for l in self.degrees):
+        if any(not isinstance(degree, int) or not 0 <= degree <= LMAX for degree in self.degrees):
             raise ProgramError(f"spherical harmonics have integer degrees 0 <= l <= {LMAX}; got {list(self.degrees)}.")
 
     @cached_property

@@ -13,17 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from equikern.backends.extension import _C, MISSING
 from equikern.backends.threads import threads
 from equikern.errors import BackendError, ShapeError
 from equikern.program import EDGE, SHARED, Path, Program, wigner_3j
 from equikern.program import parse as parse_program
 from equikern.program.program import W, X, Y, Z
-
-try:
-    from equikern import _C
-except ImportError as error:  # reported by `supports`
-    _C = None  # type: ignore[assignment]
-    _MISSING = f"the extension equikern._C cannot be loaded ({error}); build it with 'make build'"
 
 name = "cpu"
 _DTYPES = (torch.float32, torch.float64)
@@ -38,14 +33,14 @@ def target() -> str:
 def fma_peak(dtype: torch.dtype) -> float:
     """Floating-point operations a second that multiply-adds on registers reach on one thread, measured now."""
     if _C is None:
-        raise BackendError(_MISSING)
+        raise BackendError(MISSING)
     return _C.fma_peak(dtype == torch.float64)  # type: ignore[no-any-return]
 
 
 def supports(program: Program, device: str, dtype: torch.dtype) -> str | None:
     """None where the kernels run the program, else the reason why not."""
     if _C is None:
-        return _MISSING
+        return MISSING
     if device != "cpu":
         return f"operands are on {device}"
     if dtype not in _DTYPES:
@@ -202,7 +197,7 @@ def _graph(
 def plan(sender: Tensor, receiver: Tensor, senders: int, receivers: int) -> tuple[Tensor, Tensor]:
     """CSR of the edges by receiver, (ptr, order); raises ShapeError for an index out of range. See ops/plan.py."""
     if _C is None:
-        raise BackendError(_MISSING)
+        raise BackendError(MISSING)
     sender, receiver = sender.contiguous(), receiver.contiguous()
     ptr, order = receiver.new_empty(receivers + 1), torch.empty_like(receiver)
     try:

@@ -7,8 +7,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from equikern import _C
 from equikern.backends._harmonics import parse_spec, scale, sparse_table
+from equikern.backends.extension import _C, MISSING
 from equikern.backends.threads import threads
 from equikern.errors import BackendError
 
@@ -25,12 +25,14 @@ def _kernel(text: str) -> _C.Harmonics:
     )
 
 
-def supports(device: torch.device, dtype: torch.dtype) -> str | None:
-    """None if the kernels take these tensors, else the reason in words."""
-    if device.type != "cpu":
-        return f"the C++ harmonics run on the CPU; the input is on {device}."
+def supports(device: str, dtype: torch.dtype) -> str | None:
+    """None if the kernels take vectors on a device and of a dtype, else the reason in words."""
+    if _C is None:
+        return MISSING
+    if device != "cpu":
+        return f"the vectors are on {device}"
     if dtype not in (torch.float32, torch.float64):
-        return f"the C++ harmonics compute in float32 and float64; the input is {dtype}."
+        return f"the vectors are {dtype}; the kernels have float32 and float64"
     return None
 
 
@@ -38,9 +40,9 @@ def _run(order: int, text: str, tensors: list[Tensor | None]) -> None:
     """`tensors`: vec, z, h, out, dvec, dz, contiguous and of one dtype; None where the order has no use for one."""
     vec = tensors[0]
     assert vec is not None
-    reason = supports(vec.device, vec.dtype)
+    reason = supports(vec.device.type, vec.dtype)
     if reason:
-        raise BackendError(f"backend 'cpu' cannot run harmonics: {reason} Use backend 'reference'.")
+        raise BackendError(f"backend 'cpu' cannot run harmonics: {reason}; use backend 'reference'.")
     kernel = _kernel(text)
     run = kernel.run_float if vec.dtype == torch.float32 else kernel.run_double
     run(order, vec.shape[0], threads(), [0 if tensor is None else tensor.data_ptr() for tensor in tensors])

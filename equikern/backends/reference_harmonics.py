@@ -13,6 +13,11 @@ from torch import Tensor
 from equikern.backends._harmonics import HarmonicsSpec, derivative, parse_spec, scale
 
 
+def supports(device: str, dtype: torch.dtype) -> str | None:
+    """None: it takes every floating dtype, anywhere."""
+    return None if dtype.is_floating_point else f"the vectors are {dtype}; they need a floating dtype"
+
+
 def _wide(*tensors: Tensor) -> list[Tensor]:
     return [t.float() if t.dtype in (torch.float16, torch.bfloat16) else t for t in tensors]
 
@@ -33,8 +38,10 @@ def _table(degree: int, spec: HarmonicsSpec, like: Tensor) -> Tensor:
 
 def _lower(spec: HarmonicsSpec, y: list[Tensor], like: Tensor) -> list[Tensor]:
     """The derivative of every degree, (E, 3, 2l+1), from the components of the degrees below."""
-    jet = [like.new_zeros(like.shape[0], 3, 1)]
-    return jet + [torch.einsum("anm,em->ean", _table(l, spec, like), y[l - 1]) for l in range(1, spec.lmax + 1)]
+    lowered = [like.new_zeros(like.shape[0], 3, 1)]
+    for degree in range(1, spec.lmax + 1):
+        lowered.append(torch.einsum("anm,em->ean", _table(degree, spec, like), y[degree - 1]))
+    return lowered
 
 
 def _solid(spec: HarmonicsSpec, vec: Tensor) -> list[Tensor]:

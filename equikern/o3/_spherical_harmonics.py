@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import index
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ def _is_irreps(value: Any) -> bool:
 
 def _input_irreps(irreps_in: Any, irreps_out: Irreps | None) -> Irreps:
     if irreps_in is None:
-        odd_even = irreps_out is not None and any(l % 2 == 1 and p == 1 for _, (l, p) in irreps_out)
+        odd_even = irreps_out is not None and any(ir.l % 2 == 1 and ir.p == 1 for _, ir in irreps_out)
         irreps_in = "1e" if odd_even else "1o"
     irreps_in = Irreps(irreps_in)
     if irreps_in not in (Irreps("1o"), Irreps("1e")):
@@ -33,8 +34,8 @@ def _degrees(irreps_out: Irreps, parity: int) -> list[int]:
     for _, ir in irreps_out:
         if ir.p != parity**ir.l:
             raise ProgramError(
-                f"irreps_out {irreps_out} asks for {ir}; of a vector with parity {parity} the harmonics of degree {ir.l} "
-                f"have parity {parity**ir.l}: write {Irrep(ir.l, parity**ir.l)}, or give irreps_in."
+                f"irreps_out {irreps_out} asks for {ir}; of a vector with parity {parity} the harmonics of degree "
+                f"{ir.l} have parity {parity**ir.l}: write {Irrep(ir.l, parity**ir.l)}, or give irreps_in."
             )
     return irreps_out.ls
 
@@ -67,10 +68,10 @@ class SphericalHarmonics(torch.nn.Module):
         if asked is not None:
             ls = _degrees(asked, parity)
         else:
-            ls = [irreps_out] if isinstance(irreps_out, int) else [int(l) for l in irreps_out]  # type: ignore[union-attr]
+            ls = [irreps_out] if isinstance(irreps_out, int) else [index(degree) for degree in irreps_out]  # type: ignore[union-attr,arg-type]
         if not ls or not 0 <= min(ls) <= max(ls) <= LMAX:
             raise ProgramError(f"spherical harmonics have degrees 0 <= l <= {LMAX}, at least one; got {ls}.")
-        self.irreps_out = Irreps([(1, (l, parity**l)) for l in ls]).simplify()
+        self.irreps_out = Irreps([(1, (degree, parity**degree)) for degree in ls]).simplify()
         self.normalize = normalize
         self.normalization = normalization
         self._ls_list = ls
@@ -86,7 +87,7 @@ class SphericalHarmonics(torch.nn.Module):
 
 
 def spherical_harmonics(
-    l: int | Sequence[int] | str | Irreps,
+    l: int | Sequence[int] | str | Irreps,  # noqa: E741
     x: Tensor,
     normalize: bool,
     normalization: str = "integral",

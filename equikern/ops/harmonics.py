@@ -15,25 +15,25 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from equikern.backends import cpu_harmonics, reference_harmonics
+from equikern import backends
+from equikern.backends import reference_harmonics
 from equikern.backends._harmonics import HarmonicsSpec, parse_spec
 from equikern.errors import BackendError, ShapeError
+from equikern.ops.engine import LIBRARY, wanted
 
-lib = torch.library.Library("equikern", "FRAGMENT")
-lib.define("harmonics(str spec, str backend, Tensor vec) -> Tensor")
-lib.define("harmonics_backward(str spec, str backend, Tensor vec, Tensor z) -> Tensor")
-lib.define(
+LIBRARY.define("harmonics(str spec, str backend, Tensor vec) -> Tensor")
+LIBRARY.define("harmonics_backward(str spec, str backend, Tensor vec, Tensor z) -> Tensor")
+LIBRARY.define(
     "harmonics_double_backward(str spec, str backend, Tensor vec, Tensor z, Tensor h, bool need_vec=True, "
     "bool need_z=True) -> (Tensor dvec, Tensor dz)"
 )
 _ops = torch.ops.equikern
-_BACKENDS = {"cpu": cpu_harmonics, "reference": reference_harmonics}
 
 
 def _implementation(backend: str) -> Any:
-    if backend not in _BACKENDS:
-        raise BackendError(f"backend {backend!r} has no harmonics; use one of {', '.join(_BACKENDS)}.")
-    return _BACKENDS[backend]
+    if backend not in backends.harmonics:
+        raise BackendError(f"backend {backend!r} has no harmonics; use one of {', '.join(backends.harmonics)}.")
+    return backends.harmonics[backend]
 
 
 def _check(spec: str, vec: Tensor, z: Tensor | None = None, h: Tensor | None = None) -> None:
@@ -83,24 +83,9 @@ def _fake_double_backward(
     return vec.new_empty(vec.shape[0] if need_vec else 0, 3), dz
 
 
-def _wanted(ctx: Any) -> list[bool]:
-    """Which tensors' gradients the running backward pass will use; what cannot be told counts as wanted.
-
-    Tensors are the first inputs of the functions below, and `next_functions` has an entry for tensors only.
-    """
-    wanted = []
-    for needed, (node, _) in zip(ctx.needs_input_grad, ctx.next_functions, strict=False):
-        try:
-            wanted.append(bool(needed and node is not None and torch._C._will_engine_execute_node(node)))
-        except RuntimeError:
-            # torch has no answer for a leaf that was asked for by name.
-            wanted.append(needed)
-    return wanted
-
-
 class _Harmonics(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, vec: Tensor, spec: str, backend: str) -> Tensor:
+    def forward(ctx: Any, spec: str, backend: str, vec: Tensor) -> Tensor:
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(vec)
         ctx.names = spec, backend
@@ -111,12 +96,12 @@ class _Harmonics(torch.autograd.Function):
     def backward(ctx: Any, z: Tensor | None) -> tuple[Tensor | None, ...]:
         if z is None:
             return None, None, None
-        return _ops.harmonics_backward(*ctx.names, *ctx.saved_tensors, z), None, None
+        return None, None, _ops.harmonics_backward(*ctx.names, *ctx.saved_tensors, z)
 
 
 class _HarmonicsBackward(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, vec: Tensor, z: Tensor, spec: str, backend: str) -> Tensor:
+    def forward(ctx: Any, spec: str, backend: str, vec: Tensor, z: Tensor) -> Tensor:
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(vec, z)
         ctx.names = spec, backend
@@ -125,45 +110,47 @@ class _HarmonicsBackward(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, h: Tensor | None) -> tuple[Tensor | None, ...]:
-        need_vec, need_z = _wanted(ctx)
-        if h is None or not (need_vec or need_z):
+        slots = wanted(ctx, first=2, count=2)
+        if h is None or not slots:
             return None, None, None, None
+        need_vec, need_z = 0 in slots, 1 in slots
         dvec, dz = _ops.harmonics_double_backward(*ctx.names, *ctx.saved_tensors, h, need_vec, need_z)
-        return dvec if need_vec else None, dz if need_z else None, None, None
+        return None, None, dvec if need_vec else None, dz if need_z else None
 
 
 class _HarmonicsDoubleBackward(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, vec: Tensor, z: Tensor, h: Tensor, spec: str, backend: str, need_vec: bool, need_z: bool
+        ctx: Any, spec: str, backend: str, need_vec: bool, need_z: bool, vec: Tensor, z: Tensor, h: Tensor
     ) -> tuple[Tensor, Tensor]:
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(vec, z, h)
-        ctx.names, ctx.need = spec, (need_vec, need_z)
+        ctx.spec, ctx.need = spec, (need_vec, need_z)
         with torch._C._AutoDispatchBelowAutograd():
             return _ops.harmonics_double_backward(spec, backend, vec, z, h, need_vec, need_z)
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
-        wanted = _wanted(ctx)
+        slots = wanted(ctx, first=4, count=3)
         given = [i for i in range(2) if cotangents[i] is not None and ctx.need[i]]
-        if not given or not any(wanted):
-            return (None,) * 7
-        with torch.enable_grad():
-            # Aliases: one input may depend on another, and only the partial derivatives are asked for.
-            inputs = [tensor.view_as(tensor) for tensor in ctx.saved_tensors]
-            inputs = [tensor if tensor.requires_grad else tensor.requires_grad_() for tensor in inputs]
-            outputs = reference_harmonics.harmonics_double_backward(ctx.names, *inputs, *ctx.need)
-        gradients = iter(
-            torch.autograd.grad(
+        gradients: list[Tensor | None] = [None] * 3
+        if given and slots:
+            with torch.enable_grad():
+                # Aliases: one input may depend on another, and only the partial derivatives are asked for.
+                inputs = [tensor.view_as(tensor) for tensor in ctx.saved_tensors]
+                for slot in slots:
+                    inputs[slot].requires_grad_()
+                outputs = reference_harmonics.harmonics_double_backward(ctx.spec, *inputs, *ctx.need)
+            found = torch.autograd.grad(
                 [outputs[i] for i in given],
-                [tensor for tensor, want in zip(inputs, wanted, strict=True) if want],
+                [inputs[slot] for slot in slots],
                 [cotangents[i] for i in given],
                 create_graph=torch.is_grad_enabled(),
                 allow_unused=True,
             )
-        )
-        return *(next(gradients) if want else None for want in wanted), None, None, None, None
+            for slot, gradient in zip(slots, found, strict=True):
+                gradients[slot] = gradient
+        return None, None, None, None, *gradients
 
 
 def _records(*tensors: Tensor) -> bool:
@@ -190,7 +177,7 @@ def _autograd_harmonics(spec: str, backend: str, vec: Tensor) -> Tensor:
         along = _ops.harmonics_double_backward(spec, backend, primal, torch.zeros_like(value), tangents[0], False)[1]
         return forward_ad.make_dual(value, along)
     if _records(vec):
-        return _Harmonics.apply(vec, spec, backend)
+        return _Harmonics.apply(spec, backend, vec)
     with torch._C._AutoDispatchBelowAutograd():
         return _ops.harmonics(spec, backend, vec)
 
@@ -208,7 +195,7 @@ def _autograd_backward(spec: str, backend: str, vec: Tensor, z: Tensor) -> Tenso
             along = along + _ops.harmonics_backward(spec, backend, vec, tangents[1])
         return forward_ad.make_dual(value, along)
     if _records(vec, z):
-        return _HarmonicsBackward.apply(vec, z, spec, backend)
+        return _HarmonicsBackward.apply(spec, backend, vec, z)
     with torch._C._AutoDispatchBelowAutograd():
         return _ops.harmonics_backward(spec, backend, vec, z)
 
@@ -221,7 +208,7 @@ def _autograd_double_backward(
             "harmonics: forward-mode derivatives go up to the gradient; for the double backward take reverse mode."
         )
     if _records(vec, z, h):
-        return _HarmonicsDoubleBackward.apply(vec, z, h, spec, backend, need_vec, need_z)
+        return _HarmonicsDoubleBackward.apply(spec, backend, need_vec, need_z, vec, z, h)
     with torch._C._AutoDispatchBelowAutograd():
         return _ops.harmonics_double_backward(spec, backend, vec, z, h, need_vec, need_z)
 
@@ -231,24 +218,25 @@ for _name, _kernel, _fake, _autograd in (
     ("harmonics_backward", _backward, _fake_backward, _autograd_backward),
     ("harmonics_double_backward", _double_backward, _fake_double_backward, _autograd_double_backward),
 ):
-    lib.impl(_name, _kernel, "CompositeExplicitAutograd")
-    torch.library.register_fake(f"equikern::{_name}", _fake, lib=lib)
-    lib.impl(_name, _autograd, "Autograd")
-
-
-def _backend(x: Tensor) -> str:
-    return "reference" if cpu_harmonics.supports(x.device, x.dtype) else "cpu"
+    LIBRARY.impl(_name, _kernel, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"equikern::{_name}", _fake, lib=LIBRARY)
+    LIBRARY.impl(_name, _autograd, "Autograd")
 
 
 @lru_cache(maxsize=1024)
-def _spec(degrees: tuple[Any, ...], normalization: str, normalize: bool) -> HarmonicsSpec:
+def _text(degrees: tuple[Any, ...], normalization: str, normalize: bool) -> str:
     # numpy's integers too; what is no integer is refused by the specification.
     degrees = tuple(index(degree) if hasattr(degree, "__index__") else degree for degree in degrees)
-    return HarmonicsSpec(degrees, normalization, normalize)
+    return HarmonicsSpec(degrees, normalization, normalize).text
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _constant_text(degrees: tuple[Any, ...], normalization: str, normalize: bool) -> str:
+    return _text(degrees, normalization, normalize)
 
 
 def spherical_harmonics(
-    l: int | Sequence[int],
+    l: int | Sequence[int],  # noqa: E741
     x: Tensor,
     normalize: bool,
     normalization: str = "integral",
@@ -267,12 +255,13 @@ def spherical_harmonics(
     >>> spherical_harmonics([0, 1], torch.tensor([[0.0, 2.0, 0.0]]), True, "norm")
     tensor([[1., 0., 1., 0.]])
     """
-    spec = _spec((l,) if hasattr(l, "__index__") else tuple(l), normalization, bool(normalize))
+    degrees = (l,) if isinstance(l, int) else tuple(l)
+    spec = _constant_text(degrees, normalization, bool(normalize))
     if x.dim() == 0 or x.shape[-1] != 3:
         raise ShapeError(
             f"spherical_harmonics: x has shape {tuple(x.shape)}; it reads vectors, (..., 3). Transpose or slice x."
         )
     if not x.is_floating_point():
         raise ShapeError(f"spherical_harmonics: x is {x.dtype}; give floating-point vectors, x.to(torch.float32).")
-    out = _ops.harmonics(spec.text, backend or _backend(x), x.reshape(-1, 3))
-    return out.reshape(*x.shape[:-1], spec.dim)
+    out = _ops.harmonics(spec, backend or backends.select_harmonics(x.device.type, x.dtype), x.reshape(-1, 3))
+    return out.reshape(*x.shape[:-1], out.shape[1])
