@@ -75,7 +75,7 @@ def _add_term(program: Program, t: int, slot: int, gathered: dict[int, Tensor], 
         else:
             out = ",".join([*equation, term.letters])
         result = torch.einsum(f"{out}->{'' if shared else 'n'}{opened.letters}", *arguments)
-        local.index_add_(1, _columns(opened, local.device), result.reshape(len(local), -1))
+        local.index_add_(1, _columns(opened, local.device), result.reshape(len(local), len(opened.columns)))
 
 
 def _columns(read: Read, device: torch.device) -> Tensor:
