@@ -107,7 +107,7 @@ class Linear(torch.nn.Module):
         """z (..., irreps_out.dim), or (..., f_out, irreps_out.dim).
 
         weight: (weight_numel,) if shared, else (..., weight_numel) with as many rows as the features, or one; bias:
-        (bias_numel,) or one row for each row of features. Both are required if there are no internal weights.
+        (bias_numel,), or (f_out, bias_numel). Both are required if there are no internal weights.
         """
         x = features
         factors = 0 if self.f_in is None else 1
@@ -140,23 +140,24 @@ class Linear(torch.nn.Module):
         return weight.reshape(-1, numel).expand(rows, numel)
 
     def _bias_columns(self, bias: Tensor | None) -> Tensor:
-        """(rows or 1, f_out dim): the bias in its columns, zero elsewhere."""
+        """(f_out dim,): the bias in its columns, zero elsewhere."""
         if bias is None:
             if not self.internal_weights:
-                raise ShapeError(f"the map has no internal biases; pass bias with {self.bias_numel} columns.")
+                raise ShapeError(f"the map has no internal biases; pass bias with {self.bias_numel} numbers.")
             bias = self.bias
-        if bias.numel() % ((self.f_out or 1) * self.bias_numel):
-            raise ShapeError(f"bias has shape {tuple(bias.shape)}; {self} reads rows of {self.bias_numel} biases.")
-        bias = bias.reshape(-1, self.f_out or 1, self.bias_numel)
+        rows = self.f_out or 1
+        if bias.numel() != rows * self.bias_numel:
+            raise ShapeError(f"bias has shape {tuple(bias.shape)}; {self} reads {rows * self.bias_numel} numbers.")
+        bias = bias.reshape(rows, self.bias_numel)
         given = {ins.i_out for ins in self.instructions if ins.i_in == -1}
         parts, start = [], 0
         for i, entry in enumerate(self.irreps_out):
             if i in given:
-                parts.append(bias[..., start : start + entry.dim])
+                parts.append(bias[:, start : start + entry.dim])
                 start += entry.dim
             else:
-                parts.append(bias.new_zeros(*bias.shape[:2], entry.dim))
-        return torch.cat(parts, dim=-1).flatten(1)
+                parts.append(bias.new_zeros(rows, entry.dim))
+        return torch.cat(parts, dim=-1).flatten()
 
     def weight_views(
         self, weight: Tensor | None = None, yield_instruction: bool = False
