@@ -289,6 +289,12 @@ def test_entries_without_path_are_zero_and_masked() -> None:
     assert tp(torch.randn(3, 2), torch.randn(3, 1))[:, 2:].count_nonzero() == 0
 
 
+@pytest.mark.parametrize("path", [(0, 0, 0, "uvw", True), (1, 0, 0, "uvw", True, 0.0)], ids=["no channel", "no weight"])
+def test_entries_that_only_dead_paths_reach_are_masked(path: tuple[Any, ...]) -> None:
+    args = ("0x0e+2x0e", "1x0e", "2x0e", [path])
+    assert o3.TensorProduct(*args).output_mask.tolist() == theirs.TensorProduct(*args).output_mask.tolist() == [0, 0]
+
+
 def test_e3nns_irreps_are_read() -> None:
     x, y, z, paths = SUMMED
     a = o3.TensorProduct(theirs.Irreps(x), theirs.Irreps(y), theirs.Irreps(z), paths)
