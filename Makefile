@@ -32,10 +32,10 @@ ifneq ($(wildcard tests/interop),)
 	TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1 $(E3NN04)/bin/python -m pytest tests/interop -q
 endif
 
-bench: build ## time the cases against their rivals; the report goes to bench/out
+bench: build ## time the cases against their rivals, about ten minutes; writes bench/RESULTS.md
 	mkdir -p bench/out
-	$(PY) -m pytest -o addopts="--strict-markers --import-mode=importlib" bench --benchmark-json=bench/out/bench.json
-	$(PY) bench/report.py
+	$(PY) -m pytest -o addopts="--strict-markers --import-mode=importlib" bench -q --benchmark-json=bench/out/bench.json $(BENCH)
+	$(PY) bench/report.py bench/out/bench.json bench/RESULTS.md
 
 lint: build ## check style, formatting and types
 	$(PY) -m ruff check .

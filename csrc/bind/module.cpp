@@ -39,10 +39,10 @@ class Contraction {
     }
 
     // Pointers in the order of ContractArgs, 0 for none; graph is (x_index, z_ptr, z_order).
-    void run(bool f64, std::tuple<int64_t, int64_t, int64_t> rows, std::tuple<uintptr_t, uintptr_t, uintptr_t> graph,
-             bool shared_w, bool second, double fixed, const std::vector<uintptr_t>& in,
-             const std::vector<uintptr_t>& out, int threads) const {
-        if (in.size() != 7 || out.size() != 4)
+    void run(bool f64, std::tuple<int64_t, int64_t, int64_t> rows, const std::vector<uintptr_t>& graph, bool shared_w,
+             bool second, double fixed, const std::vector<uintptr_t>& in, const std::vector<uintptr_t>& out,
+             int threads) const {
+        if (graph.size() != 3 || in.size() != 7 || out.size() != 4)
             throw std::invalid_argument("seven operands and four results are expected");
         if (f64)
             call(f64_, eqk::active().contract->f64, rows, graph, shared_w, second, fixed, in, out, threads);
@@ -53,14 +53,14 @@ class Contraction {
    private:
     template <class T>
     static void call(const eqk::Lowered& lowered, void (*kernel)(const eqk::Lowered&, const eqk::ContractArgs<T>&),
-                     std::tuple<int64_t, int64_t, int64_t> rows, std::tuple<uintptr_t, uintptr_t, uintptr_t> graph,
-                     bool shared_w, bool second, double fixed, const std::vector<uintptr_t>& in,
-                     const std::vector<uintptr_t>& out, int threads) {
+                     std::tuple<int64_t, int64_t, int64_t> rows, const std::vector<uintptr_t>& graph, bool shared_w,
+                     bool second, double fixed, const std::vector<uintptr_t>& in, const std::vector<uintptr_t>& out,
+                     int threads) {
         eqk::ContractArgs<T> a{};
         std::tie(a.edges, a.x_rows, a.z_rows) = rows;
-        a.x_index = pointer<const int64_t>(std::get<0>(graph));
-        a.z_ptr = pointer<const int64_t>(std::get<1>(graph));
-        a.z_order = pointer<const int64_t>(std::get<2>(graph));
+        a.x_index = pointer<const int64_t>(graph[0]);
+        a.z_ptr = pointer<const int64_t>(graph[1]);
+        a.z_order = pointer<const int64_t>(graph[2]);
         a.shared_w = shared_w;
         a.second = second;
         a.fixed = fixed;
@@ -70,6 +70,7 @@ class Contraction {
         for (int n = 0; n < 4; ++n) *results[n] = pointer<T>(out[n]);
         a.threads = threads < 1 ? 1 : threads;
         py::gil_scoped_release release;
+        eqk::check_graph(a.edges, a.x_index, a.x_rows, a.z_ptr, a.z_order, a.z_rows);
         kernel(lowered, a);
     }
 

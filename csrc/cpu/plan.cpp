@@ -29,4 +29,18 @@ void plan(int64_t edges, const int64_t* sender, const int64_t* receiver, int64_t
     ptr[0] = 0;
 }
 
+void check_graph(int64_t edges, const int64_t* index, int64_t rows, const int64_t* ptr, const int64_t* order,
+                 int64_t receivers) {
+    if (index) check("sender", edges, index, rows);
+    if (!ptr) return;
+    bool rising = ptr[0] == 0 && ptr[receivers] == edges;
+    for (int64_t n = 0; n < receivers; ++n) rising &= ptr[n] <= ptr[n + 1];
+    if (!rising)
+        throw std::out_of_range("the plan does not group these edges; build a new Graph when the edges change.");
+    for (int64_t e = 0; order && e < edges; ++e)
+        if (order[e] < 0 || order[e] >= edges)
+            throw std::out_of_range(
+                "the plan names an edge that does not exist; build a new Graph when the edges change.");
+}
+
 }  // namespace eqk

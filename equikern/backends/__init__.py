@@ -38,6 +38,11 @@ def set_backend(name: str) -> None:
     _setting = _checked(name, "set_backend")
 
 
+def setting() -> str:
+    """The name in force: "auto" or a backend's."""
+    return _setting
+
+
 @contextmanager
 def backend(name: str) -> Iterator[None]:
     """Use a backend inside a `with` block."""

@@ -129,69 +129,93 @@ def _sweep(
     fixed: float = 1.0,
 ) -> list[Tensor]:
     """One call of the kernel: `operands` are x y w g and, for `second`, their tangents hx hy hw."""
-    present = [a.contiguous() for a in operands]
-    like = next(a for a in present if a.ndim == 2)
-    kinds = dict(zip(base.index_kinds, index, strict=False))
-    edges = _edges(base, present, kinds, open)
-    results = {slot: like.new_empty(n, base.dims[slot]) for slot, n in open.items()}
-    x_rows = (
-        open[X]
-        if X in open
-        else next((len(present[s]) for s in (X, 4) if s < len(present) and present[s].ndim == 2), 0)
-    )
-    z_rows = open[Z] if Z in open else len(present[Z])
-    x_index, z_ptr, z_order = _graph(base, kinds, index, x_rows, z_rows)
-    if present[Z].ndim != 2 and any(slot != Z for slot in open):
-        for slot in [slot for slot in open if slot != Z]:
-            results[slot].zero_()
-        open = {slot: n for slot, n in open.items() if slot == Z}
-        if not open:
-            return list(results.values())
-    pointers = [a.data_ptr() if a.ndim == 2 and a.numel() else 0 for a in present] + [0, 0, 0]
-    _lowered(base.text).run(
-        like.dtype == torch.float64,
-        (edges, x_rows, z_rows),
-        (0 if x_index is None else x_index.data_ptr(), *(0 if t is None else t.data_ptr() for t in (z_ptr, z_order))),
-        base.rows[W] == SHARED,
-        second,
-        fixed,
-        pointers[:7],
-        [results[slot].data_ptr() if slot in open else 0 for slot in (X, Y, W, Z)],
-        threads(),
-    )
+    given = [a.contiguous() if a.ndim == 2 else None for a in operands]
+    like = next(a for a in given if a is not None)
+    counts = _counts(base, given, index, open)
+    _check(base, given, counts, like)
+    # Without its cotangent (or without edges) the gradient of an input is zero.
+    asked = [s for s in open if counts[0] and (s == Z or given[Z] is not None)]
+    results = {
+        s: like.new_empty(n, base.dims[s]) if s in asked else like.new_zeros(n, base.dims[s]) for s, n in open.items()
+    }
+    if not asked:
+        return list(results.values())
+    graph = _graph(base, index, counts[2])
+    try:
+        _lowered(base.text).run(
+            like.dtype == torch.float64,
+            counts,
+            [0 if t is None else t.data_ptr() for t in graph],
+            base.rows[W] == SHARED,
+            second,
+            fixed,
+            [0 if a is None else a.data_ptr() for a in (given + [None] * 3)[:7]],
+            [results[s].data_ptr() if s in asked else 0 for s in (X, Y, W, Z)],
+            threads(),
+        )
+    except IndexError as error:
+        raise ShapeError(f"{error}\n  program   {base}") from None
     return list(results.values())
 
 
-def _edges(base: Program, operands: list[Tensor], kinds: dict[str, Tensor], open: dict[int, int]) -> int:
-    if kinds:
-        return len(next(iter(kinds.values())))
-    sizes = [len(operands[s]) for s in (X, Y, W, Z) if operands[s].ndim == 2 and base.rows[s] == EDGE]
-    return (sizes + [n for s, n in open.items() if base.rows[s] == EDGE])[0]
+def _counts(
+    base: Program, given: list[Tensor | None], index: list[Tensor], open: dict[int, int]
+) -> tuple[int, int, int]:
+    """(edges, rows of x, rows of z)."""
+
+    def rows(*slots: int) -> int | None:
+        for slot in slots:
+            a = given[slot] if slot < len(given) else None
+            if slot in open or a is not None:
+                return open[slot] if a is None else a.shape[0]
+        return None
+
+    if base.index_kinds:
+        edges = index[0].shape[0]
+    else:
+        edges = next(n for s in (X, Y, Z, W) if base.rows[s] == EDGE and (n := rows(s)) is not None)
+    x_rows, z_rows = rows(X, 4), rows(Z)
+    return edges, edges if x_rows is None else x_rows, edges if z_rows is None else z_rows
 
 
-def _graph(
-    base: Program, kinds: dict[str, Tensor], index: list[Tensor], x_rows: int, z_rows: int
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """(index of x's rows, CSR of the edges by z's rows), each None where rows are the edges themselves.
-
-    A plan that comes with the call was checked when it was made (`Graph`); without one the indices are checked here.
-    """
-    x_index, z_index = kinds.get(base.rows[X]), kinds.get(base.rows[Z])
-    if len(index) > len(kinds) and z_index is not None:
-        ptr, order = index[-2:]
-        if len(ptr) != z_rows + 1 or len(order) != len(z_index):
+def _check(base: Program, given: list[Tensor | None], counts: tuple[int, int, int], like: Tensor) -> None:
+    """The last line before native code, also for calls of the op itself: what the kernel reads must be there."""
+    edges, x_rows, z_rows = counts
+    expected = (
+        edges if base.rows[X] == EDGE else x_rows,
+        edges,
+        1 if base.rows[W] == SHARED else edges,
+        edges if base.rows[Z] == EDGE else z_rows,
+    )
+    for slot, a in enumerate(given):
+        kind = slot % 4
+        if a is None:
+            continue
+        if a.shape != (expected[kind], base.dims[kind]) or a.dtype != like.dtype or a.device.type != "cpu":
             raise ShapeError(
-                f"the plan is for {len(ptr) - 1} receivers and {len(order)} edges, the call has {z_rows} and "
-                f"{len(z_index)}; build a new Graph when the edges change."
+                f"slot {slot} is {tuple(a.shape)} {a.dtype} on {a.device}; the program reads "
+                f"{(expected[kind], base.dims[kind])} {like.dtype} on cpu.\n  program   {base}"
             )
-        return x_index, ptr, order
+
+
+def _graph(base: Program, index: list[Tensor], z_rows: int) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """(index of x's rows, then the CSR of the edges by z's rows), None where rows are the edges themselves.
+
+    The kernel checks all of them against the rows there are.
+    """
+    kinds = dict(zip(base.index_kinds, index, strict=False))
+    x_index, z_index = kinds.get(base.rows[X]), kinds.get(base.rows[Z])
     if z_index is None:
-        if x_index is not None:
-            plan(x_index, x_index, x_rows, x_rows)
         return x_index, None, None
-    if x_index is None:
-        return None, *plan(z_index, z_index, z_rows, z_rows)
-    return x_index, *plan(x_index, z_index, x_rows, z_rows)
+    if len(index) == len(kinds):
+        return x_index, *plan(z_index, z_index, z_rows, z_rows)
+    ptr, order = index[-2:]
+    if ptr.shape[0] != z_rows + 1 or order.shape[0] != z_index.shape[0]:
+        raise ShapeError(
+            f"the plan is for {ptr.shape[0] - 1} receivers and {order.shape[0]} edges, the call has {z_rows} and "
+            f"{z_index.shape[0]}; build a new Graph when the edges change."
+        )
+    return x_index, ptr, order
 
 
 def plan(sender: Tensor, receiver: Tensor, senders: int, receivers: int) -> tuple[Tensor, Tensor]:

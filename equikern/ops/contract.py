@@ -63,7 +63,7 @@ class _Contract(torch.autograd.Function):
         if slots and any(g is not None for g in grads):
             program, operands, gone = along(parse(ctx.program), operands, dict(zip(ctx.open, grads, strict=True)))
             slots = [s for s in slots if s != gone and any(s in e for e in program.expansions)]
-            rows = [len(operands[s]) if operands[s].ndim == 2 else len(ctx.saved_tensors[s]) for s in slots]
+            rows = [(operands[s] if operands[s].ndim == 2 else ctx.saved_tensors[s]).shape[0] for s in slots]
             for s, g in zip(slots, _op(str(program), ctx.backend, operands, index, rows, slots), strict=True):
                 gradients[s] = g
         return None, None, None, None, None, *gradients
