@@ -7,10 +7,10 @@ Irreps are an ordered list of `mul x ir`, written `32x0e+16x1o` (the convention 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import lru_cache
-from itertools import pairwise
-from typing import Any, NamedTuple
+from itertools import count, pairwise
+from typing import Any, ClassVar, NamedTuple, Self
 
 from equikern.errors import ProgramError
 
@@ -26,7 +26,7 @@ class Irrep(tuple):
 
     __slots__ = ()
 
-    def __new__(cls, l: Any, p: int | None = None) -> Irrep:  # noqa: E741
+    def __new__(cls, l: Any, p: int | None = None) -> Self:  # noqa: E741
         if p is None:
             if isinstance(l, cls):
                 return l
@@ -68,7 +68,7 @@ class Irrep(tuple):
 
     __repr__ = __str__
 
-    def __mul__(self, other: Any) -> Iterator[Irrep]:  # type: ignore[override]
+    def __mul__(self, other: Any) -> Iterator[Self]:  # type: ignore[override]
         """The irreps in the product of two irreps, by ascending l."""
         other = type(self)(other)
         p = self.p * other.p
@@ -94,6 +94,11 @@ class MulIr(NamedTuple):
 
     def __repr__(self) -> str:
         return f"{self.mul}x{self.ir}"
+
+
+def _is_irrep(value: Any) -> bool:
+    # e3nn's own class is read too.
+    return isinstance(value, Irrep) or (isinstance(value, tuple) and type(value).__name__ == "Irrep")
 
 
 def _parity(letter: str, degree: int) -> int:
@@ -123,28 +128,45 @@ class Irreps(tuple):
 
     __slots__ = ()
 
-    def __new__(cls, irreps: Any = None) -> Irreps:
+    # The class of the irreps it holds; a subclass has its own.
+    _irrep: ClassVar[type[Irrep]] = Irrep
+
+    def __new__(cls, irreps: Any = None) -> Self:
         if isinstance(irreps, cls):
             return irreps
         if irreps is None:
             return super().__new__(cls, ())
         if isinstance(irreps, str):
-            return super().__new__(cls, _entries(irreps))
-        if isinstance(irreps, Irrep) or (isinstance(irreps, tuple) and type(irreps).__name__ == "Irrep"):
-            return super().__new__(cls, (MulIr(1, Irrep(irreps)),))
-        return super().__new__(cls, tuple(cls._entry(entry) for entry in irreps))
+            entries = _entries(irreps)
+            if cls._irrep is not Irrep:
+                entries = tuple(MulIr(mul, cls._irrep(ir)) for mul, ir in entries)
+            return super().__new__(cls, entries)
+        if _is_irrep(irreps):
+            return super().__new__(cls, (MulIr(1, cls._irrep(irreps)),))
+        try:
+            iterator = iter(irreps)
+        except TypeError:
+            raise ProgramError(
+                f"{irreps!r} is no irreps; give a string like '32x0e+16x1o' or (mul, ir) pairs."
+            ) from None
+        return super().__new__(cls, tuple(cls._entry(entry) for entry in iterator))
 
-    @staticmethod
-    def _entry(entry: Any) -> MulIr:
-        if isinstance(entry, (str, Irrep)):
-            return MulIr(1, Irrep(entry)) if isinstance(entry, Irrep) or "x" not in entry else _entries(entry)[0]
+    @classmethod
+    def _entry(cls, entry: Any) -> MulIr:
+        if _is_irrep(entry):
+            return MulIr(1, cls._irrep(entry))
+        if isinstance(entry, str):
+            entries = cls(entry)
+            if len(entries) != 1:
+                raise ProgramError(f"{entry!r} stands for one entry of irreps; write one term, like '16x1o'.")
+            return entries[0]  # type: ignore[no-any-return]
         try:
             mul, ir = entry
         except (TypeError, ValueError):
             raise ProgramError(f"{entry!r} is no entry of irreps; give (mul, ir) pairs.") from None
         if not isinstance(mul, int) or mul < 0:
             raise ProgramError(f"a multiplicity is an integer >= 0; got {mul!r}.")
-        return MulIr(mul, Irrep(ir))
+        return MulIr(mul, cls._irrep(ir))
 
     @property
     def dim(self) -> int:
@@ -163,10 +185,10 @@ class Irreps(tuple):
 
     @property
     def lmax(self) -> int:
-        """The largest degree."""
-        if not self:
+        """The largest degree of an entry that is not empty."""
+        if self.num_irreps == 0:
             raise ProgramError("empty irreps have no lmax.")
-        return max(ir.l for _, ir in self)
+        return max(ir.l for mul, ir in self if mul > 0)
 
     def slices(self) -> list[slice]:
         """The columns of each entry."""
@@ -181,10 +203,11 @@ class Irreps(tuple):
         return sum(mul for mul, other in self if other == ir)
 
     def __contains__(self, ir: Any) -> bool:
+        """Whether an entry, be it empty, has this irrep."""
         ir = Irrep(ir)
-        return any(mul > 0 and other == ir for mul, other in self)
+        return any(other == ir for _, other in self)
 
-    def simplify(self) -> Irreps:
+    def simplify(self) -> Self:
         """Merge equal neighbours and drop empty entries."""
         out: list[tuple[int, Irrep]] = []
         for mul, ir in self:
@@ -194,14 +217,14 @@ class Irreps(tuple):
                 out.append((mul, ir))
         return type(self)(out)
 
-    def remove_zero_multiplicities(self) -> Irreps:
+    def remove_zero_multiplicities(self) -> Self:
         """Drop entries of multiplicity zero."""
         return type(self)([entry for entry in self if entry.mul > 0])
 
-    def __add__(self, other: Any) -> Irreps:
+    def __add__(self, other: Any) -> Self:
         return type(self)(tuple(self) + tuple(Irreps(other)))
 
-    def __mul__(self, n: Any) -> Irreps:
+    def __mul__(self, n: Any) -> Self:
         return type(self)(tuple(self) * n)
 
     __rmul__ = __mul__
@@ -216,11 +239,6 @@ class Irreps(tuple):
     __repr__ = __str__
 
 
-def _sort_key(ir: Irrep) -> tuple[int, int]:
-    # e3nn's order: 0e 0o 1o 1e 2e 2o ...
-    return (ir.l, -ir.p * (-1) ** ir.l)
-
-
 class Sorted(NamedTuple):
     """Sorted irreps; `p[i]` is the new place of entry i, `inv` its inverse."""
 
@@ -230,16 +248,16 @@ class Sorted(NamedTuple):
 
 
 def sort_irreps(irreps: Irreps) -> Sorted:
-    """Sort by degree, natural parity first; stable."""
-    inv = tuple(sorted(range(len(irreps)), key=lambda i: _sort_key(irreps[i].ir)))
+    """Sort by degree, odd before even, as e3nn does: 0o 0e 1o 1e 2o 2e ...; stable."""
+    inv = tuple(sorted(range(len(irreps)), key=lambda i: tuple(irreps[i].ir)))
     p = [0] * len(inv)
     for new, old in enumerate(inv):
         p[old] = new
     return Sorted(type(irreps)([irreps[i] for i in inv]), tuple(p), inv)
 
 
-def iter_irreps(lmax: int) -> Iterable[Irrep]:
-    """0e 0o 1o 1e 2e 2o ... up to lmax."""
-    for degree in range(lmax + 1):
+def iter_irreps(lmax: int | None = None) -> Iterator[Irrep]:
+    """0e 0o 1o 1e 2e 2o ... up to lmax, without end if it is None."""
+    for degree in count() if lmax is None else range(lmax + 1):
         yield Irrep(degree, (-1) ** degree)
         yield Irrep(degree, -((-1) ** degree))
