@@ -16,6 +16,7 @@ namespace EQK_TARGET {
 
 constexpr int64_t GROUP = 32;           // edges a group, at least
 constexpr int64_t STREAMED = 16 << 20;  // bytes of dw above which it goes past the caches: nobody will find it there
+constexpr int64_t FETCHED = 1 << 20;    // bytes of weights above which they are fetched ahead
 constexpr int64_t ALONE = 4096;         // a group with more edges is not shared: its dx by edge would not fit the cache
 
 // What all threads share during one call.
@@ -25,6 +26,7 @@ struct Sweep {
     const ContractArgs<T>& a;
     bool grads;                     // of any input
     bool stream;                    // dw goes past the caches
+    bool fetch;                     // weights do not stay in the caches: fetch them ahead
     bool gather;                    // x rows are gathered by index, and kept converted in x, hx
     Buffer<T> x, hx, dx;            // (x_rows, x_width) inside order
     Buffer<T> zeros, fixed;         // absent tangents; weights of unweighted paths
@@ -128,43 +130,39 @@ Edges<T> rows_of(const Sweep<T>& s, Worker<T>& t, const int64_t* edges, int coun
     return r;
 }
 
-// Moved to the segments of a block; `next`: the edges whose weights are fetched ahead.
+// Fetch the weights that a block of the next edges will read.
 template <class T>
-Edges<T> at_block(const Sweep<T>& s, Worker<T>& t, const Edges<T>& rows, const Block& b, const int64_t* next,
-                  int ahead) {
-    Edges<T> r = rows;
-    for (int e = 0; e < rows.count; ++e) {
-        r.x[e] += b.x;
-        r.hx[e] += b.x;
-        r.dx[e] += b.x;
-        if (b.w < 0) {
-            r.w[e] = s.fixed.data();
-            r.hw[e] = s.zeros.data();
-            r.dw[e] = t.unused.data();
-            continue;
+EQK_INLINE void fetch_ahead(const Sweep<T>& s, const Block& b, const int64_t* next, int ahead) {
+    for (const T* weights : {s.a.w, s.a.hw})
+        for (int e = 0; weights && e < ahead; ++e) {
+            const char* line = reinterpret_cast<const char*>(weights + next[e] * s.p.w_dim + b.w);
+            for (int64_t c = 0; c < b.padded * int64_t(sizeof(T)); c += 64) __builtin_prefetch(line + c, 0, 1);
         }
-        r.w[e] += b.w;
-        r.hw[e] += b.w;
-        r.dw[e] += b.w;
-    }
-    if (b.w >= 0 && b.first && !s.a.shared_w && !s.p.staged_w)
-        for (const T* weights : {s.a.w, s.a.hw})
-            for (int e = 0; weights && e < ahead; ++e) {
-                const char* line = reinterpret_cast<const char*>(weights + next[e] * s.p.w_dim + b.w);
-                for (int64_t c = 0; c < b.padded * int64_t(sizeof(T)); c += 64) __builtin_prefetch(line + c, 0, 1);
-            }
-    return r;
 }
 
 template <class T, bool Second>
 void run_blocks(const Sweep<T>& s, Worker<T>& t, const Edges<T>& rows, const int64_t* next, int ahead) {
+    Edges<T> unweighted = rows;
+    for (int e = 0; e < EDGES; ++e) {
+        unweighted.w[e] = s.fixed.data();
+        unweighted.hw[e] = s.zeros.data();
+        unweighted.dw[e] = t.unused.data();
+    }
     for (const Block& b : s.p.blocks) {
-        const Edges<T> r = at_block(s, t, rows, b, next, ahead);
-        const T *m = t.m.data() + b.m * EDGES, *n = t.n.data() + b.m * EDGES;
-        if (s.a.z) forward_of<T, Second>(b.d1, b.d3)(r, m, n, b.padded, t.z.data() + b.z);
-        if (!s.grads) continue;
+        const Edges<T>& edges = b.w < 0 ? unweighted : rows;
         const Put put = !b.first ? Put::add : s.stream && b.only && b.w >= 0 ? Put::stream : Put::store;
-        backward_of<T, Second>(b.d1, b.d3)(r, m, n, b.padded, t.g.data() + b.z, t.dm.data() + b.m * EDGES, put);
+        const Place<T> at{b.x,
+                          std::max<int64_t>(b.w, 0),
+                          b.padded,
+                          t.m.data() + b.m * EDGES,
+                          t.n.data() + b.m * EDGES,
+                          t.g.data() + b.z,
+                          t.z.data() + b.z,
+                          t.dm.data() + b.m * EDGES,
+                          put};
+        if (s.fetch && b.w >= 0 && b.first) fetch_ahead(s, b, next, ahead);
+        if (s.a.z) forward_of<T, Second>(b.d1, b.d3)(edges, at);
+        if (s.grads) backward_of<T, Second>(b.d1, b.d3)(edges, at);
     }
 }
 
@@ -310,6 +308,7 @@ void prepare(Sweep<T>& s, int threads, int64_t most) {
     if (a.z) advise_huge(a.z, a.z_rows * p.z_dim * int64_t(sizeof(T)));
     if (a.dw && !a.shared_w) advise_huge(a.dw, a.edges * p.w_dim * int64_t(sizeof(T)));
     if (a.dx) advise_huge(a.dx, a.x_rows * p.x_dim * int64_t(sizeof(T)));
+    s.fetch = !a.shared_w && !p.staged_w && a.edges * p.w_dim * int64_t(sizeof(T)) > FETCHED;
     s.stream = a.dw && !s.dw_staged() && a.edges * p.w_dim * int64_t(sizeof(T)) > STREAMED &&
                reinterpret_cast<uintptr_t>(a.dw) % EQK_VECTOR_BYTES == 0 && p.w_dim % lanes<T> == 0;
     if (a.shared_w && a.w) s.w = Buffer<T>(p.w_width), stage_weights(p, a.w, s.w.data());
@@ -333,7 +332,7 @@ template <class T>
 void contract(const Lowered& p, const ContractArgs<T>& a) {
     const int threads = a.edges < 2 * GROUP ? 1 : a.threads;
     const int64_t most = threads == 1 ? 64 : 8 * threads;
-    Sweep<T> s{p, a, a.dx || a.dy || a.dw, false, a.x_index != nullptr, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}};
+    Sweep<T> s{p, a, a.dx || a.dy || a.dw, false, false, a.x_index != nullptr, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}};
     prepare(s, threads, most);
     std::vector<Worker<T>> workers;
     for (int n = 0; n < threads; ++n) workers.emplace_back(p);

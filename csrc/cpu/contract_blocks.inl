@@ -20,7 +20,7 @@ constexpr int REGISTERS = 32;
 constexpr int REGISTERS = 16;
 #endif
 
-// The pointers of up to EDGES edges, already moved to the block's segments; h: tangents; d: results.
+// The rows of up to EDGES edges; h: tangents; d: results.
 template <class T>
 struct Edges {
     int count;
@@ -28,146 +28,159 @@ struct Edges {
     T *dx[EDGES], *dw[EDGES];
 };
 
+// What happens to dw: one block after another adds to it; what is final may go past the caches.
+enum class Put { store, add, stream };
+
+// Where a block lies in these rows, its coefficients M and N, and the receiver's rows.
+template <class T>
+struct Place {
+    int64_t x, w, channels;
+    const T *m, *n, *g;
+    T *z, *dm;
+    Put put;
+};
+
 template <class T, int D1, int D3, int N, bool Second>
-EQK_INLINE void forward_tile(const Edges<T>& e, const T* m, const T* n, int64_t stride, int64_t u, T* z) {
+EQK_INLINE void forward_tile(const Edges<T>& e, const Place<T>& at, int64_t u) {
     constexpr int L = lanes<T>;
+    const int64_t stride = at.channels;
+    T* const z = at.z + u;
     Vec<T> acc[D3][N];
     for (int k = 0; k < D3; ++k)
-        for (int b = 0; b < N; ++b) acc[k][b] = load<T>(z + k * stride + u + L * b);
+        for (int b = 0; b < N; ++b) acc[k][b] = load<T>(z + k * stride + L * b);
     for (int a = 0; a < e.count; ++a) {
-        Vec<T> w[N], hw[N];
-        for (int b = 0; b < N; ++b) w[b] = load<T>(e.w[a] + u + L * b);
+        const T *const x = e.x[a] + at.x + u, *const w = e.w[a] + at.w + u;
+        const T *const m = at.m + a, *const n = at.n + a;
+        Vec<T> weight[N], tangent[N];
+        for (int b = 0; b < N; ++b) weight[b] = load<T>(w + L * b);
         if constexpr (Second)
-            for (int b = 0; b < N; ++b) hw[b] = load<T>(e.hw[a] + u + L * b);
+            for (int b = 0; b < N; ++b) tangent[b] = load<T>(e.hw[a] + at.w + u + L * b);
 #pragma GCC unroll 8
         for (int i = 0; i < D1; ++i) {
             Vec<T> p[N], q[N];
             for (int b = 0; b < N; ++b) {
-                const Vec<T> x = load<T>(e.x[a] + i * stride + u + L * b);
-                p[b] = w[b] * x;
-                if constexpr (Second) q[b] = w[b] * load<T>(e.hx[a] + i * stride + u + L * b) + hw[b] * x;
+                const Vec<T> xi = load<T>(x + i * stride + L * b);
+                p[b] = weight[b] * xi;
+                if constexpr (Second)
+                    q[b] = weight[b] * load<T>(e.hx[a] + at.x + u + i * stride + L * b) + tangent[b] * xi;
             }
 #pragma GCC unroll 8
             for (int k = 0; k < D3; ++k) {
-                const int at = (i * D3 + k) * EDGES + a;
+                const int c = (i * D3 + k) * EDGES;
                 for (int b = 0; b < N; ++b) {
                     if constexpr (Second)
-                        acc[k][b] += q[b] * m[at] + p[b] * n[at];
+                        acc[k][b] += q[b] * m[c] + p[b] * n[c];
                     else
-                        acc[k][b] += p[b] * m[at];
+                        acc[k][b] += p[b] * m[c];
                 }
             }
         }
     }
     for (int k = 0; k < D3; ++k)
-        for (int b = 0; b < N; ++b) store<T>(z + k * stride + u + L * b, acc[k][b]);
+        for (int b = 0; b < N; ++b) store<T>(z + k * stride + L * b, acc[k][b]);
 }
 
 template <class T, int D1, int D3, bool Second>
-__attribute__((noinline)) void forward_block(const Edges<T>& e, const T* m, const T* n, int64_t channels, T* z) {
+__attribute__((noinline)) void forward_block(const Edges<T>& e, const Place<T>& at) {
     constexpr int N = D3 <= 3 ? 4 : 2, L = lanes<T>;
     int64_t u = 0;
-    for (; u + N * L <= channels; u += N * L) forward_tile<T, D1, D3, N, Second>(e, m, n, channels, u, z);
-    for (; u < channels; u += L) forward_tile<T, D1, D3, 1, Second>(e, m, n, channels, u, z);
+    for (; u + N * L <= at.channels; u += N * L) forward_tile<T, D1, D3, N, Second>(e, at, u);
+    for (; u < at.channels; u += L) forward_tile<T, D1, D3, 1, Second>(e, at, u);
 }
-
-// What happens to dw: one block after another adds to it; what is final may go past the caches.
-enum class Put { store, add, stream };
 
 // Components [i0, i0 + I) of x of one edge.
 template <class T, int D3, int I, bool Second>
-EQK_INLINE void backward_rows(const Edges<T>& e, int a, int i0, const T* m, const T* n, int64_t stride, const T* g,
-                              T* dm, Put put) {
+EQK_INLINE void backward_rows(const Edges<T>& e, const Place<T>& at, int a, int i0, Put put) {
     constexpr int L = lanes<T>;
-    Vec<T> moments[I][D3];
-    for (int i = 0; i < I; ++i)
-        for (int k = 0; k < D3; ++k) moments[i][k] = Vec<T>{};
+    const int64_t stride = at.channels;
+    const T *const x = e.x[a] + at.x + i0 * stride, *const hx = e.hx[a] + at.x + i0 * stride;
+    const T *const w = e.w[a] + at.w, *const hw = e.hw[a] + at.w;
+    const T *const m = at.m + i0 * D3 * EDGES + a, *const n = at.n + i0 * D3 * EDGES + a;
+    T *const dx = e.dx[a] + at.x + i0 * stride, *const dw = e.dw[a] + at.w;
+    Vec<T> moments[I * D3];
+#pragma GCC unroll 64
+    for (int c = 0; c < I * D3; ++c) moments[c] = Vec<T>{};
     for (int64_t u = 0; u < stride; u += L) {
-        const Vec<T> w = load<T>(e.w[a] + u);
-        Vec<T> hw{}, dw = put == Put::add ? load<T>(e.dw[a] + u) : Vec<T>{};
-        if constexpr (Second) hw = load<T>(e.hw[a] + u);
-        Vec<T> gk[D3];
-        for (int k = 0; k < D3; ++k) gk[k] = load<T>(g + k * stride + u);
+        const Vec<T> weight = load<T>(w + u);
+        Vec<T> tangent{}, total = put == Put::add ? load<T>(dw + u) : Vec<T>{};
+        if constexpr (Second) tangent = load<T>(hw + u);
+        Vec<T> g[D3];
+        for (int k = 0; k < D3; ++k) g[k] = load<T>(at.g + k * stride + u);
 #pragma GCC unroll 8
         for (int i = 0; i < I; ++i) {
-            const int64_t at = (i0 + i) * stride + u;
-            const Vec<T> x = load<T>(e.x[a] + at);
-            Vec<T> t{}, s{}, hx{}, q = w * x;
+            const Vec<T> xi = load<T>(x + i * stride + u);
+            Vec<T> t{}, s{}, hxi{}, q = weight * xi;
             if constexpr (Second) {
-                hx = load<T>(e.hx[a] + at);
-                q = w * hx + hw * x;
+                hxi = load<T>(hx + i * stride + u);
+                q = weight * hxi + tangent * xi;
             }
 #pragma GCC unroll 8
             for (int k = 0; k < D3; ++k) {
-                const int c = ((i0 + i) * D3 + k) * EDGES + a;
-                t += gk[k] * m[c];
-                if constexpr (Second) s += gk[k] * n[c];
-                moments[i][k] += q * gk[k];
+                const int c = i * D3 + k;
+                t += g[k] * m[c * EDGES];
+                if constexpr (Second) s += g[k] * n[c * EDGES];
+                moments[c] += q * g[k];
             }
-            const Vec<T> dx = load<T>(e.dx[a] + at);
+            T* const to = dx + i * stride + u;
             if constexpr (Second) {
-                dw += hx * t + x * s;
-                store<T>(e.dx[a] + at, dx + w * s + hw * t);
+                total += hxi * t + xi * s;
+                store<T>(to, load<T>(to) + weight * s + tangent * t);
             } else {
-                dw += x * t;
-                store<T>(e.dx[a] + at, dx + w * t);
+                total += xi * t;
+                store<T>(to, load<T>(to) + weight * t);
             }
         }
         if (put == Put::stream)
-            stream<T>(e.dw[a] + u, dw);
+            stream<T>(dw + u, total);
         else
-            store<T>(e.dw[a] + u, dw);
+            store<T>(dw + u, total);
     }
     constexpr int count = I * D3;
-    Vec<T>* const flat = &moments[0][0];
+    T* const dm = at.dm + i0 * D3 * EDGES + a;
 #pragma GCC unroll 8
     for (int from = 0; from < count; from += L) {
         const int some = count - from < L ? count - from : L;
-        const Vec<T> total = sums<T>(flat + from, some);
+        const Vec<T> sum = sums<T>(moments + from, some);
 #pragma GCC unroll 64
-        for (int c = 0; c < some; ++c) dm[(i0 * D3 + from + c) * EDGES + a] = total[reversed<T>(c)];
+        for (int c = 0; c < some; ++c) dm[(from + c) * EDGES] = sum[reversed<T>(c)];
     }
 }
 
-// dx is added to, dw is added to where the block is not the first of its path, dm is written.
+// dx is added to, dw is stored, added to or streamed, dm is written.
 template <class T, int D1, int D3, bool Second>
-__attribute__((noinline)) void backward_block(const Edges<T>& e, const T* m, const T* n, int64_t channels, const T* g,
-                                              T* dm, Put put) {
+__attribute__((noinline)) void backward_block(const Edges<T>& e, const Place<T>& at) {
     constexpr int fit = (REGISTERS * 3 / 4 - D3) / D3, I = fit < 1 ? 1 : fit > D1 ? D1 : fit, rest = D1 % I;
-    if (I < D1 && put == Put::stream) put = Put::store;
+    const Put put = I < D1 && at.put == Put::stream ? Put::store : at.put;
     for (int a = 0; a < e.count; ++a) {
         int i = 0;
-        for (; i + I <= D1; i += I)
-            backward_rows<T, D3, I, Second>(e, a, i, m, n, channels, g, dm, i > 0 ? Put::add : put);
-        if constexpr (rest > 0) backward_rows<T, D3, rest, Second>(e, a, i, m, n, channels, g, dm, Put::add);
+        for (; i + I <= D1; i += I) backward_rows<T, D3, I, Second>(e, at, a, i, i > 0 ? Put::add : put);
+        if constexpr (rest > 0) backward_rows<T, D3, rest, Second>(e, at, a, i, Put::add);
     }
 }
 
 template <class T>
-using Forward = void (*)(const Edges<T>&, const T*, const T*, int64_t, T*);
-template <class T>
-using Backward = void (*)(const Edges<T>&, const T*, const T*, int64_t, const T*, T*, Put);
+using Kernel = void (*)(const Edges<T>&, const Place<T>&);
 
 template <class T, bool Second>
-Forward<T> forward_of(int d1, int d3) {
+Kernel<T> forward_of(int d1, int d3) {
 #define EQK_ROW(d)                                                                                      \
     {                                                                                                   \
         forward_block<T, d, 1, Second>, forward_block<T, d, 3, Second>, forward_block<T, d, 5, Second>, \
             forward_block<T, d, 7, Second>                                                              \
     }
-    static constexpr Forward<T> table[4][4] = {EQK_ROW(1), EQK_ROW(3), EQK_ROW(5), EQK_ROW(7)};
+    static constexpr Kernel<T> table[4][4] = {EQK_ROW(1), EQK_ROW(3), EQK_ROW(5), EQK_ROW(7)};
 #undef EQK_ROW
     return table[d1 / 2][d3 / 2];
 }
 
 template <class T, bool Second>
-Backward<T> backward_of(int d1, int d3) {
+Kernel<T> backward_of(int d1, int d3) {
 #define EQK_ROW(d)                                                                                         \
     {                                                                                                      \
         backward_block<T, d, 1, Second>, backward_block<T, d, 3, Second>, backward_block<T, d, 5, Second>, \
             backward_block<T, d, 7, Second>                                                                \
     }
-    static constexpr Backward<T> table[4][4] = {EQK_ROW(1), EQK_ROW(3), EQK_ROW(5), EQK_ROW(7)};
+    static constexpr Kernel<T> table[4][4] = {EQK_ROW(1), EQK_ROW(3), EQK_ROW(5), EQK_ROW(7)};
 #undef EQK_ROW
     return table[d1 / 2][d3 / 2];
 }

@@ -9,15 +9,66 @@
 namespace eqk {
 namespace EQK_TARGET {
 
+// Lane I of the result: lane I of v, or of `from` where channel and component of that lane say so.
+// Split: vector i of D takes component i of each channel from D vectors of columns. Join: the reverse.
+template <class T, int D, int To, int From, bool Split, int... I>
+EQK_INLINE Vec<T> pick(Vec<T> v, Vec<T> from, std::integer_sequence<int, I...>) {
+    constexpr int L = lanes<T>;
+    constexpr auto lane = [](int l) {
+        const int column = Split ? l * D + To : To * L + l;  // among the L * D columns of L channels
+        const int source = Split ? column / L : column % D, at = Split ? column % L : column / D;
+        return source == From ? L + at : l;
+    };
+#if defined(__clang__)
+    return __builtin_shufflevector(v, from, lane(I)...);
+#else
+    using Mask = decltype(v < from);
+    constexpr Mask mask = {lane(I)...};
+    return __builtin_shuffle(v, from, mask);
+#endif
+}
+
+template <class T, int D, bool Split, int To, int... From>
+EQK_INLINE Vec<T> gather_lanes(const Vec<T>* from, std::integer_sequence<int, From...>) {
+    Vec<T> v = from[0];
+    ((v = pick<T, D, To, From, Split>(v, from[From], std::make_integer_sequence<int, lanes<T>>{})), ...);
+    return v;
+}
+
+template <class T, int D, bool Split, int... To>
+EQK_INLINE void turn(const Vec<T>* from, Vec<T>* to, std::integer_sequence<int, To...>) {
+    ((to[To] = gather_lanes<T, D, Split, To>(from, std::make_integer_sequence<int, D>{})), ...);
+}
+
+// Doubles go one by one: g++ 12 gets some of their two-operand shuffles wrong for AVX-512.
+template <class T>
+constexpr bool TURNED = sizeof(T) == sizeof(float);
+
 template <class T, int D>
 EQK_INLINE void split_channels(const T* from, T* to, int64_t mul, int64_t padded) {
-    for (int64_t u = 0; u < mul; ++u)
+    constexpr int L = lanes<T>;
+    int64_t u = 0;
+    for (; TURNED<T> && u + L <= mul; u += L) {
+        Vec<T> in[D], out[D];
+        for (int i = 0; i < D; ++i) in[i] = load<T>(from + u * D + i * L);
+        turn<T, D, true>(in, out, std::make_integer_sequence<int, D>{});
+        for (int i = 0; i < D; ++i) store<T>(to + i * padded + u, out[i]);
+    }
+    for (; u < mul; ++u)
         for (int i = 0; i < D; ++i) to[i * padded + u] = from[u * D + i];
 }
 
 template <class T, int D>
 EQK_INLINE void join_channels(const T* from, T* to, int64_t mul, int64_t padded) {
-    for (int64_t u = 0; u < mul; ++u)
+    constexpr int L = lanes<T>;
+    int64_t u = 0;
+    for (; TURNED<T> && u + L <= mul; u += L) {
+        Vec<T> in[D], out[D];
+        for (int i = 0; i < D; ++i) in[i] = load<T>(from + i * padded + u);
+        turn<T, D, false>(in, out, std::make_integer_sequence<int, D>{});
+        for (int i = 0; i < D; ++i) store<T>(to + u * D + i * L, out[i]);
+    }
+    for (; u < mul; ++u)
         for (int i = 0; i < D; ++i) to[u * D + i] = from[i * padded + u];
 }
 
@@ -66,15 +117,12 @@ void to_outside(const std::vector<Placed>& segments, bool mul_ir, const T* from,
 // out[row] = sum of c * in[column], for EDGES edges side by side.
 template <class T>
 void apply(const Sparse& sparse, const T* in, T* out) {
-    const int rows = static_cast<int>(sparse.start.size()) - 1;
-    for (int r = 0; r < rows; ++r) {
-        T acc[EDGES] = {};
-        for (int n = sparse.start[r]; n < sparse.start[r + 1]; ++n) {
-            const T c = sparse.entries[n].c<T>();
-            const T* column = in + static_cast<int64_t>(sparse.entries[n].column) * EDGES;
-            for (int e = 0; e < EDGES; ++e) acc[e] += c * column[e];
-        }
-        for (int e = 0; e < EDGES; ++e) out[static_cast<int64_t>(r) * EDGES + e] = acc[e];
+    std::fill_n(out, sparse.rows * EDGES, T(0));
+    for (const Entry& entry : sparse.entries) {
+        const T c = entry.c<T>();
+        const T* from = in + static_cast<int64_t>(entry.column) * EDGES;
+        T* to = out + static_cast<int64_t>(entry.row) * EDGES;
+        for (int e = 0; e < EDGES; ++e) to[e] += c * from[e];
     }
 }
 

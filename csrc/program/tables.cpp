@@ -2,8 +2,8 @@
 
 #include <algorithm>
 #include <array>
-#include <map>
 #include <stdexcept>
+#include <utility>
 
 namespace eqk {
 
@@ -39,16 +39,9 @@ std::vector<std::array<int, 2>> pieces(int64_t dim) {
     return out;
 }
 
-Sparse compress(const std::map<int, std::vector<Entry>>& rows, int count) {
-    Sparse sparse;
-    sparse.start.push_back(0);
-    for (int row = 0; row < count; ++row) {
-        const auto found = rows.find(row);
-        if (found != rows.end())
-            sparse.entries.insert(sparse.entries.end(), found->second.begin(), found->second.end());
-        sparse.start.push_back(static_cast<int>(sparse.entries.size()));
-    }
-    return sparse;
+Sparse compress(std::vector<Entry> entries, int64_t rows) {
+    std::stable_sort(entries.begin(), entries.end(), [](const Entry& a, const Entry& b) { return a.row < b.row; });
+    return {rows, std::move(entries)};
 }
 
 void check(const Tables& t, const Path& p) {
@@ -75,7 +68,7 @@ Lowered lower(const Tables& t, int64_t vl) {
         check(t, p);
         low.staged_w |= p.w >= 0 && t.x[p.in1].mul % vl != 0;
     }
-    std::map<int, std::vector<Entry>> m_rows, y_rows;
+    std::vector<Entry> m_of_y, y_of_m;
     if (low.staged_w) low.w_width = 0;
     for (const Path& p : t.paths) {
         const Placed &x = low.x[p.in1], &z = low.z[p.out];
@@ -88,25 +81,24 @@ Lowered lower(const Tables& t, int64_t vl) {
         const size_t begin = low.blocks.size();
         for (const auto& [i0, d1] : pieces(x.dim))
             for (const auto& [k0, d3] : pieces(z.dim)) {
-                std::map<int, std::vector<Entry>> mine;
+                bool empty = true;
                 for (const Nonzero& n : p.nonzeros) {
                     const int i = n.i - i0, k = n.k - k0;
-                    if (i < 0 || i >= d1 || k < 0 || k >= d3) continue;
-                    mine[static_cast<int>(low.m_size) + i * d3 + k].push_back({n.j, static_cast<float>(n.c), n.c});
+                    if (i < 0 || i >= d1 || k < 0 || k >= d3 || x.mul == 0) continue;
+                    const int m = static_cast<int>(low.m_size) + i * d3 + k;
+                    m_of_y.push_back({m, n.j, static_cast<float>(n.c), n.c});
+                    y_of_m.push_back({n.j, m, static_cast<float>(n.c), n.c});
+                    empty = false;
                 }
-                if (mine.empty() || x.mul == 0) continue;
-                for (const auto& [m, entries] : mine) {
-                    m_rows[m] = entries;
-                    for (const Entry& e : entries) y_rows[e.column].push_back({m, e.f32, e.f64});
-                }
+                if (empty) continue;
                 low.blocks.push_back({d1, d3, x.inside + i0 * x.padded, z.inside + k0 * z.padded, w, x.padded,
                                       low.m_size, low.blocks.size() == begin, false});
                 low.m_size += d1 * d3;
             }
         if (low.blocks.size() == begin + 1) low.blocks.back().only = true;
     }
-    low.m_of_y = compress(m_rows, static_cast<int>(low.m_size));
-    low.y_of_m = compress(y_rows, static_cast<int>(low.y_dim));
+    low.m_of_y = compress(std::move(m_of_y), low.m_size);
+    low.y_of_m = compress(std::move(y_of_m), low.y_dim);
     return low;
 }
 

@@ -47,9 +47,9 @@ struct Block {
     bool only;       // of its path: dw is final once stored
 };
 
-// One row of a sparse matrix: out[row] = sum of c * in[column].
+// One entry of a sparse matrix: out[row] += c * in[column].
 struct Entry {
-    int column;
+    int row, column;
     float f32;
     double f64;
     template <class T>
@@ -58,8 +58,8 @@ struct Entry {
     }
 };
 struct Sparse {
-    std::vector<int> start;
-    std::vector<Entry> entries;
+    int64_t rows;
+    std::vector<Entry> entries;  // in order of rows
 };
 
 struct Lowered {

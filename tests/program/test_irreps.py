@@ -86,14 +86,14 @@ def test_counting_sums_over_entries():
     assert Irreps("2x1o+0e+3x1o").count("1o") == 5 and Irreps("0x1o").count("1o") == 0
 
 
-def test_an_irrep_of_multiplicity_zero_is_not_contained():
-    assert "1o" in Irreps("1x1o") and "1o" not in Irreps("0x1o+1e")
+def test_an_entry_of_multiplicity_zero_is_contained_as_in_e3nn():
+    assert "1o" in Irreps("0x1o+1e") and "2o" not in Irreps("0x1o+1e")
 
 
 def test_sorting_is_stable_and_invertible():
     irreps = Irreps("2e+1e+1o+0o+0e")
     ordered = sort_irreps(irreps)
-    assert str(ordered.irreps) == "1x0e+1x0o+1x1o+1x1e+1x2e"
+    assert str(ordered.irreps) == "1x0o+1x0e+1x1o+1x1e+1x2e"
     assert [ordered.irreps[i] for i in ordered.p] == list(irreps) and [irreps[i] for i in ordered.inv] == list(
         ordered.irreps
     )
