@@ -206,6 +206,7 @@ def _widths() -> list[Case]:
         _case("mul-mixed", uvu_paths("17x0e+3x1o+9x2e", "0e+1o", 2), tags=tags),
         _case("ir-mul", uvu_paths("33x0e+5x1o+2x2e", "0e+1o+2e", 2), tags=tags, layout="ir_mul"),
         _case("odd-parity", uvu_paths("4x0o+4x1e+4x1o", "0e+0o+1o+1e", 2), tags=tags | {"small"}),
+        _case("mul-33-l3", uvu_paths("33x3o+16x2e", "0e+3o", 3, "natural"), tags=tags),
         _case("l6", uvu_paths("3x6e+2x3o", "2e+6e", 6), tags=tags, nodes=3),
         _case("l4-out-of-8", uvu_paths("9x4e", "4e", 8), tags=tags, nodes=3),
         _case("zero-multiplicity", uvu_paths("0x0e+4x1o", "0e+1o", 2), tags=tags),

@@ -17,7 +17,7 @@ from equikern.testing import assert_close, derivatives, get, inputs, reference, 
 torch.use_deterministic_algorithms(True)
 torch.utils.deterministic.fill_uninitialized_memory = True
 assert cpu.target() == {target!r}, cpu.target()
-for id in ("mul-1", "mul-33", "l6", "ir-mul", "mixed-weights", "shared-mixed", "rows-edge", "schnet-64"):
+for id in ("mul-1", "mul-33", "mul-33-l3", "l6", "ir-mul", "mixed-weights", "shared-mixed", "rows-edge", "schnet-64"):
     case = get(id)
     for dtype in (torch.float32, torch.float64):
         for order in (0, 1, 2):
