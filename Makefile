@@ -34,7 +34,7 @@ endif
 
 bench: build ## time the cases against their rivals, about ten minutes; writes bench/RESULTS.md
 	mkdir -p bench/out
-	$(PY) -m pytest -o addopts="--strict-markers --import-mode=importlib" bench -q --benchmark-json=bench/out/bench.json $(BENCH)
+	$(PY) -m pytest -o addopts=--strict-markers -o pythonpath=bench -W default bench -q --benchmark-json=bench/out/bench.json $(BENCH)
 	$(PY) bench/report.py bench/out/bench.json bench/RESULTS.md
 
 lint: build ## check style, formatting and types

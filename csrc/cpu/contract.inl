@@ -14,10 +14,9 @@
 namespace eqk {
 namespace EQK_TARGET {
 
-constexpr int64_t GROUP = 32;           // edges a group, at least
-constexpr int64_t STREAMED = 16 << 20;  // bytes of dw above which it goes past the caches: nobody will find it there
-constexpr int64_t FETCHED = 1 << 20;    // bytes of weights above which they are fetched ahead
-constexpr int64_t ALONE = 4096;         // a group with more edges is not shared: its dx by edge would not fit the cache
+constexpr int64_t GROUP = 32;         // edges a group, at least
+constexpr int64_t FETCHED = 1 << 20;  // bytes of weights above which they are fetched ahead
+constexpr int64_t ALONE = 4096;       // a group with more edges is not shared: its dx by edge would not fit the cache
 
 // What all threads share during one call.
 template <class T>
@@ -25,7 +24,6 @@ struct Sweep {
     const Lowered& p;
     const ContractArgs<T>& a;
     bool grads;                     // of any input
-    bool stream;                    // dw goes past the caches
     bool fetch;                     // weights do not stay in the caches: fetch them ahead
     bool gather;                    // x rows are gathered by index, and kept converted in x, hx
     Buffer<T> x, hx, dx;            // (x_rows, x_width) inside order
@@ -150,7 +148,6 @@ void run_blocks(const Sweep<T>& s, Worker<T>& t, const Edges<T>& rows, const int
     }
     for (const Block& b : s.p.blocks) {
         const Edges<T>& edges = b.w < 0 ? unweighted : rows;
-        const Put put = !b.first ? Put::add : s.stream && b.only && b.w >= 0 ? Put::stream : Put::store;
         const Place<T> at{b.x,
                           std::max<int64_t>(b.w, 0),
                           b.padded,
@@ -159,7 +156,7 @@ void run_blocks(const Sweep<T>& s, Worker<T>& t, const Edges<T>& rows, const int
                           t.g.data() + b.z,
                           t.z.data() + b.z,
                           t.dm.data() + b.m * EDGES,
-                          put};
+                          b.first};
         if (s.fetch && b.w >= 0 && b.first) fetch_ahead(s, b, next, ahead);
         if (s.a.z) forward_of<T, Second>(b.d1, b.d3)(edges, at);
         if (s.grads) backward_of<T, Second>(b.d1, b.d3)(edges, at);
@@ -226,7 +223,6 @@ void run_receiver(const Sweep<T>& s, Worker<T>& t, int64_t receiver, T* dx_edges
         if (s.grads)
             finish_block(s, t, edges, count, dx_edges ? dx_edges + (at - begin) * p.x_width : nullptr, dw_group);
     }
-    if (s.stream) stream_fence();
     if (a.z) to_outside(p.z, p.mul_ir, t.z.data(), a.z + receiver * p.z_dim);
 }
 
@@ -309,8 +305,6 @@ void prepare(Sweep<T>& s, int threads, int64_t most) {
     if (a.dw && !a.shared_w) advise_huge(a.dw, a.edges * p.w_dim * int64_t(sizeof(T)));
     if (a.dx) advise_huge(a.dx, a.x_rows * p.x_dim * int64_t(sizeof(T)));
     s.fetch = !a.shared_w && !p.staged_w && a.edges * p.w_dim * int64_t(sizeof(T)) > FETCHED;
-    s.stream = a.dw && !s.dw_staged() && a.edges * p.w_dim * int64_t(sizeof(T)) > STREAMED &&
-               reinterpret_cast<uintptr_t>(a.dw) % EQK_VECTOR_BYTES == 0 && p.w_dim % lanes<T> == 0;
     if (a.shared_w && a.w) s.w = Buffer<T>(p.w_width), stage_weights(p, a.w, s.w.data());
     if (a.shared_w && a.hw) s.hw = Buffer<T>(p.w_width), stage_weights(p, a.hw, s.hw.data());
     if (a.shared_w && a.dw) s.dw_groups = Buffer<T>(most * p.w_width);
@@ -332,7 +326,7 @@ template <class T>
 void contract(const Lowered& p, const ContractArgs<T>& a) {
     const int threads = a.edges < 2 * GROUP ? 1 : a.threads;
     const int64_t most = threads == 1 ? 64 : 8 * threads;
-    Sweep<T> s{p, a, a.dx || a.dy || a.dw, false, false, a.x_index != nullptr, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}};
+    Sweep<T> s{p, a, a.dx || a.dy || a.dw, false, a.x_index != nullptr, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}};
     prepare(s, threads, most);
     std::vector<Worker<T>> workers;
     for (int n = 0; n < threads; ++n) workers.emplace_back(p);

@@ -28,16 +28,13 @@ struct Edges {
     T *dx[EDGES], *dw[EDGES];
 };
 
-// What happens to dw: one block after another adds to it; what is final may go past the caches.
-enum class Put { store, add, stream };
-
 // Where a block lies in these rows, its coefficients M and N, and the receiver's rows.
 template <class T>
 struct Place {
     int64_t x, w, channels;
     const T *m, *n, *g;
     T *z, *dm;
-    Put put;
+    bool first;  // block of its path: dw is stored, later ones add to it
 };
 
 template <class T, int D1, int D3, int N, bool Second>
@@ -90,7 +87,7 @@ __attribute__((noinline)) void forward_block(const Edges<T>& e, const Place<T>& 
 
 // Components [i0, i0 + I) of x of one edge.
 template <class T, int D3, int I, bool Second>
-EQK_INLINE void backward_rows(const Edges<T>& e, const Place<T>& at, int a, int i0, Put put) {
+EQK_INLINE void backward_rows(const Edges<T>& e, const Place<T>& at, int a, int i0, bool first) {
     constexpr int L = lanes<T>;
     const int64_t stride = at.channels;
     const T *const x = e.x[a] + at.x + i0 * stride, *const hx = e.hx[a] + at.x + i0 * stride;
@@ -102,7 +99,7 @@ EQK_INLINE void backward_rows(const Edges<T>& e, const Place<T>& at, int a, int 
     for (int c = 0; c < I * D3; ++c) moments[c] = Vec<T>{};
     for (int64_t u = 0; u < stride; u += L) {
         const Vec<T> weight = load<T>(w + u);
-        Vec<T> tangent{}, total = put == Put::add ? load<T>(dw + u) : Vec<T>{};
+        Vec<T> tangent{}, total = first ? Vec<T>{} : load<T>(dw + u);
         if constexpr (Second) tangent = load<T>(hw + u);
         Vec<T> g[D3];
         for (int k = 0; k < D3; ++k) g[k] = load<T>(at.g + k * stride + u);
@@ -130,10 +127,7 @@ EQK_INLINE void backward_rows(const Edges<T>& e, const Place<T>& at, int a, int 
                 store<T>(to, load<T>(to) + weight * t);
             }
         }
-        if (put == Put::stream)
-            stream<T>(dw + u, total);
-        else
-            store<T>(dw + u, total);
+        store<T>(dw + u, total);
     }
     constexpr int count = I * D3;
     T* const dm = at.dm + i0 * D3 * EDGES + a;
@@ -146,15 +140,14 @@ EQK_INLINE void backward_rows(const Edges<T>& e, const Place<T>& at, int a, int 
     }
 }
 
-// dx is added to, dw is stored, added to or streamed, dm is written.
+// dx is added to, dw is stored or added to, dm is written.
 template <class T, int D1, int D3, bool Second>
 __attribute__((noinline)) void backward_block(const Edges<T>& e, const Place<T>& at) {
     constexpr int fit = (REGISTERS * 3 / 4 - D3) / D3, I = fit < 1 ? 1 : fit > D1 ? D1 : fit, rest = D1 % I;
-    const Put put = I < D1 && at.put == Put::stream ? Put::store : at.put;
     for (int a = 0; a < e.count; ++a) {
         int i = 0;
-        for (; i + I <= D1; i += I) backward_rows<T, D3, I, Second>(e, at, a, i, i > 0 ? Put::add : put);
-        if constexpr (rest > 0) backward_rows<T, D3, rest, Second>(e, at, a, i, Put::add);
+        for (; i + I <= D1; i += I) backward_rows<T, D3, I, Second>(e, at, a, i, i == 0 && at.first);
+        if constexpr (rest > 0) backward_rows<T, D3, rest, Second>(e, at, a, i, false);
     }
 }
 

@@ -4,10 +4,6 @@
 #include <cstdint>
 #include <utility>
 
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
-
 namespace eqk {
 namespace EQK_TARGET {
 
@@ -38,27 +34,6 @@ EQK_INLINE Vec<T> load(const T* p) {
 template <class T>
 EQK_INLINE void store(T* p, Vec<T> v) {
     *reinterpret_cast<Vec<T>*>(p) = v;
-}
-
-// A store past the caches, for what is written once and read much later. p is a multiple of the vector's bytes.
-template <class T>
-EQK_INLINE void stream(T* p, Vec<T> v) {
-#if defined(__x86_64__) && EQK_VECTOR_BYTES == 64
-    _mm512_stream_si512(reinterpret_cast<__m512i*>(p), (__m512i)v);
-#elif defined(__x86_64__) && EQK_VECTOR_BYTES == 32
-    _mm256_stream_si256(reinterpret_cast<__m256i*>(p), (__m256i)v);
-#elif defined(__x86_64__)
-    _mm_stream_si128(reinterpret_cast<__m128i*>(p), (__m128i)v);
-#else
-    store<T>(p, v);
-#endif
-}
-
-// Orders streamed stores before what other threads do next.
-EQK_INLINE void stream_fence() {
-#if defined(__x86_64__)
-    _mm_sfence();
-#endif
 }
 
 // Lane I of the result: a[I] + a[I ^ S] where bit S of I is clear, b[I] + b[I ^ S] where it is set.

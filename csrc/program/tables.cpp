@@ -92,10 +92,9 @@ Lowered lower(const Tables& t, int64_t vl) {
                 }
                 if (empty) continue;
                 low.blocks.push_back({d1, d3, x.inside + i0 * x.padded, z.inside + k0 * z.padded, w, x.padded,
-                                      low.m_size, low.blocks.size() == begin, false});
+                                      low.m_size, low.blocks.size() == begin});
                 low.m_size += d1 * d3;
             }
-        if (low.blocks.size() == begin + 1) low.blocks.back().only = true;
     }
     low.m_of_y = compress(std::move(m_of_y), low.m_size);
     low.y_of_m = compress(std::move(y_of_m), low.y_dim);

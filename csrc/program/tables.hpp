@@ -44,7 +44,6 @@ struct Block {
     int64_t padded;  // channels, a multiple of the vector length
     int64_t m;       // first entry of M
     bool first;      // of its path: stores dw, the others add to it
-    bool only;       // of its path: dw is final once stored
 };
 
 // One entry of a sparse matrix: out[row] += c * in[column].
