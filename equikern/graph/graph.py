@@ -23,11 +23,31 @@ class Graph:
             raise ShapeError(f"edge_index has shape {tuple(edge_index.shape)}; it must be (2, E): senders, receivers.")
         if edge_index.dtype not in (torch.int32, torch.int64):
             raise ShapeError(f"edge_index is {edge_index.dtype}; it must be int32 or int64.")
+        self._made_of, self._version = edge_index, edge_index._version
         self.num_nodes = num_nodes
         self.num_senders = num_nodes if num_senders is None else num_senders
-        edges = edge_index.long().contiguous()
+        # A copy: what is done to edge_index later must not reach a graph that was checked.
+        edges = edge_index.to(torch.int64, copy=True).contiguous()
         self.sender, self.receiver = edges[0], edges[1]
         self.ptr, self.order = plan(self.sender, self.receiver, self.num_senders, num_nodes)
+
+    def check(self, edge_index: Tensor, num_senders: int) -> None:
+        """Raise ShapeError unless the graph is that of `edge_index` for `num_senders` rows.
+
+        The same unchanged tensor is known at once; another one is compared, outside torch.compile.
+        """
+        if num_senders != self.num_senders or edge_index.shape[-1] != self.num_edges:
+            raise ShapeError(
+                f"the graph has {self.num_senders} nodes and {self.num_edges} edges, but x has {num_senders} rows and "
+                f"edge_index {edge_index.shape[-1]} edges; build a new Graph when the edges change."
+            )
+        if torch.compiler.is_compiling():
+            return
+        same = edge_index is self._made_of and edge_index._version == self._version
+        if not same and not torch.equal(edge_index.long(), torch.stack([self.sender, self.receiver])):
+            raise ShapeError(
+                "the graph was made of other edges than edge_index; build a new Graph when the edges change."
+            )
 
     @property
     def num_edges(self) -> int:

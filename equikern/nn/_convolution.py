@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from equikern.errors import ShapeError
 from equikern.graph import Graph
 from equikern.ops import evaluate
 from equikern.program import CONVOLUTION, Irreps
@@ -60,11 +59,8 @@ class Convolution(torch.nn.Module):
         """
         if graph is None:
             graph = Graph(edge_index, x.shape[0])
-        elif graph.num_senders != x.shape[0] or graph.num_edges != edge_index.shape[-1]:
-            raise ShapeError(
-                f"the graph has {graph.num_senders} nodes and {graph.num_edges} edges, but x has {x.shape[0]} rows and "
-                f"edge_index {edge_index.shape[-1]} edges; build a new Graph when the edges change."
-            )
+        else:
+            graph.check(edge_index, x.shape[0])
         return evaluate(self.program, (x, y, weight), graph.index, graph.num_nodes)
 
     def extra_repr(self) -> str:

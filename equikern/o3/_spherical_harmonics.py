@@ -12,7 +12,7 @@ from torch import Tensor
 from equikern.backends._harmonics import LMAX, NORMALIZATIONS
 from equikern.errors import ProgramError
 from equikern.ops import harmonics
-from equikern.program import Irrep, Irreps
+from equikern.o3._irreps import Irrep, Irreps
 
 
 def _is_irreps(value: Any) -> bool:

@@ -112,6 +112,23 @@ def test_a_graph_of_fewer_edges_is_refused():
     refuse("build a new Graph", *given, edges, graph=Graph(edges[:, :-1], N))
 
 
+def test_a_graph_of_other_edges_is_refused():
+    *given, edges = arguments()
+    refuse("made of other edges", *given, edges, graph=Graph(edges.flip(0), N))
+
+
+def test_a_graph_whose_edges_were_changed_in_place_is_refused():
+    *given, edges = arguments()
+    graph = Graph(edges, N)
+    edges[1, 0] = 3
+    refuse("made of other edges", *given, edges, graph=graph)
+
+
+def test_a_graph_serves_equal_edges_of_another_dtype():
+    *given, edges = arguments()
+    assert torch.equal(conv()(*given, edges.int(), Graph(edges, N)), conv()(*given, edges))
+
+
 def test_a_graph_of_fewer_nodes_is_refused():
     x, y, w, edges = arguments()
     refuse("build a new Graph", torch.cat([x, x]), y, w, edges, graph=Graph(edges, N))
