@@ -11,8 +11,8 @@ from torch import Tensor
 
 from equikern.backends._harmonics import LMAX, NORMALIZATIONS
 from equikern.errors import ProgramError
-from equikern.ops import harmonics
 from equikern.o3._irreps import Irrep, Irreps
+from equikern.ops import harmonics
 
 
 def _is_irreps(value: Any) -> bool:
