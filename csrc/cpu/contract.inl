@@ -16,6 +16,7 @@ namespace EQK_TARGET {
 
 constexpr int64_t GROUP = 32;         // edges a group, at least
 constexpr int64_t FETCHED = 1 << 20;  // bytes of weights above which they are fetched ahead
+constexpr int64_t BATCH = 8 << 20;    // bytes of dx by edge that a batch of groups may keep
 constexpr int64_t ALONE = 4096;       // a group with more edges is not shared: its dx by edge would not fit the cache
 
 // What all threads share during one call.
@@ -325,7 +326,9 @@ void prepare(Sweep<T>& s, int threads, int64_t most) {
 template <class T>
 void contract(const Lowered& p, const ContractArgs<T>& a) {
     const int threads = a.edges < 2 * GROUP ? 1 : a.threads;
-    const int64_t most = threads == 1 ? 64 : 8 * threads;
+    // A batch ends with two barriers: few large ones, but their dx by edge should stay in the shared cache.
+    const int64_t fit = BATCH / (GROUP * p.x_width * int64_t(sizeof(T)) + 1);
+    const int64_t most = std::max<int64_t>(fit, 8 * threads);
     Sweep<T> s{p, a, a.dx || a.dy || a.dw, false, a.x_index != nullptr, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}};
     prepare(s, threads, most);
     std::vector<Worker<T>> workers;

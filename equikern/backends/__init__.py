@@ -15,6 +15,7 @@ from types import ModuleType
 import torch
 
 from equikern.backends import cpu, cpu_harmonics, reference, reference_harmonics
+from equikern.backends.constant import constant
 from equikern.errors import BackendError
 from equikern.program import parse
 
@@ -59,7 +60,7 @@ def select(program: str, device: str, dtype: torch.dtype) -> str:
     return _constant_select(_setting, program, device, dtype)
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@constant
 def _constant_select(setting: str, program: str, device: str, dtype: torch.dtype) -> str:
     return _select(setting, program, device, dtype)
 
@@ -74,7 +75,7 @@ def select_harmonics(device: str, dtype: torch.dtype) -> str:
     return _constant_select_harmonics(_setting, device, dtype)
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@constant
 def _constant_select_harmonics(setting: str, device: str, dtype: torch.dtype) -> str:
     return _choose(setting, "spherical harmonics", {n: b.supports(device, dtype) for n, b in harmonics.items()})
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from equikern import backends
+from equikern.backends.constant import constant
 from equikern.program import Program, parse
 
 REFERENCE = "reference"
@@ -122,7 +123,7 @@ def why_no_harmonics(device: str, dtype: torch.dtype) -> str | None:
     return _why_no_harmonics(backends.setting(), device, dtype)
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@constant
 def _why_not_native(setting: str, text: str, device: str, dtype: torch.dtype) -> str | None:
     return _cached_why_not(setting, text, device, dtype)
 
@@ -132,7 +133,7 @@ def _cached_why_not(setting: str, text: str, device: str, dtype: torch.dtype) ->
     return _judge(setting, backends.reasons(text, device, dtype))
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@constant
 def _why_no_harmonics(setting: str, device: str, dtype: torch.dtype) -> str | None:
     return _judge(setting, {name: b.supports(device, dtype) for name, b in backends.harmonics.items()})
 

@@ -18,6 +18,7 @@ from torch.autograd import forward_ad
 from equikern import backends
 from equikern.backends import reference_harmonics
 from equikern.backends._harmonics import HarmonicsSpec, parse_spec
+from equikern.backends.constant import constant
 from equikern.errors import BackendError, ShapeError
 from equikern.ops.engine import LIBRARY, wanted
 
@@ -230,7 +231,7 @@ def _text(degrees: tuple[Any, ...], normalization: str, normalize: bool) -> str:
     return HarmonicsSpec(degrees, normalization, normalize).text
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@constant
 def _constant_text(degrees: tuple[Any, ...], normalization: str, normalize: bool) -> str:
     return _text(degrees, normalization, normalize)
 
