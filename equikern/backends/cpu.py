@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from equikern.backends import cpu_linear
 from equikern.backends.extension import _C, MISSING
 from equikern.backends.threads import threads
 from equikern.errors import BackendError, ShapeError
@@ -45,6 +46,8 @@ def supports(program: Program, device: str, dtype: torch.dtype) -> str | None:
         return f"operands are on {device}"
     if dtype not in _DTYPES:
         return f"operands are {dtype}; the kernels have float32 and float64"
+    if program.family == "linear":
+        return cpu_linear.why_not(program)
     if program.family != "product":
         return f"it has no kernel for the family {program.family!r}"
     x, y, w, z = program.operands
@@ -83,9 +86,11 @@ def contract(
 ) -> list[Tensor]:
     """dF/da for each open slot, `rows[n]` rows each; an absent operand (one dimension, no element) stands for zero."""
     base = _base(program)
+    if not program.derived and base.family == "linear":
+        return cpu_linear.sweep(base, operands, dict(zip(open, rows, strict=True)))
     if not program.derived:
         return _sweep(base, operands, index, dict(zip(open, rows, strict=True)))
-    if program.derived == _SECOND and all(slot <= Z for slot in open):
+    if base.family == "product" and program.derived == _SECOND and all(slot <= Z for slot in open):
         return _sweep(base, operands, index, dict(zip(open, rows, strict=True)), second=True)
     return _expanded(program, base, operands, index, dict(zip(open, rows, strict=True)))
 
@@ -112,8 +117,11 @@ def _expanded(
         opened = {k: n for k, n in opened.items() if set(absent) <= {k}}
         if not opened:
             continue
-        fixed = 1.0 if slots[W] == W else 0.0
-        parts = _sweep(base, [operands[slot] for slot in slots], index, opened, fixed=fixed)
+        read = [operands[slot] for slot in slots]
+        if base.family == "linear":
+            parts = cpu_linear.sweep(base, read, opened)
+        else:
+            parts = _sweep(base, read, index, opened, fixed=1.0 if slots[W] == W else 0.0)
         for k, part in zip(opened, parts, strict=True):
             results[slots[k]] += part
     return [results[slot] for slot in open]
