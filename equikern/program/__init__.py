@@ -1,6 +1,14 @@
 """Programs, irreps and coupling coefficients. No torch."""
 
-from equikern.program.build import CONVOLUTION, Rows, linear, product, product_of_paths
+from equikern.program.build import (
+    CONVOLUTION,
+    Rows,
+    linear,
+    painn_message,
+    product,
+    product_of_paths,
+    schnet_message,
+)
 from equikern.program.irreps import Irrep, Irreps, MulIr
 from equikern.program.program import EDGE, SHARED, Operand, Path, Program
 from equikern.program.text import parse
@@ -8,5 +16,5 @@ from equikern.program.wigner import wigner_3j, wigner_d
 
 __all__ = [
     "CONVOLUTION", "EDGE", "Irrep", "Irreps", "MulIr", "Operand", "Path", "Program", "Rows", "SHARED",
-    "linear", "parse", "product", "product_of_paths", "wigner_3j", "wigner_d",
+    "linear", "painn_message", "parse", "product", "product_of_paths", "schnet_message", "wigner_3j", "wigner_d",
 ]  # fmt: skip

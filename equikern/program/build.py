@@ -76,6 +76,24 @@ def product_of_paths(
     return Program("product", layout, operands, tuple(paths))
 
 
+def schnet_message(channels: int) -> Program:
+    """z = w x at C channels: x (C), the constant y = 1, w (C), z (C)."""
+    c = f"{channels}x0e"
+    return product_of_paths(c, "0e", c, [Path(0, 0, 0, "uvu", 1.0)], rows=CONVOLUTION, layout="ir_mul")
+
+
+def painn_message(channels: int) -> Program:
+    """PaiNN's three paths: scalar to scalar, scalar times direction, vector to vector.
+
+    x is C 0e (phi_s), C 0e (phi_r), C 1o (phi_v mu), y is 1 and the direction, w the three filters, z C 0e and C 1o.
+    """
+    c = channels
+    # The 3j symbols (0, 1, 1) and (1, 0, 1) are the unit matrix over sqrt(3).
+    paths = [Path(0, 0, 0, "uvu", 1.0), Path(1, 1, 1, "uvu", sqrt(3)), Path(2, 0, 1, "uvu", sqrt(3))]
+    x, z = f"{c}x0e+{c}x0e+{c}x1o", f"{c}x0e+{c}x1o"
+    return product_of_paths(x, "0e+1o", z, paths, rows=CONVOLUTION, layout="ir_mul")
+
+
 def linear(
     irreps_x: Any,
     irreps_z: Any,
