@@ -250,7 +250,9 @@ void convert_rows(const Sweep<T>& s, const T* from, T* to) {
 template <class T>
 void run_batch(const Sweep<T>& s, Worker<T>& t, int64_t first, int64_t last, bool alone) {
     const int64_t begin = s.begin(s.groups[first]);
-#pragma omp for schedule(dynamic, 1)
+    // Runs of groups, not single ones: two threads that fault the same huge page of dw would both clear it.
+    const int64_t run = std::max<int64_t>(1, (last - first) / (4 * omp_get_num_threads()));
+#pragma omp for schedule(dynamic, run)
     for (int64_t group = first; group < last; ++group) {
         T* dw = s.dw_groups.size() ? s.dw_groups.data() + (group - first) * s.p.w_width : nullptr;
         if (dw) std::fill_n(dw, s.p.w_width, T(0));
@@ -302,9 +304,9 @@ void prepare(Sweep<T>& s, int threads, int64_t most) {
     std::fill_n(s.zeros.data(), s.zeros.size(), T(0));
     std::fill_n(s.fixed.data(), s.fixed.size(), T(a.fixed));
     s.groups = make_groups(a);
-    if (a.z) advise_huge(a.z, a.z_rows * p.z_dim * int64_t(sizeof(T)));
-    if (a.dw && !a.shared_w) advise_huge(a.dw, a.edges * p.w_dim * int64_t(sizeof(T)));
-    if (a.dx) advise_huge(a.dx, a.x_rows * p.x_dim * int64_t(sizeof(T)));
+    if (a.z) advise_huge(a.z, a.z_rows * p.z_dim * int64_t(sizeof(T)), threads > 1);
+    if (a.dw && !a.shared_w) advise_huge(a.dw, a.edges * p.w_dim * int64_t(sizeof(T)), threads > 1);
+    if (a.dx) advise_huge(a.dx, a.x_rows * p.x_dim * int64_t(sizeof(T)), threads > 1);
     s.fetch = !a.shared_w && !p.staged_w && a.edges * p.w_dim * int64_t(sizeof(T)) > FETCHED;
     if (a.shared_w && a.w) s.w = Buffer<T>(p.w_width), stage_weights(p, a.w, s.w.data());
     if (a.shared_w && a.hw) s.hw = Buffer<T>(p.w_width), stage_weights(p, a.hw, s.hw.data());
