@@ -148,7 +148,7 @@ def _sweep(
     }
     if not asked:
         return list(results.values())
-    graph = _graph(base, index, counts[2])
+    graph = _graph(base, index, counts[0], counts[2])
     try:
         _lowered(base.text).run(
             like.dtype == torch.float64,
@@ -206,24 +206,33 @@ def _check(base: Program, given: list[Tensor | None], counts: tuple[int, int, in
             )
 
 
-def _graph(base: Program, index: list[Tensor], z_rows: int) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """(index of x's rows, then the CSR of the edges by z's rows), None where rows are the edges themselves.
+def _graph(base: Program, index: list[Tensor], edges: int, z_rows: int) -> list[Tensor | None]:
+    """[index of x's rows, then ptr and order of the edges by z's rows], None where rows are the edges themselves.
 
-    The kernel checks all of them against the rows there are.
+    Their values the kernel checks, against the rows there are.
     """
-    kinds = dict(zip(base.index_kinds, index, strict=False))
+    for tensor in index:
+        if tensor.dtype != torch.int64 or tensor.ndim != 1 or tensor.device.type != "cpu":
+            raise ShapeError(
+                f"an index is {tuple(tensor.shape)} {tensor.dtype} on {tensor.device}; it must be one-dimensional "
+                "int64 on the CPU. Make a Graph of the edges."
+            )
+    kinds = dict(zip(base.index_kinds, (tensor.contiguous() for tensor in index), strict=False))
+    if any(tensor.shape[0] != edges for tensor in kinds.values()):
+        sizes = {kind: tensor.shape[0] for kind, tensor in kinds.items()}
+        raise ShapeError(f"the index tensors differ in length: {sizes}; give each one entry an edge.")
     x_index, z_index = kinds.get(base.rows[X]), kinds.get(base.rows[Z])
     if z_index is None:
-        return x_index, None, None
+        return [x_index, None, None]
     if len(index) == len(kinds):
-        return x_index, *plan(z_index, z_index, z_rows, z_rows)
-    ptr, order = index[-2:]
-    if ptr.shape[0] != z_rows + 1 or order.shape[0] != z_index.shape[0]:
+        return [x_index, *plan(z_index, z_index, z_rows, z_rows)]
+    ptr, order = (tensor.contiguous() for tensor in index[-2:])
+    if ptr.shape[0] != z_rows + 1 or order.shape[0] != edges:
         raise ShapeError(
             f"the plan is for {ptr.shape[0] - 1} receivers and {order.shape[0]} edges, the call has {z_rows} and "
-            f"{z_index.shape[0]}; build a new Graph when the edges change."
+            f"{edges}; build a new Graph when the edges change."
         )
-    return x_index, ptr, order
+    return [x_index, ptr, order]
 
 
 def plan(sender: Tensor, receiver: Tensor, senders: int, receivers: int) -> tuple[Tensor, Tensor]:
