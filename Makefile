@@ -32,7 +32,7 @@ ifneq ($(wildcard tests/interop),)
 	TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1 $(E3NN04)/bin/python -m pytest tests/interop -q
 endif
 
-bench: build ## time the cases against their rivals, about ten minutes; writes bench/RESULTS.md
+bench: build ## time the cases against their rivals, some minutes; writes bench/RESULTS.md
 	mkdir -p bench/out
 	$(PY) -m pytest -o addopts=--strict-markers -o pythonpath=bench -W default bench -q --benchmark-json=bench/out/bench.json $(BENCH)
 	$(PY) bench/report.py bench/out/bench.json bench/RESULTS.md

@@ -281,15 +281,18 @@ std::vector<int64_t> make_groups(const ContractArgs<T>& a) {
     return groups;
 }
 
-// The end of the batch that starts at group `first`, at most `most` groups; `alone` if it is one large group.
+// The end of the batch that starts at group `first`: at most `most` groups, and edges whose dx fits BATCH bytes;
+// `alone` if it is one large group.
 template <class T>
 int64_t batch_end(const Sweep<T>& s, int64_t first, int64_t most, bool& alone) {
     const auto size = [&](int64_t g) { return s.begin(s.groups[g + 1]) - s.begin(s.groups[g]); };
     const int64_t count = static_cast<int64_t>(s.groups.size()) - 1;
     alone = size(first) > ALONE;
     if (alone) return first + 1;
-    int64_t last = first + 1;
-    while (last < count && last - first < most && size(last) <= ALONE) ++last;
+    const int64_t edges = std::max<int64_t>(ALONE, BATCH / (s.p.x_width * int64_t(sizeof(T)) + 1));
+    int64_t last = first + 1, held = size(first);
+    while (last < count && last - first < most && size(last) <= ALONE && held + size(last) <= edges)
+        held += size(last++);
     return last;
 }
 
