@@ -21,7 +21,30 @@ def _split_inversion(R: Tensor) -> tuple[Tensor, Tensor]:
     return sign[..., None, None] * R, (1 - sign) / 2
 
 
-class Irrep(core.Irrep):
+class _Rotated:
+    """The matrices of a representation from any description of a rotation, by way of its angles."""
+
+    __slots__ = ()
+
+    def D_from_angles(self, alpha: Tensor, beta: Tensor, gamma: Tensor, k: Tensor | None = None) -> Tensor:
+        """(..., dim, dim) of angles (...) and the parity k (...) of the inversion."""
+        raise NotImplementedError
+
+    def D_from_quaternion(self, q: Tensor, k: Tensor | None = None) -> Tensor:
+        """(..., dim, dim) of unit quaternions (..., 4)."""
+        return self.D_from_angles(*_rotation.quaternion_to_angles(q), k)
+
+    def D_from_matrix(self, R: Tensor) -> Tensor:
+        """(..., dim, dim) of orthogonal matrices (..., 3, 3), inversions included."""
+        R, k = _split_inversion(R)
+        return self.D_from_angles(*_rotation.matrix_to_angles(R), k)
+
+    def D_from_axis_angle(self, axis: Tensor, angle: Tensor) -> Tensor:
+        """(..., dim, dim) of axes (..., 3) and angles (...)."""
+        return self.D_from_angles(*_rotation.axis_angle_to_angles(axis, angle))
+
+
+class Irrep(_Rotated, core.Irrep):
     """One irrep `(l, p)` of O(3): `Irrep(1, -1)`, `Irrep("1o")`; p = (-1)^l is written y: `Irrep("1y")`.
 
     >>> Irrep("1o").dim, list(Irrep("1o") * Irrep("1o"))
@@ -43,19 +66,6 @@ class Irrep(core.Irrep):
         sign = 1 - (1 - self.p) * (k % 2).to(alpha.dtype)
         return wigner_D(self.l, alpha, beta, gamma) * sign[..., None, None]
 
-    def D_from_quaternion(self, q: Tensor, k: Tensor | None = None) -> Tensor:
-        """(..., dim, dim) of unit quaternions (..., 4)."""
-        return self.D_from_angles(*_rotation.quaternion_to_angles(q), k)
-
-    def D_from_matrix(self, R: Tensor) -> Tensor:
-        """(..., dim, dim) of orthogonal matrices (..., 3, 3), inversions included."""
-        R, k = _split_inversion(R)
-        return self.D_from_angles(*_rotation.matrix_to_angles(R), k)
-
-    def D_from_axis_angle(self, axis: Tensor, angle: Tensor) -> Tensor:
-        """(..., dim, dim) of axes (..., 3) and angles (...)."""
-        return self.D_from_angles(*_rotation.axis_angle_to_angles(axis, angle))
-
     def __rmul__(self, mul: int) -> Irreps:  # type: ignore[override]
         return Irreps([(mul, self)])
 
@@ -63,7 +73,7 @@ class Irrep(core.Irrep):
         return Irreps(self) + Irreps(other)
 
 
-class Irreps(core.Irreps):
+class Irreps(_Rotated, core.Irreps):
     """An ordered list of `mul x ir`: `Irreps("32x0e+16x1o")`, `Irreps([(32, (0, 1)), (16, "1o")])`, e3nn's objects.
 
     >>> Irreps("16x0e + 4x1o")
@@ -177,19 +187,6 @@ class Irreps(core.Irreps):
                 place = slice(start, start + ir.dim)
                 out[..., place, place] = blocks[ir]
         return out
-
-    def D_from_quaternion(self, q: Tensor, k: Tensor | None = None) -> Tensor:
-        """(..., dim, dim) of unit quaternions (..., 4)."""
-        return self.D_from_angles(*_rotation.quaternion_to_angles(q), k)
-
-    def D_from_matrix(self, R: Tensor) -> Tensor:
-        """(..., dim, dim) of orthogonal matrices (..., 3, 3), inversions included."""
-        R, k = _split_inversion(R)
-        return self.D_from_angles(*_rotation.matrix_to_angles(R), k)
-
-    def D_from_axis_angle(self, axis: Tensor, angle: Tensor) -> Tensor:
-        """(..., dim, dim) of axes (..., 3) and angles (...)."""
-        return self.D_from_angles(*_rotation.axis_angle_to_angles(axis, angle))
 
 
 def _chooser(wanted: Any) -> Callable[[MulIr], bool]:
