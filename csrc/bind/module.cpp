@@ -2,6 +2,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <array>
 #include <tuple>
 
 #include "../cpu/dispatch.hpp"
@@ -22,7 +23,8 @@ class Contraction {
     using PathTuple = std::tuple<int, int, int64_t, std::vector<std::tuple<int, int, int, double>>>;
 
     Contraction(const std::vector<std::pair<int64_t, int64_t>>& x, const std::vector<std::pair<int64_t, int64_t>>& z,
-                int64_t y_dim, int64_t w_dim, bool mul_ir, const std::vector<PathTuple>& paths) {
+                int64_t y_dim, int64_t w_dim, int64_t window, bool mul_ir, const std::vector<PathTuple>& paths)
+        : window_(window) {
         eqk::Tables tables;
         for (const auto& [mul, dim] : x) tables.x.push_back({mul, dim});
         for (const auto& [mul, dim] : z) tables.z.push_back({mul, dim});
@@ -34,16 +36,16 @@ class Contraction {
             for (const auto& [i, j, k, c] : nonzeros) tables.paths.back().nonzeros.push_back({i, j, k, c});
         }
         const int64_t bytes = eqk::active().contract->vector_bytes;
-        f32_ = eqk::lower(tables, bytes / 4);
-        f64_ = eqk::lower(tables, bytes / 8);
+        if (window < 0 || window > 8) throw std::invalid_argument("a window has 1 to 8 rows");
+        f32_ = eqk::lower(tables, bytes / 4, window > 0);
+        f64_ = eqk::lower(tables, bytes / 8, window > 0);
     }
 
-    // Pointers in the order of ContractArgs, 0 for none; graph is (x_index, z_ptr, z_order).
-    void run(bool f64, std::tuple<int64_t, int64_t, int64_t> rows, const std::vector<uintptr_t>& graph, bool shared_w,
-             bool second, double fixed, const std::vector<uintptr_t>& in, const std::vector<uintptr_t>& out,
+    // Rows: edges, of x, of z, of w (its table). Pointers in the order of ContractArgs, 0 for none; graph is x_index,
+    // z_ptr, z_order, knot; in is x y w g hx hy hw b hb; out is dx dy dw z db.
+    void run(bool f64, const std::array<int64_t, 4>& rows, const std::array<uintptr_t, 4>& graph, bool shared_w,
+             bool second, double fixed, const std::array<uintptr_t, 9>& in, const std::array<uintptr_t, 5>& out,
              int threads) const {
-        if (graph.size() != 3 || in.size() != 7 || out.size() != 4)
-            throw std::invalid_argument("seven operands and four results are expected");
         if (f64)
             call(f64_, eqk::active().contract->f64, rows, graph, shared_w, second, fixed, in, out, threads);
         else
@@ -52,35 +54,43 @@ class Contraction {
 
    private:
     template <class T>
-    static void call(const eqk::Lowered& lowered, void (*kernel)(const eqk::Lowered&, const eqk::ContractArgs<T>&),
-                     std::tuple<int64_t, int64_t, int64_t> rows, const std::vector<uintptr_t>& graph, bool shared_w,
-                     bool second, double fixed, const std::vector<uintptr_t>& in, const std::vector<uintptr_t>& out,
-                     int threads) {
+    void call(const eqk::Lowered& lowered, void (*kernel)(const eqk::Lowered&, const eqk::ContractArgs<T>&),
+              const std::array<int64_t, 4>& rows, const std::array<uintptr_t, 4>& graph, bool shared_w, bool second,
+              double fixed, const std::array<uintptr_t, 9>& in, const std::array<uintptr_t, 5>& out,
+              int threads) const {
         eqk::ContractArgs<T> a{};
-        std::tie(a.edges, a.x_rows, a.z_rows) = rows;
+        a.edges = rows[0];
+        a.x_rows = rows[1];
+        a.z_rows = rows[2];
+        a.w_rows = rows[3];
         a.x_index = pointer<const int64_t>(graph[0]);
         a.z_ptr = pointer<const int64_t>(graph[1]);
         a.z_order = pointer<const int64_t>(graph[2]);
+        a.knot = pointer<const int64_t>(graph[3]);
+        a.window = window_;
         a.shared_w = shared_w;
         a.second = second;
         a.fixed = fixed;
-        const T** operands[] = {&a.x, &a.y, &a.w, &a.g, &a.hx, &a.hy, &a.hw};
-        T** results[] = {&a.dx, &a.dy, &a.dw, &a.z};
-        for (int n = 0; n < 7; ++n) *operands[n] = pointer<const T>(in[n]);
-        for (int n = 0; n < 4; ++n) *results[n] = pointer<T>(out[n]);
+        const T** operands[] = {&a.x, &a.y, &a.w, &a.g, &a.hx, &a.hy, &a.hw, &a.b, &a.hb};
+        T** results[] = {&a.dx, &a.dy, &a.dw, &a.z, &a.db};
+        for (int n = 0; n < 9; ++n) *operands[n] = pointer<const T>(in[n]);
+        for (int n = 0; n < 5; ++n) *results[n] = pointer<T>(out[n]);
         a.threads = threads < 1 ? 1 : threads;
+        if (window_ > 0 && !a.knot && a.edges > 0) throw std::invalid_argument("a table is read without knots");
         py::gil_scoped_release release;
         eqk::check_graph(a.edges, a.x_index, a.x_rows, a.z_ptr, a.z_order, a.z_rows);
+        if (window_ > 0) eqk::check_index("knot", a.edges, a.knot, a.w_rows - window_ + 1);
         kernel(lowered, a);
     }
 
+    int64_t window_;
     eqk::Lowered f32_, f64_;
 };
 
 void bind_contract(py::module_& m) {
     py::class_<Contraction>(m, "Contraction")
         .def(py::init<const std::vector<std::pair<int64_t, int64_t>>&, const std::vector<std::pair<int64_t, int64_t>>&,
-                      int64_t, int64_t, bool, const std::vector<Contraction::PathTuple>&>())
+                      int64_t, int64_t, int64_t, bool, const std::vector<Contraction::PathTuple>&>())
         .def("run", &Contraction::run);
     m.def("plan", [](int64_t edges, uintptr_t sender, uintptr_t receiver, int64_t senders, int64_t receivers,
                      uintptr_t ptr, uintptr_t order) {

@@ -1,14 +1,12 @@
 // The sweep over receivers: every edge belongs to one receiver, every receiver to one thread, and each sum has one
 // order, so results have the same bits on any number of threads.
 //
-// A group is a run of receivers with at least GROUP edges. dx is the one result that several receivers add to: threads
-// keep it by edge for a batch of groups, then each thread adds up the senders that it owns, in the order of the edges.
-// A thread that is alone adds at once, in the same order.
+// A group is a run of receivers with at least GROUP edges. dx is added to by several receivers, the dw of a table by
+// several edges: threads keep both by edge for a batch of groups, then each thread adds up the senders (the columns of
+// the table) that it owns, in the order of the edges. A thread that is alone adds at once, in the same order.
 #include <omp.h>
 
-#include "contract_blocks.inl"
-#include "contract_rows.inl"
-#include "pages.hpp"
+#include "contract_table.inl"
 #include "peak.inl"
 
 namespace eqk {
@@ -16,51 +14,14 @@ namespace EQK_TARGET {
 
 constexpr int64_t GROUP = 32;         // edges a group, at least
 constexpr int64_t FETCHED = 1 << 20;  // bytes of weights above which they are fetched ahead
-constexpr int64_t BATCH = 8 << 20;    // bytes of dx by edge that a batch of groups may keep
-constexpr int64_t ALONE = 4096;       // a group with more edges is not shared: its dx by edge would not fit the cache
+constexpr int64_t BATCH = 8 << 20;    // bytes by edge that a batch of groups may keep
+constexpr int64_t ALONE = 4096;       // a group with more edges is not shared: what it keeps would not fit the cache
 
-// What all threads share during one call.
+// Where a group's results that others add to as well are kept: by edge, or null to add at once.
 template <class T>
-struct Sweep {
-    const Lowered& p;
-    const ContractArgs<T>& a;
-    bool grads;                     // of any input
-    bool fetch;                     // weights do not stay in the caches: fetch them ahead
-    bool gather;                    // x rows are gathered by index, and kept converted in x, hx
-    Buffer<T> x, hx, dx;            // (x_rows, x_width) inside order
-    Buffer<T> zeros, fixed;         // absent tangents; weights of unweighted paths
-    Buffer<T> w, hw;                // the shared weight rows, staged
-    std::vector<int64_t> groups;    // first receiver of each group, and the end
-    Buffer<T> dx_edges, dw_groups;  // of one batch
-
-    int64_t begin(int64_t receiver) const { return a.z_ptr ? a.z_ptr[receiver] : receiver; }
-    int64_t edge(int64_t position) const { return a.z_order ? a.z_order[position] : position; }
-    bool dw_staged() const { return p.staged_w || a.shared_w; }
-};
-
-// What one thread owns.
-template <class T>
-struct Worker {
-    Buffer<T> z, g;                  // the receiver's rows
-    Buffer<T> m, n, dm, y, hy, dy;   // EDGES edges side by side
-    Buffer<T> x, hx, dx, w, hw, dw;  // staged rows of EDGES edges
-    Buffer<T> unused;                // where the dw of unweighted paths goes
-    explicit Worker(const Lowered& p)
-        : z(p.z_width),
-          g(p.z_width),
-          m(p.m_size * EDGES),
-          n(p.m_size * EDGES),
-          dm(p.m_size * EDGES),
-          y(p.y_dim * EDGES),
-          hy(p.y_dim * EDGES),
-          dy(p.y_dim * EDGES),
-          x(p.x_width * EDGES),
-          hx(p.x_width * EDGES),
-          dx(p.x_width * EDGES),
-          w(p.w_width * EDGES),
-          hw(p.w_width * EDGES),
-          dw(p.w_width * EDGES),
-          unused(p.x_width) {}
+struct Kept {
+    T *dx, *dw;  // of the receiver's first edge
+    T* dw_group;
 };
 
 template <class T>
@@ -95,7 +56,7 @@ void stage_y(const Lowered& p, const T* y, const int64_t* edges, int count, T* t
 
 // The rows that the kernels of one block of edges read and write, before they are moved to a path's segments.
 template <class T>
-Edges<T> rows_of(const Sweep<T>& s, Worker<T>& t, const int64_t* edges, int count) {
+Edges<T> rows_of(const Sweep<T>& s, Worker<T>& t, const int64_t* edges, int count, T* dw_kept) {
     const Lowered& p = s.p;
     const ContractArgs<T>& a = s.a;
     Edges<T> r{};
@@ -114,6 +75,15 @@ Edges<T> rows_of(const Sweep<T>& s, Worker<T>& t, const int64_t* edges, int coun
                 to_inside(p.x, p.mul_ir, a.hx + edge * p.x_dim, t.hx.data() + e * p.x_width),
                     r.hx[e] = t.hx.data() + e * p.x_width;
         }
+        r.dx[e] = t.dx.data() + e * p.x_width;
+        r.dw[e] = p.staged_w || a.shared_w || !a.dw ? t.dw.data() + e * p.w_width : a.dw + edge * p.w_dim;
+        if (s.table()) {
+            r.w[e] = t.w.data() + e * p.w_width;
+            r.hw[e] = t.hw.data() + e * p.w_width;
+            if (dw_kept) r.dw[e] = dw_kept + e * s.dw_kept();
+            if (a.second) r.plain[e] = dw_kept ? r.dw[e] + p.w_width : t.plain.data() + e * p.w_width;
+            continue;
+        }
         r.w[e] = !a.w ? s.zeros.data() : a.shared_w ? s.w.data() : a.w + edge * p.w_dim;
         r.hw[e] = !a.hw ? s.zeros.data() : a.shared_w ? s.hw.data() : a.hw + edge * p.w_dim;
         if (p.staged_w && !a.shared_w) {
@@ -123,8 +93,6 @@ Edges<T> rows_of(const Sweep<T>& s, Worker<T>& t, const int64_t* edges, int coun
                 stage_weights(p, a.hw + edge * p.w_dim, t.hw.data() + e * p.w_width),
                     r.hw[e] = t.hw.data() + e * p.w_width;
         }
-        r.dx[e] = t.dx.data() + e * p.x_width;
-        r.dw[e] = s.dw_staged() || !a.dw ? t.dw.data() + e * p.w_width : a.dw + edge * p.w_dim;
     }
     return r;
 }
@@ -140,12 +108,14 @@ EQK_INLINE void fetch_ahead(const Sweep<T>& s, const Block& b, const int64_t* ne
 }
 
 template <class T, bool Second>
-void run_blocks(const Sweep<T>& s, Worker<T>& t, const Edges<T>& rows, const int64_t* next, int ahead) {
+void run_blocks(const Sweep<T>& s, Worker<T>& t, const Edges<T>& rows, const int64_t* ids, const int64_t* next,
+                int ahead, bool kept) {
     Edges<T> unweighted = rows;
     for (int e = 0; e < EDGES; ++e) {
         unweighted.w[e] = s.fixed.data();
         unweighted.hw[e] = s.zeros.data();
         unweighted.dw[e] = t.unused.data();
+        unweighted.plain[e] = nullptr;
     }
     for (const Block& b : s.p.blocks) {
         const Edges<T>& edges = b.w < 0 ? unweighted : rows;
@@ -159,8 +129,10 @@ void run_blocks(const Sweep<T>& s, Worker<T>& t, const Edges<T>& rows, const int
                           t.dm.data() + b.m * EDGES,
                           b.first};
         if (s.fetch && b.w >= 0 && b.first) fetch_ahead(s, b, next, ahead);
+        if (s.table() && b.w >= 0 && b.first) form_weights(s, t, b, ids, rows.count);
         if (s.a.z) forward_of<T, Second>(b.d1, b.d3)(edges, at);
         if (s.grads) backward_of<T, Second>(b.d1, b.d3)(edges, at);
+        if (s.table() && b.w >= 0 && b.last && s.grads) spread_weights(s, t, b, rows, ids, kept);
     }
 }
 
@@ -182,8 +154,9 @@ void finish_block(const Sweep<T>& s, Worker<T>& t, const int64_t* edges, int cou
     for (int e = 0; e < count; ++e) {
         if (a.dw && a.shared_w)
             add(dw_group, t.dw.data() + e * p.w_width, p.w_width);
-        else if (a.dw && p.staged_w)
+        else if (a.dw && p.staged_w && !s.table())
             unstage_weights(p, t.dw.data() + e * p.w_width, a.dw + edges[e] * p.w_dim);
+        if (a.db) std::copy_n(t.db.data() + e * WIDEST, a.window, a.db + edges[e] * a.window);
         if (!a.dx) continue;
         const T* row = t.dx.data() + e * p.x_width;
         if (!s.gather)
@@ -195,9 +168,9 @@ void finish_block(const Sweep<T>& s, Worker<T>& t, const int64_t* edges, int cou
     }
 }
 
-// All edges of one receiver. dx_edges: rows for its edges' dx, or null to add them to their senders.
+// All edges of one receiver.
 template <class T>
-void run_receiver(const Sweep<T>& s, Worker<T>& t, int64_t receiver, T* dx_edges, T* dw_group) {
+void run_receiver(const Sweep<T>& s, Worker<T>& t, int64_t receiver, const Kept<T>& kept) {
     const Lowered& p = s.p;
     const ContractArgs<T>& a = s.a;
     const int64_t begin = s.begin(receiver), end = s.begin(receiver + 1);
@@ -215,14 +188,16 @@ void run_receiver(const Sweep<T>& s, Worker<T>& t, int64_t receiver, T* dx_edges
             stage_y(p, a.hy, edges, count, t.hy.data());
             apply(p.m_of_y, t.hy.data(), t.n.data());
         }
-        const Edges<T> rows = rows_of(s, t, edges, count);
+        T* const dw = kept.dw ? kept.dw + (at - begin) * s.dw_kept() : nullptr;
+        const Edges<T> rows = rows_of(s, t, edges, count, dw);
         if (s.grads) std::fill_n(t.dx.data(), count * p.x_width, T(0));
+        if (a.db) std::fill_n(t.db.data(), t.db.size(), T(0));
         if (a.second)
-            run_blocks<T, true>(s, t, rows, next, ahead);
+            run_blocks<T, true>(s, t, rows, edges, next, ahead, dw != nullptr);
         else
-            run_blocks<T, false>(s, t, rows, next, ahead);
+            run_blocks<T, false>(s, t, rows, edges, next, ahead, dw != nullptr);
         if (s.grads)
-            finish_block(s, t, edges, count, dx_edges ? dx_edges + (at - begin) * p.x_width : nullptr, dw_group);
+            finish_block(s, t, edges, count, kept.dx ? kept.dx + (at - begin) * p.x_width : nullptr, kept.dw_group);
     }
     if (a.z) to_outside(p.z, p.mul_ir, t.z.data(), a.z + receiver * p.z_dim);
 }
@@ -257,14 +232,16 @@ void run_batch(const Sweep<T>& s, Worker<T>& t, int64_t first, int64_t last, boo
         T* dw = s.dw_groups.size() ? s.dw_groups.data() + (group - first) * s.p.w_width : nullptr;
         if (dw) std::fill_n(dw, s.p.w_width, T(0));
         for (int64_t r = s.groups[group]; r < s.groups[group + 1]; ++r) {
-            T* dx = alone || !s.dx_edges.size() ? nullptr : s.dx_edges.data() + (s.begin(r) - begin) * s.p.x_width;
-            run_receiver(s, t, r, dx, dw);
+            const int64_t at = s.begin(r) - begin;
+            run_receiver(s, t, r,
+                         Kept<T>{alone || !s.dx_edges.size() ? nullptr : s.dx_edges.data() + at * s.p.x_width,
+                                 alone || !s.dw_edges.size() ? nullptr : s.dw_edges.data() + at * s.dw_kept(), dw});
         }
     }
-    if (s.dx_edges.size() && !alone) {
-        add_senders(s, begin, s.begin(s.groups[last]));
+    if (alone || s.dx_edges.size() + s.dw_edges.size() == 0) return;
+    if (s.dx_edges.size()) add_senders(s, begin, s.begin(s.groups[last]));
+    if (s.dw_edges.size()) add_rows(s, begin, s.begin(s.groups[last]));
 #pragma omp barrier
-    }
 }
 
 template <class T>
@@ -281,7 +258,13 @@ std::vector<int64_t> make_groups(const ContractArgs<T>& a) {
     return groups;
 }
 
-// The end of the batch that starts at group `first`: at most `most` groups, and edges whose dx fits BATCH bytes;
+// What threads that share a batch keep of an edge, in bytes.
+template <class T>
+int64_t kept_bytes(const Sweep<T>& s) {
+    return ((s.a.dx ? s.p.x_width : 0) + (s.table() && s.a.dw ? s.dw_kept() : 0)) * int64_t(sizeof(T)) + 1;
+}
+
+// The end of the batch that starts at group `first`: at most `most` groups, and edges that keep BATCH bytes;
 // `alone` if it is one large group.
 template <class T>
 int64_t batch_end(const Sweep<T>& s, int64_t first, int64_t most, bool& alone) {
@@ -289,7 +272,7 @@ int64_t batch_end(const Sweep<T>& s, int64_t first, int64_t most, bool& alone) {
     const int64_t count = static_cast<int64_t>(s.groups.size()) - 1;
     alone = size(first) > ALONE;
     if (alone) return first + 1;
-    const int64_t edges = std::max<int64_t>(ALONE, BATCH / (s.p.x_width * int64_t(sizeof(T)) + 1));
+    const int64_t edges = std::max<int64_t>(ALONE, BATCH / kept_bytes(s));
     int64_t last = first + 1, held = size(first);
     while (last < count && last - first < most && size(last) <= ALONE && held + size(last) <= edges)
         held += size(last++);
@@ -300,6 +283,7 @@ template <class T>
 void prepare(Sweep<T>& s, int threads, int64_t most) {
     const Lowered& p = s.p;
     const ContractArgs<T>& a = s.a;
+    const bool rows = s.table() || a.shared_w;  // weights are not by edge
     int64_t widest = std::max(p.x_width, p.w_width);
     for (const Placed& x : p.x) widest = std::max(widest, x.padded);
     s.zeros = Buffer<T>(widest + lanes<T>);
@@ -308,33 +292,35 @@ void prepare(Sweep<T>& s, int threads, int64_t most) {
     std::fill_n(s.fixed.data(), s.fixed.size(), T(a.fixed));
     s.groups = make_groups(a);
     if (a.z) advise_huge(a.z, a.z_rows * p.z_dim * int64_t(sizeof(T)), threads > 1);
-    if (a.dw && !a.shared_w) advise_huge(a.dw, a.edges * p.w_dim * int64_t(sizeof(T)), threads > 1);
+    if (a.dw && !rows) advise_huge(a.dw, a.edges * p.w_dim * int64_t(sizeof(T)), threads > 1);
     if (a.dx) advise_huge(a.dx, a.x_rows * p.x_dim * int64_t(sizeof(T)), threads > 1);
-    s.fetch = !a.shared_w && !p.staged_w && a.edges * p.w_dim * int64_t(sizeof(T)) > FETCHED;
+    s.fetch = !rows && !p.staged_w && a.edges * p.w_dim * int64_t(sizeof(T)) > FETCHED;
     if (a.shared_w && a.w) s.w = Buffer<T>(p.w_width), stage_weights(p, a.w, s.w.data());
     if (a.shared_w && a.hw) s.hw = Buffer<T>(p.w_width), stage_weights(p, a.hw, s.hw.data());
     if (a.shared_w && a.dw) s.dw_groups = Buffer<T>(most * p.w_width);
-    if (!s.gather) return;
-    if (a.x) s.x = Buffer<T>(a.x_rows * p.x_width);
-    if (a.hx) s.hx = Buffer<T>(a.x_rows * p.x_width);
-    if (a.dx) s.dx = Buffer<T>(a.x_rows * p.x_width);
-    if (!a.dx || threads == 1) return;
+    if (s.gather && a.x) s.x = Buffer<T>(a.x_rows * p.x_width);
+    if (s.gather && a.hx) s.hx = Buffer<T>(a.x_rows * p.x_width);
+    if (s.gather && a.dx) s.dx = Buffer<T>(a.x_rows * p.x_width);
+    const bool keep_dx = s.gather && a.dx, keep_dw = s.table() && a.dw;
+    if (threads == 1 || !(keep_dx || keep_dw)) return;
     int64_t longest = 0;
     bool alone = false;
     for (int64_t g = 0, last; g + 1 < static_cast<int64_t>(s.groups.size()); g = last) {
         last = batch_end(s, g, most, alone);
         if (!alone) longest = std::max(longest, s.begin(s.groups[last]) - s.begin(s.groups[g]));
     }
-    s.dx_edges = Buffer<T>(longest * p.x_width);
+    if (keep_dx) s.dx_edges = Buffer<T>(longest * p.x_width);
+    if (keep_dw) s.dw_edges = Buffer<T>(longest * s.dw_kept());
 }
 
 template <class T>
 void contract(const Lowered& p, const ContractArgs<T>& a) {
     const int threads = a.edges < 2 * GROUP ? 1 : a.threads;
     // A batch ends with two barriers: few large ones, but their dx by edge should stay in the shared cache.
-    const int64_t fit = BATCH / (GROUP * p.x_width * int64_t(sizeof(T)) + 1);
-    const int64_t most = std::max<int64_t>(fit, 8 * threads);
-    Sweep<T> s{p, a, a.dx || a.dy || a.dw, false, a.x_index != nullptr, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}};
+    Sweep<T> s{p, a};
+    s.grads = a.dx || a.dy || a.dw || a.db;
+    s.gather = a.x_index != nullptr;
+    const int64_t most = std::max<int64_t>(BATCH / (GROUP * kept_bytes(s)), 8 * threads);
     prepare(s, threads, most);
     std::vector<Worker<T>> workers;
     for (int n = 0; n < threads; ++n) workers.emplace_back(p);

@@ -20,12 +20,12 @@ constexpr int REGISTERS = 32;
 constexpr int REGISTERS = 16;
 #endif
 
-// The rows of up to EDGES edges; h: tangents; d: results.
+// The rows of up to EDGES edges; h: tangents; d: results. plain: in a `Second` sweep dw of the form itself, or null.
 template <class T>
 struct Edges {
     int count;
     const T *x[EDGES], *w[EDGES], *hx[EDGES], *hw[EDGES];
-    T *dx[EDGES], *dw[EDGES];
+    T *dx[EDGES], *dw[EDGES], *plain[EDGES];
 };
 
 // Where a block lies in these rows, its coefficients M and N, and the receiver's rows.
@@ -94,12 +94,13 @@ EQK_INLINE void backward_rows(const Edges<T>& e, const Place<T>& at, int a, int 
     const T *const w = e.w[a] + at.w, *const hw = e.hw[a] + at.w;
     const T *const m = at.m + i0 * D3 * EDGES + a, *const n = at.n + i0 * D3 * EDGES + a;
     T *const dx = e.dx[a] + at.x + i0 * stride, *const dw = e.dw[a] + at.w;
+    T* const plain = Second && e.plain[a] ? e.plain[a] + at.w : nullptr;
     Vec<T> moments[I * D3];
 #pragma GCC unroll 64
     for (int c = 0; c < I * D3; ++c) moments[c] = Vec<T>{};
     for (int64_t u = 0; u < stride; u += L) {
         const Vec<T> weight = load<T>(w + u);
-        Vec<T> tangent{}, total = first ? Vec<T>{} : load<T>(dw + u);
+        Vec<T> tangent{}, total = first ? Vec<T>{} : load<T>(dw + u), base{};
         if constexpr (Second) tangent = load<T>(hw + u);
         Vec<T> g[D3];
         for (int k = 0; k < D3; ++k) g[k] = load<T>(at.g + k * stride + u);
@@ -121,6 +122,7 @@ EQK_INLINE void backward_rows(const Edges<T>& e, const Place<T>& at, int a, int 
             T* const to = dx + i * stride + u;
             if constexpr (Second) {
                 total += hxi * t + xi * s;
+                base += xi * t;
                 store<T>(to, load<T>(to) + weight * s + tangent * t);
             } else {
                 total += xi * t;
@@ -128,6 +130,7 @@ EQK_INLINE void backward_rows(const Edges<T>& e, const Place<T>& at, int a, int 
             }
         }
         store<T>(dw + u, total);
+        if (plain) store<T>(plain + u, first ? base : base + load<T>(plain + u));
     }
     constexpr int count = I * D3;
     T* const dm = at.dm + i0 * D3 * EDGES + a;

@@ -6,21 +6,17 @@
 
 namespace eqk {
 
-namespace {
-
-void check(const char* kind, int64_t edges, const int64_t* index, int64_t rows) {
+void check_index(const char* kind, int64_t edges, const int64_t* index, int64_t rows) {
     for (int64_t e = 0; e < edges; ++e)
         if (index[e] < 0 || index[e] >= rows)
             throw std::out_of_range(std::string(kind) + " index out of range: edge " + std::to_string(e) + " has " +
-                                    std::to_string(index[e]) + ", the graph has " + std::to_string(rows) + " nodes.");
+                                    std::to_string(index[e]) + ", there are " + std::to_string(rows) + " rows.");
 }
-
-}  // namespace
 
 void plan(int64_t edges, const int64_t* sender, const int64_t* receiver, int64_t senders, int64_t receivers,
           int64_t* ptr, int64_t* order) {
-    check("sender", edges, sender, senders);
-    check("receiver", edges, receiver, receivers);
+    check_index("sender", edges, sender, senders);
+    check_index("receiver", edges, receiver, receivers);
     std::fill_n(ptr, receivers + 1, int64_t(0));
     for (int64_t e = 0; e < edges; ++e) ++ptr[receiver[e] + 1];
     for (int64_t n = 0; n < receivers; ++n) ptr[n + 1] += ptr[n];
@@ -31,7 +27,7 @@ void plan(int64_t edges, const int64_t* sender, const int64_t* receiver, int64_t
 
 void check_graph(int64_t edges, const int64_t* index, int64_t rows, const int64_t* ptr, const int64_t* order,
                  int64_t receivers) {
-    if (index) check("sender", edges, index, rows);
+    if (index) check_index("sender", edges, index, rows);
     if (!ptr) return;
     bool rising = ptr[0] == 0 && ptr[receivers] == edges;
     for (int64_t n = 0; n < receivers; ++n) rising &= ptr[n] <= ptr[n + 1];

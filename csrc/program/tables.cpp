@@ -57,13 +57,14 @@ void check(const Tables& t, const Path& p) {
 
 }  // namespace
 
-Lowered lower(const Tables& t, int64_t vl) {
+Lowered lower(const Tables& t, int64_t vl, bool padded_w) {
     Lowered low{};
     low.x = place(t.x, vl, low.x_dim, low.x_width);
     low.z = place(t.z, vl, low.z_dim, low.z_width);
     low.y_dim = t.y_dim;
     low.w_dim = low.w_width = t.w_dim;
     low.mul_ir = t.mul_ir;
+    low.staged_w = padded_w;
     for (const Path& p : t.paths) {
         check(t, p);
         low.staged_w |= p.w >= 0 && t.x[p.in1].mul % vl != 0;
@@ -92,9 +93,10 @@ Lowered lower(const Tables& t, int64_t vl) {
                 }
                 if (empty) continue;
                 low.blocks.push_back({d1, d3, x.inside + i0 * x.padded, z.inside + k0 * z.padded, w, x.padded,
-                                      low.m_size, low.blocks.size() == begin});
+                                      low.m_size, p.w, x.mul, low.blocks.size() == begin, false});
                 low.m_size += d1 * d3;
             }
+        if (low.blocks.size() > begin) low.blocks.back().last = true;
     }
     low.m_of_y = compress(std::move(m_of_y), low.m_size);
     low.y_of_m = compress(std::move(y_of_m), low.y_dim);

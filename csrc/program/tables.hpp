@@ -43,7 +43,10 @@ struct Block {
     int64_t w;       // offset in the weight row that kernels see, -1: unweighted
     int64_t padded;  // channels, a multiple of the vector length
     int64_t m;       // first entry of M
+    int64_t column;  // of its path's first weight outside
+    int64_t mul;     // channels outside
     bool first;      // of its path: stores dw, the others add to it
+    bool last;       // of its path: dw is complete
 };
 
 // One entry of a sparse matrix: out[row] += c * in[column].
@@ -73,7 +76,8 @@ struct Lowered {
     Sparse m_of_y, y_of_m;
 };
 
+// `padded_w`: weight rows are padded whatever their widths (those that are formed in cache).
 // Throws std::invalid_argument if the tables contradict themselves.
-Lowered lower(const Tables& tables, int64_t vector_length);
+Lowered lower(const Tables& tables, int64_t vector_length, bool padded_w);
 
 }  // namespace eqk

@@ -1,8 +1,8 @@
 """The CPU backend: channelwise products in C++ (`csrc/cpu/contract.inl`).
 
-A product program is channelwise when each path keeps x's channel: mode `uvu`, or one that is the same when y's
-multiplicity is 1 (`uvuv`; the others for single channels). Rows: x and z by any index or by edge, y and w by edge (w
-shared too). Forward, backward and double backward are fused; a form of higher order is a sum of base forms.
+A program is channelwise when each path keeps x's channel: mode `uvu`, or one that is the same when y's multiplicity is
+1 (`uvuv`; the others for single channels). Rows: x and z by any index or by edge, y and w by edge (w shared too, or by
+windows of a table's rows). Forward, backward and double backward are fused; a form of higher order is a sum of base forms.
 """
 
 from __future__ import annotations
@@ -19,11 +19,10 @@ from equikern.backends.threads import threads
 from equikern.errors import BackendError, ShapeError
 from equikern.program import EDGE, SHARED, Path, Program, wigner_3j
 from equikern.program import parse as parse_program
-from equikern.program.program import W, X, Y, Z
+from equikern.program.program import B, W, X, Y
 
 name = "cpu"
 _DTYPES = (torch.float32, torch.float64)
-_SECOND = ((X, Y, W),)
 
 
 def target() -> str:
@@ -48,10 +47,11 @@ def supports(program: Program, device: str, dtype: torch.dtype) -> str | None:
         return f"operands are {dtype}; the kernels have float32 and float64"
     if program.family == "linear":
         return cpu_linear.why_not(program)
-    if program.family != "product":
+    if program.family not in ("product", "table"):
         return f"it has no kernel for the family {program.family!r}"
-    x, y, w, z = program.operands
-    if y.row != EDGE or w.row not in (EDGE, SHARED) or SHARED in (x.row, z.row):
+    x, y, w, z = (*program.operands[:B], program.operands[-1])
+    by_rows = w.row in (EDGE, SHARED) or (program.family == "table" and w.row not in (x.row, z.row))
+    if y.row != EDGE or not by_rows or SHARED in (x.row, z.row):
         return f"rows are x[{x.row}] y[{y.row}] w[{w.row}] z[{z.row}]; the kernels read y by edge, w by edge or shared"
     for n, path in enumerate(program.paths):
         if not _keeps_channel(program, path):
@@ -69,7 +69,9 @@ def _keeps_channel(program: Program, path: Path) -> bool:
 @cache
 def _lowered(text: str) -> _C.Contraction:
     program = parse_program(text)
-    x, y, w, z = (operand.irreps for operand in program.operands)
+    x, y, z = (program.operands[slot].irreps for slot in (X, Y, -1))
+    w = program.operands[W]
+    window = w.window if program.family == "table" else 0
     paths = []
     for path, columns in zip(program.paths, program.weight_slices, strict=True):
         c = path.scale * wigner_3j(x[path.in1].ir.l, y[path.in2].ir.l, z[path.out].ir.l)  # type: ignore[index]
@@ -78,7 +80,7 @@ def _lowered(text: str) -> _C.Contraction:
         nonzeros = [(int(i), int(start + j), int(k), float(c[i, j, k])) for i, j, k in cells]
         paths.append((path.in1, path.out, columns.start if path.weighted else -1, nonzeros))
     segments = [[(mul, ir.dim) for mul, ir in irreps] for irreps in (x, z)]  # type: ignore[union-attr]
-    return _C.Contraction(*segments, y.dim, w, program.layout == "mul_ir", paths)  # type: ignore[union-attr]
+    return _C.Contraction(*segments, y.dim, w.dim, window, program.layout == "mul_ir", paths)  # type: ignore[union-attr]
 
 
 def contract(
@@ -90,7 +92,8 @@ def contract(
         return cpu_linear.sweep(base, operands, dict(zip(open, rows, strict=True)))
     if not program.derived:
         return _sweep(base, operands, index, dict(zip(open, rows, strict=True)))
-    if base.family == "product" and program.derived == _SECOND and all(slot <= Z for slot in open):
+    second = (tuple(range(base.output)),)
+    if base.family != "linear" and program.derived == second and all(slot <= base.output for slot in open):
         return _sweep(base, operands, index, dict(zip(open, rows, strict=True)), second=True)
     return _expanded(program, base, operands, index, dict(zip(open, rows, strict=True)))
 
@@ -110,10 +113,11 @@ def _expanded(
     """A derived form as a sum of base forms read at other slots."""
     like = next(a for a in operands if a.ndim == 2)
     results = {slot: like.new_zeros(n, program.dims[slot]) for slot, n in open.items()}
+    factors = [k for k, name in enumerate(base.names) if name in "wb"]
     for slots in program.expansions:
         opened = {k: open[slot] for k, slot in enumerate(slots) if slot in open}
         # A summand with an absent factor is zero, but for the weights of unweighted paths, which are no factor.
-        absent = [k for k, slot in enumerate(slots) if operands[slot].ndim != 2 and (k != W or base.dims[W])]
+        absent = [k for k, slot in enumerate(slots) if operands[slot].ndim != 2 and (k not in factors or base.dims[W])]
         opened = {k: n for k, n in opened.items() if set(absent) <= {k}}
         if not opened:
             continue
@@ -121,7 +125,7 @@ def _expanded(
         if base.family == "linear":
             parts = cpu_linear.sweep(base, read, opened)
         else:
-            parts = _sweep(base, read, index, opened, fixed=1.0 if slots[W] == W else 0.0)
+            parts = _sweep(base, read, index, opened, fixed=float(all(slots[k] == k for k in factors)))
         for k, part in zip(opened, parts, strict=True):
             results[slots[k]] += part
     return [results[slot] for slot in open]
@@ -136,19 +140,26 @@ def _sweep(
     second: bool = False,
     fixed: float = 1.0,
 ) -> list[Tensor]:
-    """One call of the kernel: `operands` are x y w g and, for `second`, their tangents hx hy hw."""
+    """One call of the kernel: `operands` are x y w (b) g and, for `second`, the tangents hx hy hw (hb)."""
+    output = base.output
     given = [a.contiguous() if a.ndim == 2 else None for a in operands]
     like = next(a for a in given if a is not None)
     counts = _counts(base, given, index, open)
     _check(base, given, counts, like)
     # Without its cotangent (or without edges) the gradient of an input is zero.
-    asked = [s for s in open if counts[0] and (s == Z or given[Z] is not None)]
+    asked = [s for s in open if counts[0] and (s == output or given[output] is not None)]
+    added = [W] if base.family == "table" else []  # the kernel adds to these
     results = {
-        s: like.new_empty(n, base.dims[s]) if s in asked else like.new_zeros(n, base.dims[s]) for s, n in open.items()
+        s: like.new_empty(n, base.dims[s]) if s in asked and s not in added else like.new_zeros(n, base.dims[s])
+        for s, n in open.items()
     }
     if not asked:
         return list(results.values())
     graph = _graph(base, index, counts[0], counts[2])
+    tangents = given[output + 1 :] if second else [None] * output
+    operands_in = [*given[:B], given[output], *tangents[:B]]  # x y w g hx hy hw
+    operands_in += [given[B], tangents[B]] if base.family == "table" else [None, None]
+    results_out = [X, Y, W, output, B if base.family == "table" else None]
     try:
         _lowered(base.text).run(
             like.dtype == torch.float64,
@@ -157,8 +168,8 @@ def _sweep(
             base.rows[W] == SHARED,
             second,
             fixed,
-            [0 if a is None else a.data_ptr() for a in (given + [None] * 3)[:7]],
-            [results[s].data_ptr() if s in asked else 0 for s in (X, Y, W, Z)],
+            [0 if a is None else a.data_ptr() for a in operands_in],
+            [results[s].data_ptr() if s in asked else 0 for s in results_out],
             threads(),
         )
     except IndexError as error:
@@ -168,8 +179,9 @@ def _sweep(
 
 def _counts(
     base: Program, given: list[Tensor | None], index: list[Tensor], open: dict[int, int]
-) -> tuple[int, int, int]:
-    """(edges, rows of x, rows of z)."""
+) -> tuple[int, int, int, int]:
+    """(edges, rows of x, of z, of w)."""
+    first = base.output + 1  # of the tangents
 
     def rows(*slots: int) -> int | None:
         for slot in slots:
@@ -181,22 +193,23 @@ def _counts(
     if base.index_kinds:
         edges = index[0].shape[0]
     else:
-        edges = next(n for s in (X, Y, Z, W) if base.rows[s] == EDGE and (n := rows(s)) is not None)
-    x_rows, z_rows = rows(X, 4), rows(Z)
-    return edges, edges if x_rows is None else x_rows, edges if z_rows is None else z_rows
+        edges = next(n for s in (X, Y, base.output, W) if base.rows[s] == EDGE and (n := rows(s)) is not None)
+    x_rows, z_rows, w_rows = rows(X, first + X), rows(base.output), rows(W, first + W)
+    return edges, edges if x_rows is None else x_rows, edges if z_rows is None else z_rows, w_rows or 0
 
 
-def _check(base: Program, given: list[Tensor | None], counts: tuple[int, int, int], like: Tensor) -> None:
+def _check(base: Program, given: list[Tensor | None], counts: tuple[int, int, int, int], like: Tensor) -> None:
     """The last line before native code, also for calls of the op itself: what the kernel reads must be there."""
-    edges, x_rows, z_rows = counts
-    expected = (
+    edges, x_rows, z_rows, w_rows = counts
+    expected = [
         edges if base.rows[X] == EDGE else x_rows,
         edges,
-        1 if base.rows[W] == SHARED else edges,
-        edges if base.rows[Z] == EDGE else z_rows,
-    )
+        w_rows if base.family == "table" else 1 if base.rows[W] == SHARED else edges,
+        *([edges] if base.family == "table" else []),
+        edges if base.rows[base.output] == EDGE else z_rows,
+    ]
     for slot, a in enumerate(given):
-        kind = slot % 4
+        kind = slot % len(base.operands)
         if a is None:
             continue
         if a.shape != (expected[kind], base.dims[kind]) or a.dtype != like.dtype or a.device.type != "cpu":
@@ -207,7 +220,7 @@ def _check(base: Program, given: list[Tensor | None], counts: tuple[int, int, in
 
 
 def _graph(base: Program, index: list[Tensor], edges: int, z_rows: int) -> list[Tensor | None]:
-    """[index of x's rows, then ptr and order of the edges by z's rows], None where rows are the edges themselves.
+    """[x's rows, ptr and order of the edges by z's rows, knots of w's rows]; None where rows are the edges themselves.
 
     Their values the kernel checks, against the rows there are.
     """
@@ -221,18 +234,18 @@ def _graph(base: Program, index: list[Tensor], edges: int, z_rows: int) -> list[
     if any(tensor.shape[0] != edges for tensor in kinds.values()):
         sizes = {kind: tensor.shape[0] for kind, tensor in kinds.items()}
         raise ShapeError(f"the index tensors differ in length: {sizes}; give each one entry an edge.")
-    x_index, z_index = kinds.get(base.rows[X]), kinds.get(base.rows[Z])
+    x_index, z_index, knot = kinds.get(base.rows[X]), kinds.get(base.rows[base.output]), kinds.get(base.rows[W])
     if z_index is None:
-        return [x_index, None, None]
+        return [x_index, None, None, knot]
     if len(index) == len(kinds):
-        return [x_index, *plan(z_index, z_index, z_rows, z_rows)]
+        return [x_index, *plan(z_index, z_index, z_rows, z_rows), knot]
     ptr, order = (tensor.contiguous() for tensor in index[-2:])
     if ptr.shape[0] != z_rows + 1 or order.shape[0] != edges:
         raise ShapeError(
             f"the plan is for {ptr.shape[0] - 1} receivers and {order.shape[0]} edges, the call has {z_rows} and "
             f"{edges}; build a new Graph when the edges change."
         )
-    return [x_index, ptr, order]
+    return [x_index, ptr, order, knot]
 
 
 def plan(sender: Tensor, receiver: Tensor, senders: int, receivers: int) -> tuple[Tensor, Tensor]:

@@ -30,17 +30,25 @@ def contract(
     for slot, a in enumerate(operands):
         if a.ndim == 2:
             kind = program.slots[slot].row
-            gathered[slot] = (a[where[kind]] if kind in where else a).to(compute)
+            gathered[slot] = (a[_rows(program, slot, where)].flatten(1) if kind in where else a).to(compute)
     results = []
     for slot, n in zip(open, rows, strict=True):
         kind = program.slots[slot].row
-        local = present.new_zeros(1 if kind == SHARED else edges, program.dims[slot], dtype=compute)
+        window, dim = program.slots[slot].window, program.dims[slot]
+        local = present.new_zeros(1 if kind == SHARED else edges, window * dim, dtype=compute)
         for t in range(len(program.terms)):
             _add_term(program, t, slot, gathered, local, edges)
         if kind in where:
-            local = local.new_zeros(n, program.dims[slot]).index_add_(0, where[kind], local)
+            rows_of = _rows(program, slot, where).flatten()
+            local = local.new_zeros(n, dim).index_add_(0, rows_of, local.reshape(edges * window, dim))
         results.append(local.to(present.dtype))
     return results
+
+
+def _rows(program: Program, slot: int, where: dict[str, Tensor]) -> Tensor:
+    """(E, window): the rows of an indexed operand that each edge reads."""
+    first, window = where[program.slots[slot].row], program.slots[slot].window
+    return first[:, None] + torch.arange(window, device=first.device)
 
 
 def _edges(program: Program, operands: list[Tensor], where: dict[str, Tensor], rows: list[int], open: list[int]) -> int:

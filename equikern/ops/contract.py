@@ -75,8 +75,8 @@ def along(
     """The program's derivative along tangents of some slots, its operands, and the slot that a tangent has replaced.
 
     Absent tangents are zero. A single tangent of a slot that every term reads once takes that slot's place: the form
-    does not depend on that slot any more. Else the tangents are appended, in a product always for x, y and w together,
-    so that all double backwards share one program.
+    does not depend on that slot any more. Else the tangents are appended, in a product always for all its inputs
+    together, so that all double backwards share one program.
     """
     live = [slot for slot, tangent in tangents.items() if tangent is not None]
     if len(live) == 1 and live[0] in program.linear_slots:

@@ -8,6 +8,7 @@ from equikern.program.build import (
     product,
     product_of_paths,
     schnet_message,
+    tabled,
 )
 from equikern.program.irreps import Irrep, Irreps, MulIr
 from equikern.program.program import EDGE, SHARED, Operand, Path, Program
@@ -16,5 +17,6 @@ from equikern.program.wigner import wigner_3j, wigner_d
 
 __all__ = [
     "CONVOLUTION", "EDGE", "Irrep", "Irreps", "MulIr", "Operand", "Path", "Program", "Rows", "SHARED",
-    "linear", "painn_message", "parse", "product", "product_of_paths", "schnet_message", "wigner_3j", "wigner_d",
+    "linear", "painn_message", "parse", "product", "product_of_paths", "schnet_message", "tabled",
+    "wigner_3j", "wigner_d",
 ]  # fmt: skip

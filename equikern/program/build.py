@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from equikern.errors import ProgramError
 from equikern.program.irreps import Irreps
-from equikern.program.program import MODES, Operand, Path, Program, mode_shapes
+from equikern.program.program import EDGE, MODES, Operand, Path, Program, mode_shapes
 
 IRREP_NORMALIZATIONS = ("component", "norm", "none")
 PATH_NORMALIZATIONS = ("element", "path", "none")
@@ -74,6 +74,16 @@ def product_of_paths(
             width += size
     operands = (Operand("x", rows.x, x), Operand("y", rows.y, y), Operand("w", rows.w, width), Operand("z", rows.z, z))
     return Program("product", layout, operands, tuple(paths))
+
+
+def tabled(program: Program, window: int) -> Program:
+    """A product whose weights are a row an edge, with weights w[e] = sum over c < window of b[e, c] w[knot(e) + c].
+
+    Operands x y w[knot] b[edge] z: w (knots, weights) is the table, b (E, window) the factors of its rows.
+    """
+    x, y, w, z = program.operands
+    operands = (x, y, w._replace(row="knot", window=window), Operand("b", EDGE, window), z)
+    return Program("table", program.layout, operands, program.paths)
 
 
 def schnet_message(channels: int) -> Program:

@@ -4,12 +4,13 @@ A program is a *family* (which polynomial), a *layout* (how columns are ordered)
 `contract(program, operands, open)` returns dF/da for the open slots; see docs/programs.md.
 
 Families
-  product  F = sum over paths of scale * C_ijk * w * x_i * y_j * z_k   operands x y w z
-  linear   F = sum over paths of scale * w * x_i * z_i                 operands x w z
+  product  F = sum over paths of scale * C_ijk * w * x_i * y_j * z_k         operands x y w z
+  table    F = sum over paths of scale * C_ijk * (b_c w_c) * x_i * y_j * z_k   operands x y w b z
+  linear   F = sum over paths of scale * w * x_i * z_i                       operands x w z
 
 Row kinds say where an operand's row comes from: `edge` (the row of the edge itself), `shared` (one row for all), or any
 other name, an indexed kind: the row that the index tensor of that name holds for the edge (`sender`, `receiver`,
-`species`).
+`species`). In a table program an edge reads a window of w: as many consecutive rows as b has columns (`w[knot:4]`).
 """
 
 from __future__ import annotations
@@ -28,17 +29,20 @@ from equikern.program.wigner import wigner_3j
 
 EDGE, SHARED = "edge", "shared"
 MODES = ("uvw", "uvu", "uvv", "uuw", "uuu", "uvuv", "uvu<v", "u<vw")
-FAMILIES = {"product": ("x", "y", "w", "z"), "linear": ("x", "w", "z")}
+FAMILIES = {"product": ("x", "y", "w", "z"), "table": ("x", "y", "w", "b", "z"), "linear": ("x", "w", "z")}
 LAYOUTS = ("mul_ir", "ir_mul")
-X, Y, W, Z = range(4)
+X, Y, W, B = range(4)
+Z = 3  # of a product
+WIDEST = 8  # rows of a window
 
 
 class Operand(NamedTuple):
-    """A named input: where its rows come from and what its columns are (irreps, or a flat width)."""
+    """A named input: where its rows come from, what its columns are (irreps, or a flat width), rows an edge reads."""
 
     name: str
     row: str
     irreps: Irreps | int
+    window: int = 1
 
     @property
     def dim(self) -> int:
@@ -46,7 +50,8 @@ class Operand(NamedTuple):
         return self.irreps if isinstance(self.irreps, int) else self.irreps.dim
 
     def __str__(self) -> str:
-        return f"{self.name}[{self.row}] {self.irreps}".rstrip()
+        window = "" if self.window == 1 else f":{self.window}"
+        return f"{self.name}[{self.row}{window}] {self.irreps}".rstrip()
 
 
 class Path(NamedTuple):
@@ -231,6 +236,10 @@ class Program:
                 continue
             channels = int(np.prod(mode_shapes(path.mode, *self.multiplicities(path))[0]))
             per_edge += 2 * channels * _channel_fmas(self, d1, d3, opened)
+            if self.family == "table" and path.weighted:
+                # w from its window, db and dw; tangents of b (not those of a table) double each
+                factors = 1 + len(opened & {W, B})
+                per_edge += 2 * channels * self.operands[W].window * factors * (2 if self.derived else 1)
         return per_edge * edges
 
     def bytes(self, rows: Mapping[str, int], itemsize: int, open: Iterable[int] = ()) -> int:
@@ -256,14 +265,14 @@ class Program:
 
 def _channel_fmas(program: Program, d1: int, d3: int, opened: set[int]) -> int:
     """Fused multiply-adds a channel of one path in M form, as in design: 110 forward, 242 backward, on mace-conv."""
-    x, y, w, z = X, Y, W, Z
+    x, y, w, z = X, Y, W, program.output
+    both = {W if program.operands[s].name in "wb" else s for s in opened if s <= z}
     if not program.derived:
-        forward = d1 * d3 + d1 if z in opened else 0
-        inputs = opened - {z}
+        forward = d1 * d3 + d1 if z in both else 0
+        inputs = both - {z}
         t = d1 * d3 if inputs & {x, w} else 0
         moments = d1 * d3 if y in inputs else 0
         return forward + t + moments + d1 * len(inputs)
-    both = {s for s in opened if s < 4}
     forward = 2 * d1 * d3 + 3 * d1 if z in both else 0
     t = 2 * d1 * d3 if both & {x, w} else 0
     return forward + t + (d1 * d3 if y in both else 0) + 2 * d1 * len(both - {z})
@@ -331,8 +340,12 @@ def _path_terms(program: Program, n: int, path: Path) -> list[Term]:
         read_z = (read_z[0], z_shape, z_letters)
     if path.mode == "uuw" and not path.weighted:
         read_z = (read_z[0], (z[path.out].ir.dim,), "k")
-    reads = [Read(X, *read_x), Read(Y, *read_y), Read(Z, *read_z)]
-    if path.weighted:
+    reads = [Read(X, *read_x), Read(Y, *read_y), Read(program.output, *read_z)]
+    if path.weighted and program.family == "table":
+        w = program.operands[W]
+        rows = (w.dim * np.arange(w.window)[:, None] + columns).reshape(-1)  # of the window's rows side by side
+        reads[2:2] = [Read(W, rows, (w.window, *shape), "c" + lw), Read(B, np.arange(w.window), (w.window,), "c")]
+    elif path.weighted:
         reads.insert(2, Read(W, columns, shape, lw))
     triple = (x[path.in1].ir.l, y[path.in2].ir.l, z[path.out].ir.l)
     return [Term(tuple(reads), "ijk", path.scale * wigner_3j(*triple))]
@@ -350,15 +363,25 @@ def _check(program: Program) -> None:
     if names != FAMILIES[program.family]:
         raise ProgramError(f"a {program.family} program has operands {FAMILIES[program.family]}; got {names}.")
     for operand in program.operands:
-        if (operand.name == "w") != isinstance(operand.irreps, int):
-            raise ProgramError(f"operand w has a flat width and all others have irreps; got {operand}.")
+        if (operand.name in "wb") != isinstance(operand.irreps, int):
+            raise ProgramError(f"operands w and b have a flat width and all others have irreps; got {operand}.")
         if not operand.row.isidentifier():
             raise ProgramError(f"a row kind is a name like edge, sender or species; got {operand.row!r}.")
+        if operand.window != 1 and (program.family, operand.name) != ("table", "w"):
+            raise ProgramError(f"only w of a table program has a window; got {operand}.")
+    if program.family == "table":
+        w, b = program.operands[W], program.operands[B]
+        if not 1 <= w.window <= WIDEST or b.dim != w.window or w.row in (EDGE, SHARED) or b.row != EDGE:
+            raise ProgramError(
+                f"a table program reads a window of 1 to {WIDEST} rows of w by an index, and as many columns of "
+                f"b[edge]; got {w} and {b}."
+            )
     for n, path in enumerate(program.paths):
         _check_path(program, n, path)
     width = program.weight_slices[-1].stop if program.paths else 0
-    if program.operands[-2].dim != width:
-        raise ProgramError(f"the paths read {width} weights but operand w has width {program.operands[-2].dim}.")
+    given = program.operands[names.index("w")].dim
+    if given != width:
+        raise ProgramError(f"the paths read {width} weights but operand w has width {given}.")
 
 
 def _check_path(program: Program, n: int, path: Path) -> None:

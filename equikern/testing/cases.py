@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from equikern.ops import plan
-from equikern.program import CONVOLUTION, EDGE, SHARED, Irreps, Program, Rows, linear, product
+from equikern.program import CONVOLUTION, EDGE, SHARED, Irreps, Program, Rows, linear, product, tabled
 
 SPECIES = 3
+KNOTS = 9  # rows of a table
 EDGE_ROWS = Rows()
 Spec = tuple[Irreps, Irreps, Irreps, list[tuple[Any, ...]]]
 
@@ -82,7 +83,7 @@ def inputs(case: Case, dtype: torch.dtype = torch.float64, seed: int = 0) -> Inp
     """Normally distributed operands and the index tensors of a case; the plan of z is included where z is indexed."""
     generator = torch.Generator().manual_seed(seed + 1)
     program = case.program
-    count = {EDGE: case.edges, SHARED: 1, "sender": case.nodes, "receiver": case.nodes}
+    count = {EDGE: case.edges, SHARED: 1, "sender": case.nodes, "receiver": case.nodes, "knot": KNOTS}
     operands = []
     for slot in program.operands[: program.output]:
         rows = count.get(slot.row, SPECIES)
@@ -90,9 +91,11 @@ def inputs(case: Case, dtype: torch.dtype = torch.float64, seed: int = 0) -> Inp
         operands.append(None if slot.name == "w" and slot.dim == 0 else a)
     edges = edge_index(case, seed)
     index = {"sender": edges[0].contiguous(), "receiver": edges[1].contiguous()}
+    windows = {slot.row: slot.window for slot in program.operands}
     for kind in program.index_kinds:
         if kind not in index:
-            index[kind] = torch.randint(SPECIES, (case.edges,), generator=generator)
+            first = count.get(kind, SPECIES) - windows[kind] + 1
+            index[kind] = torch.randint(first, (case.edges,), generator=generator)
     tensors = [index[kind] for kind in program.index_kinds]
     output, rows = program.operands[-1].row, count.get(program.operands[-1].row, SPECIES)
     if output in index:
@@ -252,6 +255,33 @@ def _paths() -> list[Case]:
     ]
 
 
+def _tables() -> list[Case]:
+    """Weights from windows of a table's rows."""
+    tags = {"awkward", "channelwise"}
+    cases = []
+    for name, window, options in (
+        ("table-mace", 4, {"tags": {"real", "channelwise"}}),
+        ("table-mul-5", 4, {"tags": tags | {"small"}}),
+        ("table-mul-33", 6, {}),
+        ("table-mixed", 2, {"tags": tags | {"small"}}),
+        ("table-edges", 1, {"tags": tags | {"small"}, "rows": Rows()}),
+        ("table-l6", 8, {"nodes": 3}),
+        ("table-hub", 4, {"nodes": 4, "degree": 1500, "graph": "hub"}),
+        ("table-many", 6, {"nodes": 400, "degree": 6}),
+        ("table-no-edges", 4, {"degree": 0}),
+    ):
+        spec = {
+            "table-mace": uvu_paths("128x0e+128x1o", "0e+1o+2e+3o", 3, "natural"),
+            "table-mul-33": uvu_paths("33x0e+33x1o", "0e+1o+2e", 2, "natural"),
+            "table-l6": uvu_paths("3x6e+2x3o", "2e+6e", 6),
+        }.get(name, uvu_paths("5x0e+5x1o", "0e+1o", 1))
+        if name == "table-mixed":
+            spec = (*spec[:3], [(*i[:4], n % 2 == 0) for n, i in enumerate(spec[3])])
+        made = _case(name, spec, **({"tags": tags} | options))
+        cases.append(replace(made, program=tabled(made.program, window)))
+    return cases
+
+
 def _rows() -> list[Case]:
     """Row kinds and graphs."""
     tags = {"awkward", "channelwise", "small"}
@@ -294,7 +324,7 @@ def _rows() -> list[Case]:
     ]
 
 
-CASES: tuple[Case, ...] = (*_real(), *_modes(), *_widths(), *_paths(), *_rows())
+CASES: tuple[Case, ...] = (*_real(), *_modes(), *_widths(), *_paths(), *_tables(), *_rows())
 
 
 def tagged(*tags: str, without: str = "") -> list[Case]:

@@ -1,0 +1,64 @@
+// What a sweep shares and what a thread owns.
+#pragma once
+
+#include "contract_blocks.inl"
+#include "contract_rows.inl"
+#include "pages.hpp"
+
+namespace eqk {
+namespace EQK_TARGET {
+
+constexpr int WIDEST = 8;  // rows of a table that an edge may read
+
+// What all threads share during one call.
+template <class T>
+struct Sweep {
+    const Lowered& p;
+    const ContractArgs<T>& a;
+    bool grads = false;              // of any input
+    bool fetch = false;              // weights do not stay in the caches: fetch them ahead
+    bool gather = false;             // x rows are gathered by index, and kept converted in x, hx
+    Buffer<T> x{}, hx{}, dx{};       // (x_rows, x_width) inside order
+    Buffer<T> zeros{}, fixed{};      // absent tangents; weights of unweighted paths
+    Buffer<T> w{}, hw{};             // the shared weight rows, staged
+    std::vector<int64_t> groups{};   // first receiver of each group, and the end
+    Buffer<T> dw_groups{};           // of one batch
+    Buffer<T> dx_edges{}, dw_edges{};
+
+    int64_t begin(int64_t receiver) const { return a.z_ptr ? a.z_ptr[receiver] : receiver; }
+    int64_t edge(int64_t position) const { return a.z_order ? a.z_order[position] : position; }
+    bool table() const { return a.window > 0; }
+    // Of a table, dw of an edge: that of the form, after it, where there are tangents, the plain one.
+    int64_t dw_kept() const { return p.w_width * (a.second ? 2 : 1); }
+};
+
+// What one thread owns.
+template <class T>
+struct Worker {
+    Buffer<T> z, g;                         // the receiver's rows
+    Buffer<T> m, n, dm, y, hy, dy;          // EDGES edges side by side
+    Buffer<T> x, hx, dx, w, hw, dw, plain;  // staged rows of EDGES edges
+    Buffer<T> db;                           // EDGES windows
+    Buffer<T> unused;                       // where the dw of unweighted paths goes
+    explicit Worker(const Lowered& p)
+        : z(p.z_width),
+          g(p.z_width),
+          m(p.m_size * EDGES),
+          n(p.m_size * EDGES),
+          dm(p.m_size * EDGES),
+          y(p.y_dim * EDGES),
+          hy(p.y_dim * EDGES),
+          dy(p.y_dim * EDGES),
+          x(p.x_width * EDGES),
+          hx(p.x_width * EDGES),
+          dx(p.x_width * EDGES),
+          w(p.w_width * EDGES),
+          hw(p.w_width * EDGES),
+          dw(p.w_width * EDGES),
+          plain(p.w_width * EDGES),
+          db(EDGES * WIDEST),
+          unused(p.x_width) {}
+};
+
+}  // namespace EQK_TARGET
+}  // namespace eqk
