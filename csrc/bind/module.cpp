@@ -7,6 +7,7 @@
 
 #include "../cpu/dispatch.hpp"
 #include "../cpu/plan.hpp"
+#include "../cpu/spline.hpp"
 
 namespace py = pybind11;
 
@@ -100,6 +101,19 @@ void bind_contract(py::module_& m) {
     });
 }
 
+void bind_spline(py::module_& m) {
+    m.def("spline", [](bool f64, int64_t edges, uintptr_t length, const std::vector<double>& breaks,
+                       const std::vector<int64_t>& intervals, int order, uintptr_t b, uintptr_t knot) {
+        py::gil_scoped_release release;
+        if (f64)
+            eqk::spline(edges, pointer<const double>(length), breaks, intervals, order, pointer<double>(b),
+                        pointer<int64_t>(knot));
+        else
+            eqk::spline(edges, pointer<const float>(length), breaks, intervals, order, pointer<float>(b),
+                        pointer<int64_t>(knot));
+    });
+}
+
 // Owns the arrays of a HarmonicsTable and runs the active target's kernels on addresses of row-major arrays.
 class Harmonics {
    public:
@@ -190,5 +204,6 @@ void bind_targets(py::module_& m) {
 PYBIND11_MODULE(_C, m) {
     bind_targets(m);
     bind_contract(m);
+    bind_spline(m);
     bind_harmonics(m);
 }

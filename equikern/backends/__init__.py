@@ -14,7 +14,7 @@ from types import ModuleType
 
 import torch
 
-from equikern.backends import cpu, cpu_harmonics, reference, reference_harmonics
+from equikern.backends import cpu, cpu_harmonics, cpu_spline, reference, reference_harmonics
 from equikern.backends.constant import constant
 from equikern.errors import BackendError
 from equikern.program import parse
@@ -78,6 +78,16 @@ def select_harmonics(device: str, dtype: torch.dtype) -> str:
 @constant
 def _constant_select_harmonics(setting: str, device: str, dtype: torch.dtype) -> str:
     return _choose(setting, "spherical harmonics", {n: b.supports(device, dtype) for n, b in harmonics.items()})
+
+
+def select_spline(device: str, dtype: torch.dtype) -> str:
+    """The name of the backend that evaluates a spline; raises if the one asked for cannot."""
+    return _constant_select_spline(_setting, device, dtype)
+
+
+@constant
+def _constant_select_spline(setting: str, device: str, dtype: torch.dtype) -> str:
+    return _choose(setting, "a spline", {"cpu": cpu_spline.supports(device, dtype), "reference": None})
 
 
 def _choose(setting: str, what: str, answers: dict[str, str | None]) -> str:

@@ -2,7 +2,8 @@
 
 A program is channelwise when each path keeps x's channel: mode `uvu`, or one that is the same when y's multiplicity is
 1 (`uvuv`; the others for single channels). Rows: x and z by any index or by edge, y and w by edge (w shared too, or by
-windows of a table's rows). Forward, backward and double backward are fused; a form of higher order is a sum of base forms.
+windows of a table's rows). Forward, backward and double backward are fused; a form of higher order is a sum of base
+forms.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from equikern.interop import e3nn, sevennet
 from equikern.interop.swap import Swap, device_and_dtype, install, installed, remove
 
 Model = TypeVar("Model", bound=nn.Module)
+TABLES = ("evaluation", "always", "never")
 
 
 class Entry(NamedTuple):
@@ -49,8 +50,12 @@ class Report:
         return "\n".join(f"{path:{widths[0]}}  {kind:{widths[1]}}  {state}" for path, kind, state in rows)
 
 
-def accelerate(model: Model) -> Model:
+def accelerate(model: Model, *, tables: str = "evaluation") -> Model:
     """Run the e3nn tensor products, spherical harmonics and SevenNet convolutions of a model on equikern, in place.
+
+    tables: when weights that depend on the edge length alone come from a `nn.RadialTable` instead of their network, in
+    float32: in "evaluation" (`model.eval()`), "always" (training too: exact to 1e-7, gradients of all parameters
+    included) or "never".
 
     Returns the model. Its numbers, parameters, state dict and classes stay; `restore` undoes it; a second call does
     nothing new. A part without a kernel for the model's device and dtype is left, as is one whose coefficients are not
@@ -60,8 +65,13 @@ def accelerate(model: Model) -> Model:
     Raises BackendError for a scripted or compiled model and EquikernError for what is no `torch.nn.Module`.
     """
     _refuse(model)
+    if tables not in TABLES:
+        raise EquikernError(f"tables is one of {', '.join(map(repr, TABLES))}; got {tables!r}.")
     for _, _, module, made in _parts(model):
-        if isinstance(made, Swap) and installed(module) is None:
+        if not isinstance(made, Swap):
+            continue
+        made.tables = tables
+        if installed(module) is None:
             install(made)
     return model
 
@@ -135,7 +145,7 @@ def _stand_in(module: nn.Module, model: nn.Module) -> Swap | str | None:
     if existing is not None:
         return existing
     if sevennet.is_convolution(module):
-        made = sevennet.convolution_swap(module)
+        made = sevennet.convolution_swap(module, model)
     elif e3nn.is_product(module):
         made = e3nn.product_swap(module)
     elif e3nn.is_harmonics(module):

@@ -1,6 +1,7 @@
 """SevenNet's interaction: gather, tensor product and sum at receivers in one op (`sevenn/nn/convolution.py`).
 
-Recognised by structure. SevenNet's `edge_index` has receivers in row 0 and senders in row 1.
+Recognised by structure. SevenNet's `edge_index` has receivers in row 0 and senders in row 1. In evaluation, in float32,
+the weights come from a table of the edge length: radial basis, cutoff and radial network in one (`nn.RadialTable`).
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from torch import Tensor, nn
 from equikern.graph import Graph
 from equikern.interop import e3nn
 from equikern.interop.swap import Swap, close, runs
+from equikern.nn import RadialTable
 from equikern.ops import evaluate
-from equikern.program import CONVOLUTION, Program
+from equikern.ops.spline import ROWS
+from equikern.program import CONVOLUTION, Program, tabled
 
 _STRUCTURE = (
     "convolution",
@@ -26,7 +29,28 @@ _STRUCTURE = (
     "key_edge_idx",
     "is_parallel",
 )
-GHOSTS, LOCAL = "x_ghost", "nlocal"
+GHOSTS, LOCAL, LENGTH = "x_ghost", "nlocal", "edge_length"
+
+
+class Radial(nn.Module):
+    """Lengths (E,) to weights (E, W): edge embedding, then radial network, as SevenNet applies them."""
+
+    def __init__(self, embedding: Any, network: nn.Module) -> None:
+        super().__init__()
+        self.basis, self.cutoff, self.network = embedding.basis_function, embedding.cutoff_function, network
+
+    def forward(self, r: Tensor) -> Tensor:
+        return self.network(self.basis(r) * self.cutoff(r).unsqueeze(-1))  # type: ignore[no-any-return]
+
+
+def radial_table(model: nn.Module, convolution: Any) -> RadialTable | None:
+    """The table of a convolution's weights, if the model has one edge embedding that they depend on."""
+    found = [m for m in model.modules() if hasattr(m, "basis_function") and hasattr(m, "cutoff_function")]
+    if len(found) != 1 or convolution.key_weight_input != "edge_embedding":
+        return None
+    cutoff = found[0].cutoff_function
+    r_max = getattr(cutoff, "r_cut", getattr(cutoff, "cutoff_length", None))
+    return None if r_max is None else RadialTable(Radial(found[0], convolution.weight_nn), float(r_max))
 
 
 def is_convolution(module: nn.Module) -> bool:
@@ -38,6 +62,7 @@ class ConvolutionSwap(Swap):
     """x_i <- sum over edges (j -> i) of w (x_j tensor y) / denominator, in SevenNet's dictionary of tensors."""
 
     program: Program
+    table: RadialTable | None = None
 
     def __call__(self, data: Any) -> Any:
         module: Any = self.module
@@ -48,15 +73,33 @@ class ConvolutionSwap(Swap):
             or torch.is_autocast_enabled(x.device.type)
         ):
             return self.own(data)
-        weight = module.weight_nn(data[module.key_weight_input])
         if module.is_parallel:
             x = torch.cat([x, data[GHOSTS]])
         graph = Graph(edge_index.flip(0), x.shape[0])
-        x = evaluate(self.program, (x, y, weight), graph.index, graph.num_nodes).div(module.denominator)
+        read = self._read(data, x.dtype)
+        if read is not None:
+            rows, b, knot = read
+            index = [graph.sender, knot, *graph.index[1:]]
+            x = evaluate(self.tabled_program, (x, y, rows, b), index, graph.num_nodes)
+        else:
+            weight = module.weight_nn(data[module.key_weight_input])
+            x = evaluate(self.program, (x, y, weight), graph.index, graph.num_nodes)
+        x = x.div(module.denominator)
         if module.is_parallel:
             x = torch.tensor_split(x, data[LOCAL])[0]
         data[module.key_x] = x
         return data
+
+    @property
+    def tabled_program(self) -> Program:
+        """The program that reads the weights from a table."""
+        return tabled(self.program, ROWS)
+
+    def _read(self, data: Any, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor] | None:
+        """What the table gives for the edges, None where the radial network itself is to run."""
+        if self.table is None or LENGTH not in data or not self.reads_table(dtype):
+            return None
+        return self.table(data[LENGTH], dtype)
 
     def _watched(self) -> bool:
         """Whether somebody's hooks want to see the product by itself."""
@@ -85,15 +128,18 @@ class ConvolutionSwap(Swap):
 
     def rebuild(self) -> Swap | str:
         """See Swap."""
-        return convolution_swap(self.module)
+        made = convolution_swap(self.module, None)
+        if isinstance(made, ConvolutionSwap):
+            made.table, made.tables = self.table, self.tables
+        return made
 
     def constants(self) -> nn.Module:
         """See Swap."""
         return self.module.convolution  # type: ignore[return-value]
 
 
-def convolution_swap(module: Any) -> Swap | str:
-    """The stand-in for a module with `is_convolution`, or the reason why it stays."""
+def convolution_swap(module: Any, model: nn.Module | None) -> Swap | str:
+    """The stand-in for a module with `is_convolution` in a model, or the reason why it stays."""
     product = module.convolution
     if product is None or module.weight_nn is None:
         return "it is not instantiated yet"
@@ -106,4 +152,6 @@ def convolution_swap(module: Any) -> Swap | str:
     program = e3nn.product_program(product, CONVOLUTION)
     if isinstance(program, str):
         return program
-    return ConvolutionSwap(module, program)
+    swap = ConvolutionSwap(module, program)
+    swap.table = None if model is None else radial_table(model, module)
+    return swap

@@ -24,6 +24,8 @@ REFERENCE = "reference"
 class Swap:
     """A stand-in for `module.forward` that runs `program`."""
 
+    tables = "evaluation"
+
     def __init__(self, module: nn.Module, program: Program | None = None) -> None:
         self.module = module
         self.program = program
@@ -31,6 +33,12 @@ class Swap:
     def why_not(self, device: str, dtype: torch.dtype) -> str | None:
         """None if a kernel does the work here, else why there is none."""
         return None if self.program is None else why_not_native(self.program, device, dtype)
+
+    def reads_table(self, dtype: torch.dtype) -> bool:
+        """Whether weights that depend on the edge length alone may come from a table now: see `accelerate`."""
+        return dtype == torch.float32 and (
+            self.tables == "always" or (self.tables == "evaluation" and not self.module.training)
+        )
 
     def own(self, *args: Any) -> Any:
         """What the module's class computes."""

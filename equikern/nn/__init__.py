@@ -2,5 +2,7 @@
 
 from equikern.nn._convolution import Convolution
 from equikern.nn._messages import PaiNNMessage, SchNetMessage
+from equikern.nn._radial_convolution import RadialConvolution
+from equikern.nn._radial_table import RadialTable
 
-__all__ = ["Convolution", "PaiNNMessage", "SchNetMessage"]
+__all__ = ["Convolution", "PaiNNMessage", "RadialConvolution", "RadialTable", "SchNetMessage"]

@@ -5,10 +5,11 @@
 
 from equikern.testing.cases import CASES, LAYERS, Case, Inputs, edge_index, get, inputs, mode_spec, tagged, uvu_paths
 from equikern.testing.compare import assert_close, derivatives, reference, run
+from equikern.testing.radial import RadialNetwork
 from equikern.testing.tolerance import tolerance
 from equikern.testing.trace import Calls, force_graph, strip_detach
 
 __all__ = [
-    "CASES", "Calls", "Case", "Inputs", "LAYERS", "assert_close", "derivatives", "edge_index", "force_graph", "get",
-    "inputs", "mode_spec", "reference", "run", "strip_detach", "tagged", "tolerance", "uvu_paths",
+    "CASES", "Calls", "Case", "Inputs", "LAYERS", "RadialNetwork", "assert_close", "derivatives", "edge_index",
+    "force_graph", "get", "inputs", "mode_spec", "reference", "run", "strip_detach", "tagged", "tolerance", "uvu_paths",
 ]  # fmt: skip

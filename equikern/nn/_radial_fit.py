@@ -1,0 +1,153 @@
+"""Fitting a cubic spline to functions of one variable: pieces, sites, measured errors, kinks.
+
+A piece of n intervals has n + 3 coefficients. They interpolate at its n + 1 knots and at the middles of its first and
+last interval: sites that interleave with the knots (I. J. Schoenberg and A. Whitney, 1953).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from equikern.ops.spline import ROWS, spline
+
+Function = Callable[[Tensor], Tensor]
+# Numbers of intervals that are tried, shared by the pieces: few, so that their matrices are made once.
+INTERVALS = (256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096)
+MOST_BREAKS = 8
+STEP = 2e-6  # of difference quotients, over r_max
+KINK = 4e-7  # how well a kink is located, over r_max
+BLOCK, REACH = 64, 40  # coefficients solved together; sites beyond them that still matter (0.27 ** 40 is 1e-23)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Where the knots are, and what was measured: largest error of value and slope, over the largest value."""
+
+    breaks: tuple[float, ...]
+    intervals: tuple[int, ...]
+    errors: tuple[float, float]
+
+    @property
+    def rows(self) -> int:
+        """Coefficients of all pieces."""
+        return sum(self.intervals) + (ROWS - 1) * len(self.intervals)
+
+
+def fit(function: Function, r_min: float, r_max: float, tolerance: tuple[float, float], like: Fit | None) -> Fit | str:
+    """The fewest intervals with errors under `tolerance` (value, slope per unit), or the reason why there are none.
+
+    function maps (n,) to (n, W), in float64. `like` is a fit of a similar function to start from.
+    """
+    breaks = [r_min, r_max] if like is None else list(like.breaks)
+    needed = 0.0 if like is None else sum(like.intervals)
+    for count in INTERVALS:
+        while count >= needed or count == INTERVALS[-1]:
+            intervals = _share(breaks, count)
+            r, value, slope = _errors(function, breaks, intervals)
+            found = float(value.max()), float(slope.max())
+            if not all(map(torch.isfinite, (value.sum(), slope.sum()))):
+                return f"it is not finite between {r_min:g} and {r_max:g}"
+            if found[0] <= tolerance[0] and found[1] <= tolerance[1]:
+                return Fit(tuple(breaks), tuple(intervals), found)
+            kink = _concentrated(function, breaks, r, slope, (r_max - r_min) / count)
+            if kink is None or len(breaks) >= MOST_BREAKS:
+                # Errors fall with the fourth and the third power of the intervals.
+                needed = 0.9 * count * max((found[0] / tolerance[0]) ** 0.25, (found[1] / tolerance[1]) ** (1 / 3))
+                break
+            breaks = sorted([*breaks, kink])
+    return (
+        f"with {INTERVALS[-1]} intervals its value is off by {found[0]:.0e} and its slope by {found[1]:.0e} of the "
+        f"largest weight (at {float(r[slope.argmax()]):.3g}); {tolerance[0]:.0e} and {tolerance[1]:.0e} are allowed"
+    )
+
+
+def rows_of(fit: Fit, function: Function) -> Tensor:
+    """(rows, W): the coefficients of all pieces, differentiable in what the function depends on."""
+    return _coefficients(function, fit.breaks, fit.intervals)
+
+
+def _share(breaks: Sequence[float], count: int) -> list[int]:
+    lengths = [b - a for a, b in itertools.pairwise(breaks)]
+    return [max(4, round(count * length / sum(lengths))) for length in lengths]
+
+
+def _sites(intervals: int) -> Tensor:
+    """The sites of a piece in units of its intervals, rising."""
+    knots = torch.arange(intervals + 1, dtype=torch.float64)
+    middles = torch.tensor([0.5, intervals - 0.5], dtype=torch.float64)
+    return torch.cat([knots, middles]).sort().values
+
+
+@lru_cache(maxsize=64)
+def _solver(intervals: int) -> tuple[tuple[slice, Tensor], ...]:
+    """For each block of coefficients, the sites that matter to it and the matrix that takes their values to it."""
+    sites = _sites(intervals)
+    b, knot = spline(sites, [0.0, float(intervals)], [intervals])
+    matrix = torch.zeros(len(sites), len(sites), dtype=torch.float64)
+    matrix.scatter_(1, knot[:, None] + torch.arange(ROWS), b)
+    blocks = []
+    for start in range(0, len(sites), BLOCK):
+        near = slice(max(0, start - REACH), min(len(sites), start + BLOCK + REACH))
+        inverse = torch.linalg.inv(matrix[near, near])
+        blocks.append((near, inverse[start - near.start : start - near.start + BLOCK].clone()))
+    return tuple(blocks)
+
+
+def _coefficients(function: Function, breaks: Sequence[float], intervals: Sequence[int]) -> Tensor:
+    ends = list(itertools.pairwise(breaks))
+    sites = [a + _sites(n) * ((b - a) / n) for (a, b), n in zip(ends, intervals, strict=True)]
+    # At a break a piece must see its own side of a kink; a cutoff's last site must not lie beyond it.
+    sites = [torch.minimum(s, torch.tensor(b, dtype=torch.float64)) for s, (_, b) in zip(sites, ends, strict=True)]
+    values = function(torch.cat(sites)).split([len(s) for s in sites])
+    return torch.cat([m @ v[near] for v, n in zip(values, intervals, strict=True) for near, m in _solver(n)])
+
+
+def _errors(function: Function, breaks: Sequence[float], intervals: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+    """r and the errors of value and slope there, over the largest value.
+
+    They are largest at 0.5 and 0.21 of an interval; at the ends of a piece, where sites crowd, a grid is looked at.
+    """
+    table = _coefficients(function, breaks, intervals)
+    step, row = STEP * breaks[-1], 0
+    points: list[Tensor] = []
+    value: list[Tensor] = []
+    slope: list[Tensor] = []
+    largest = table.new_tensor(1e-300)
+    for (a, b), n in zip(itertools.pairwise(breaks), intervals, strict=True):
+        inner, ends = torch.arange(n), torch.tensor(sorted({0, 1, n - 2, n - 1}))
+        # Not at the very ends: a difference quotient must not look across a kink.
+        grid = (0.02, 0.1, 0.3, 0.4, 0.6, 0.7, 0.8, 0.9, 0.98)
+        for t, at in ((0.21, inner), (0.5, inner), *((t, ends) for t in grid)):
+            r = a + (at.double() + t) * ((b - a) / n)
+            below, exact, above = function(torch.cat([r - step, r, r + step])).chunk(3)
+            for order, errors, expected in ((0, value, exact), (1, slope, (above - below) / (2 * step))):
+                factors, _ = torch.ops.equikern.spline("reference", r.new_tensor([t]), [0.0, float(n)], [n], order)
+                factors = factors * (n / (b - a)) ** order
+                got = sum(factors[0, c] * table[row + c + at] for c in range(ROWS))
+                errors.append((got - expected).abs_().amax(1))
+            points.append(r)
+            largest = torch.maximum(largest, exact.abs().max())
+        row += n + ROWS - 1
+    return torch.cat(points), torch.cat(value) / largest, torch.cat(slope) / largest
+
+
+def _concentrated(function: Function, breaks: list[float], r: Tensor, slope: Tensor, step: float) -> float | None:
+    """Where the error sits at one place only: the kink that is there, if it is none of the breaks."""
+    worst = float(r[slope.argmax()])
+    far = slope[(r - worst).abs() > 4 * step]
+    if not len(far) or float(far.max()) > float(slope.max()) / 8:
+        return None
+    lo, hi = max(breaks[0], worst - 3 * step), min(breaks[-1], worst + 3 * step)
+    while hi - lo > KINK * breaks[-1]:
+        grid = torch.linspace(lo, hi, 33, dtype=torch.float64)
+        bend = function(grid).diff(n=3, dim=0).abs().sum(1)  # second differences jump across the kink
+        n = int(bend.argmax())
+        lo, hi = float(grid[n]), float(grid[n + 3])
+    kink = (lo + hi) / 2
+    return kink if min(abs(kink - b) for b in breaks) > step / 2 else None

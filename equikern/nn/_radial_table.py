@@ -1,0 +1,154 @@
+"""`RadialTable`: a cubic spline through a function of the edge length, built in float64, measured, rebuilt on change.
+
+A radial network gives the weights of a convolution from one number, the length of an edge; a spline through it is exact
+to less than the network's own rounding in float32, and a kernel reads four rows of it instead of running the network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import _get_current_dispatch_mode
+
+from equikern.errors import EquikernError
+from equikern.nn._radial_fit import INTERVALS, Fit, fit, rows_of
+from equikern.ops.spline import spline
+
+# What a table may differ from its function, of the largest weight: value, slope (per unit of length).
+TOLERANCE = (1e-7, 1e-5)
+LARGEST = 256 << 20  # bytes
+
+
+class RadialTable:
+    """The table of `radial`, a module that maps lengths (E,) to weights (E, W).
+
+    It covers lengths from its first knot `r_min` (r_max / 10 by default) on; beyond `r_max` the value at `r_max` holds.
+    Kinks, where a derivative jumps, are found and become breaks.
+    With `species`, radial maps lengths and the species of both ends, integers (E,), and each pair (a, b) has rows of
+    its own, those of pair a * species + b.
+
+    The module is evaluated in float64, with its parameters as they are now: the table is made again when one of them,
+    or a buffer, has other values than when it was made. `why_not()` is the reason why there is no table.
+    """
+
+    def __init__(self, radial: torch.nn.Module, r_max: float, *, r_min: float | None = None, species: int = 0) -> None:
+        if not 0 < r_max < float("inf"):
+            raise EquikernError(f"a radial table reaches to a finite length r_max above 0; got {r_max!r}.")
+        if r_min is not None and not 0 <= r_min < r_max:
+            raise EquikernError(f"a radial table starts at r_min, 0 <= r_min < r_max = {r_max}; got {r_min!r}.")
+        if species < 0:
+            raise EquikernError(f"the number of species cannot be negative; got {species!r}.")
+        self.radial, self.r_max, self.species = radial, float(r_max), int(species)
+        self.pairs = self.species**2 or 1
+        self.r_min = self.r_max / 10 if r_min is None else float(r_min)
+        self._made_of: list[Tensor] = []
+        self._fit: Fit | None = None
+        self._rows: dict[torch.dtype, Tensor] = {}
+        self._reason = ""
+
+    def __call__(
+        self, r: Tensor, dtype: torch.dtype, pair: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor] | None:
+        """What a `tabled` program reads for lengths r (E,): rows (n, W), factors b (E, 4), first rows knot (E,).
+
+        rows is on the graph of the module's parameters, b on that of r. None where the module itself must be used:
+        there is no table, an edge is shorter than the first knot, or somebody traces and values cannot be looked at;
+        also where it is cheaper, with fewer edges than the table has rows.
+        """
+        if _get_current_dispatch_mode() is not None or torch.compiler.is_compiling() or r.shape[0] < INTERVALS[0]:
+            return None
+        if not 0 < len(self) <= r.shape[0] or not bool(r.detach().amin() >= self.r_min):
+            return None
+        assert self._fit is not None
+        b, knot = spline(r, self._fit.breaks, self._fit.intervals)
+        parameters = [p for p in self.radial.parameters() if p.requires_grad]
+        attached = torch.is_grad_enabled() and bool(parameters)
+        rows = _Rows.apply(self, dtype, *parameters) if attached else self._cast(dtype)
+        return rows, b.to(dtype), knot if pair is None else knot + pair * self._fit.rows
+
+    def why_not(self) -> str | None:
+        """None if there is a table of the module as it is now, else the reason."""
+        self._refresh()
+        return self._reason or None
+
+    def __len__(self) -> int:
+        """Rows of the table, 0 if there is none."""
+        self._refresh()
+        return 0 if self._fit is None else self._fit.rows * self.pairs
+
+    @property
+    def errors(self) -> tuple[float, float]:
+        """Largest error of value and slope that was measured, over the largest weight."""
+        return (float("nan"),) * 2 if self._fit is None else self._fit.errors  # type: ignore[return-value]
+
+    # --- how it is made
+
+    def _state(self) -> list[Tensor]:
+        return [*self.radial.parameters(), *self.radial.buffers()]
+
+    def _refresh(self) -> None:
+        # By value: in-place writes through `.data`, as of averaged parameters, leave no other trace.
+        now = self._state()
+        pairs = list(zip(now, self._made_of, strict=False))
+        known = bool(self._fit or self._reason) and len(now) == len(self._made_of)
+        if known and all(a.dtype == b.dtype and torch.equal(a, b) for a, b in pairs):
+            return
+        self._made_of = [t.detach().clone() for t in now]
+        self._rows, self._reason, before, self._fit = {}, "", self._fit, None
+        with torch.no_grad():
+            result = fit(self._values(), self.r_min, self.r_max, TOLERANCE, like=before)
+        if isinstance(result, str):
+            self._reason = result
+        elif (size := 4 * result.rows * self._values()(torch.tensor([self.r_max]).double()).shape[1]) > LARGEST:
+            self._reason = f"it would take {size >> 20} MiB, more than {LARGEST >> 20}"
+        else:
+            self._fit = result
+
+    def _values(self) -> Callable[[Tensor], Tensor]:
+        """The module in float64: lengths (n,) -> (n, pairs * W)."""
+        state: dict[str, Any] = dict(self.radial.named_parameters()) | dict(self.radial.named_buffers())
+        doubled = {name: t.double() if t.is_floating_point() else t for name, t in state.items()}
+
+        def values(r: Tensor) -> Tensor:
+            ends = [torch.full_like(r, n, dtype=torch.int64) for n in range(self.species)]
+            arguments: list[tuple[Tensor, ...]] = [(r, a, b) for a in ends for b in ends]
+            arguments = arguments or [(r,)]
+            return torch.cat([torch.func.functional_call(self.radial, doubled, a) for a in arguments], 1)
+
+        return values
+
+    def _compute(self) -> Tensor:
+        """(len(self), W) in float64, on the graph of the parameters."""
+        assert self._fit is not None
+        return rows_of(self._fit, self._values()).unflatten(1, (self.pairs, -1)).transpose(0, 1).flatten(0, 1)
+
+    def _cast(self, dtype: torch.dtype) -> Tensor:
+        if dtype not in self._rows:
+            with torch.no_grad():
+                self._rows[dtype] = self._compute().to(dtype)
+        return self._rows[dtype]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_made_of": [], "_fit": None, "_rows": {}, "_reason": ""}
+
+
+class _Rows(torch.autograd.Function):
+    """The cached rows; their derivative runs the module at the sites of the spline, where a parameter wants it."""
+
+    @staticmethod
+    def forward(ctx: Any, table: RadialTable, dtype: torch.dtype, *parameters: Tensor) -> Tensor:
+        ctx.table = table
+        ctx.save_for_backward(*parameters)
+        return table._cast(dtype).detach()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        parameters = ctx.saved_tensors  # refuses parameters that were changed in place since
+        create_graph = torch.is_grad_enabled()
+        with torch.enable_grad():
+            rows = ctx.table._compute()
+            found = torch.autograd.grad(rows, parameters, grad.double(), create_graph=create_graph, allow_unused=True)
+        return None, None, *found

@@ -1,0 +1,119 @@
+"""`equikern::spline`: the rows of a table that a length reads, and their cubic B-spline factors.
+
+Piece p of the spline reaches from breaks[p] to breaks[p+1] in intervals[p] equal steps and owns intervals[p] + 3 rows
+of the table; the value at r is sum_c b[c] table[knot + c]. Below the first break the first polynomial goes on; from the
+last break on, the value there holds. The derivative of the op is the op at the next order.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from equikern import backends
+from equikern.backends import cpu_spline
+from equikern.errors import ShapeError
+from equikern.ops.engine import LIBRARY
+
+ROWS = 4
+
+LIBRARY.define("spline(str backend, Tensor r, float[] breaks, int[] intervals, int order) -> (Tensor b, Tensor knot)")
+_op = torch.ops.equikern.spline.default
+# Coefficients of the four cubics in t on [0, 1], constant first.
+_CUBICS = ((1, -3, 3, -1), (4, 0, -6, 3), (1, 3, 3, -3), (0, 0, 0, 1))
+
+
+def _run(backend: str, r: Tensor, breaks: list[float], intervals: list[int], order: int) -> tuple[Tensor, Tensor]:
+    if r.ndim != 1:
+        raise ShapeError(f"spline: r has shape {tuple(r.shape)}; it reads lengths, (E,).")
+    run = cpu_spline.spline if backend == "cpu" else _reference
+    return run(r, breaks, intervals, order)
+
+
+def _reference(r: Tensor, breaks: list[float], intervals: list[int], order: int) -> tuple[Tensor, Tensor]:
+    lengths = r.double()
+    inside = lengths.clamp(max=breaks[-1])
+    ends = inside.new_tensor(breaks[1:-1])
+    piece = (inside.unsqueeze(1) >= ends).sum(1)  # NaN: the first
+    counts = torch.tensor(intervals, device=r.device)
+    begin, end = inside.new_tensor(breaks[:-1])[piece], inside.new_tensor(breaks[1:])[piece]
+    steps = counts[piece] / (end - begin)
+    at = (inside - begin) * steps
+    interval = torch.minimum(at.nan_to_num().long().clamp(min=0), counts[piece] - 1)
+    t = at - interval
+    cubics = torch.tensor(_CUBICS, dtype=torch.float64, device=r.device) / 6  # (4 rows, 4 powers)
+    for _ in range(order):
+        cubics = torch.nn.functional.pad(cubics[:, 1:] * torch.arange(1, 4, device=r.device), (0, 1))
+    b = t.unsqueeze(1) ** torch.arange(4, device=r.device) @ cubics.t() * steps.unsqueeze(1) ** order
+    if order:
+        b = torch.where((lengths > breaks[-1]).unsqueeze(1), 0.0, b)
+    b = torch.where(lengths.isnan().unsqueeze(1), lengths.unsqueeze(1), b)
+    first = torch.cat([counts.new_zeros(1), (counts + ROWS - 1).cumsum(0)[:-1]])
+    return b.to(r.dtype), first[piece] + interval
+
+
+LIBRARY.impl("spline", _run, "CompositeExplicitAutograd")
+
+
+@torch.library.register_fake("equikern::spline", lib=LIBRARY)
+def _fake(backend: str, r: Tensor, breaks: list[float], intervals: list[int], order: int) -> tuple[Tensor, Tensor]:
+    return r.new_empty(r.shape[0], ROWS), r.new_empty(r.shape[0], dtype=torch.int64)
+
+
+class _Spline(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, backend: str, breaks: list[float], intervals: list[int], order: int, r: Tensor) -> Any:
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(r)
+        ctx.arguments = backend, breaks, intervals, order
+        with torch._C._AutoDispatchBelowAutograd():
+            b, knot = _op(backend, r, breaks, intervals, order)
+        ctx.mark_non_differentiable(knot)
+        return b, knot
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+        if grad is None:
+            return None, None, None, None, None
+        (r,) = ctx.saved_tensors
+        backend, breaks, intervals, order = ctx.arguments
+        slope, _knot = _op(backend, r, breaks, intervals, order + 1)
+        return None, None, None, None, (grad * slope).sum(1)
+
+
+def _autograd(backend: str, r: Tensor, breaks: list[float], intervals: list[int], order: int) -> Any:
+    if forward_ad._current_level >= 0 and (dual := forward_ad.unpack_dual(r)).tangent is not None:
+        b, knot = _op(backend, dual.primal, breaks, intervals, order)
+        slope, _ = _op(backend, dual.primal, breaks, intervals, order + 1)
+        return forward_ad.make_dual(b, slope * dual.tangent.unsqueeze(1)), knot
+    if torch.is_grad_enabled() and r.requires_grad:
+        return _Spline.apply(backend, breaks, intervals, order, r)
+    with torch._C._AutoDispatchBelowAutograd():
+        return _op(backend, r, breaks, intervals, order)
+
+
+LIBRARY.impl("spline", _autograd, "Autograd")
+
+
+def spline(r: Tensor, breaks: Sequence[float], intervals: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """The factors b (E, 4) and first rows knot (E,) of lengths r (E,): the value is sum_c b[e, c] table[knot[e] + c].
+
+    breaks (P+1, rising, in the unit of r), intervals (P): see the module. b is twice continuously differentiable in r
+    but at the inner breaks. Raises ShapeError for r that is not one-dimensional or no floating-point tensor.
+
+    >>> spline(torch.tensor([0.5]), [0.0, 1.0], [2])
+    (tensor([[0.1667, 0.6667, 0.1667, 0.0000]]), tensor([1]))
+    """
+    if r.ndim != 1 or not r.is_floating_point():
+        raise ShapeError(f"spline: r is {tuple(r.shape)} {r.dtype}; give floating-point lengths (E,).")
+    breaks, intervals = [float(x) for x in breaks], [int(n) for n in intervals]
+    rising = all(a < b for a, b in itertools.pairwise(breaks))
+    if not intervals or len(breaks) != len(intervals) + 1 or not rising or min(intervals) < 1:
+        raise ShapeError(f"spline: breaks must rise, with one interval count a piece; got {breaks} and {intervals}.")
+    backend = backends.select_spline(r.device.type, r.dtype)
+    return _op(backend, r, breaks, intervals, 0)  # type: ignore[no-any-return]

@@ -1,0 +1,179 @@
+"""Radial tables: measured, refused where they are not exact enough, made again when the module changes."""
+
+import copy
+import io
+
+import pytest
+import torch
+
+from equikern.errors import EquikernError
+from equikern.nn import RadialTable
+from equikern.nn._radial_fit import fit
+from equikern.nn._radial_table import TOLERANCE
+from equikern.testing import RadialNetwork
+
+
+class Function(torch.nn.Module):
+    """A function of the length without parameters."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, r):
+        return self.function(r).unsqueeze(1)
+
+
+def read(table, r):
+    """The weights of lengths, by the table."""
+    rows, b, knot = table(r, r.dtype)
+    return torch.einsum("ec,ecw->ew", b, rows[knot[:, None] + torch.arange(4)])
+
+
+def lengths(n=3000):
+    return torch.rand(n, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 4.5 + 0.5
+
+
+def test_values_and_slopes_are_as_exact_as_promised():
+    radial = RadialNetwork(6).double()
+    r = lengths().requires_grad_()
+    table = RadialTable(radial, 5.0)
+    exact = radial(r)
+    value = (read(table, r) - exact).abs().max() / exact.abs().max()
+    assert 0 < value <= 1e-7
+    for column in range(6):
+        (slope,) = torch.autograd.grad(exact[:, column].sum(), r, retain_graph=True)
+        (got,) = torch.autograd.grad(read(table, r)[:, column].sum(), r)
+        assert (got - slope).abs().max() <= 1.2e-5 * exact.abs().max()
+
+
+def test_a_kink_becomes_a_break():
+    function = Function(lambda r: torch.where(r < 3.2, 1.0, 1 - (r - 3.2).clamp(min=0) ** 2) * torch.cos(r))
+    table = RadialTable(function, 5.0)
+    assert table.why_not() is None
+    assert table._fit.breaks[1:-1] == pytest.approx([3.2], abs=1e-5)
+    assert len(table) < 1000
+
+
+@pytest.mark.parametrize(
+    ("function", "reason"),
+    [
+        (lambda r: (r - 2).abs().sqrt(), "is off by"),
+        (lambda r: torch.sin(4000 * r), "is off by"),
+        (lambda r: torch.where(r > 4, float("nan"), r), "not finite"),
+    ],
+)
+def test_a_function_that_no_table_follows_is_refused(function, reason):
+    table = RadialTable(Function(function), 5.0)
+    assert reason in table.why_not()
+    assert table(lengths(), torch.float64) is None
+
+
+def test_a_zero_function_has_a_table_of_zeros():
+    table = RadialTable(Function(torch.zeros_like), 5.0)
+    assert not read(table, lengths()).any()
+
+
+def test_the_module_itself_runs_for_few_and_for_short_edges():
+    table = RadialTable(RadialNetwork(3), 5.0)
+    assert table(lengths().float(), torch.float32) is not None
+    assert table(lengths(100).float(), torch.float32) is None
+    short = lengths().float()
+    short[5] = 0.49
+    assert table(short, torch.float32) is None
+    short[5] = float("nan")
+    assert table(short, torch.float32) is None
+
+
+def change_by_load(radial):
+    radial.load_state_dict({name: 1.5 * t for name, t in radial.state_dict().items()})
+
+
+def change_by_step(radial):
+    radial(lengths().float()).square().sum().backward()
+    torch.optim.SGD(radial.parameters(), lr=1e-2).step()
+
+
+def change_by_average(radial):
+    for p in radial.parameters():
+        p.data.mul_(0.9).add_(0.01)  # leaves `_version` as it is
+
+
+@pytest.mark.parametrize("change", [change_by_load, change_by_step, change_by_average])
+def test_it_follows_its_parameters(change):
+    radial = RadialNetwork(3)
+    table = RadialTable(radial, 5.0)
+    r = lengths().float()
+    before = read(table, r).detach()
+    change(radial)
+    after = read(table, r).detach()
+    assert (after - before).abs().max() > 1e-4
+    exact = radial(r).detach()
+    assert (after - exact).abs().max() <= 1e-6 * exact.abs().max()
+
+
+def test_an_unchanged_module_is_not_evaluated_again():
+    radial = RadialNetwork(3)
+    table = RadialTable(radial, 5.0)
+    read(table, lengths().float())
+    calls = radial.calls
+    read(table, lengths().float())
+    assert radial.calls == calls
+
+
+def test_parameters_get_the_module_s_gradients_to_second_order():
+    radial = RadialNetwork(3).double()
+    table, r = RadialTable(radial, 5.0), lengths().requires_grad_()
+    parameters = list(radial.parameters())
+
+    def gradients(weights):
+        (force,) = torch.autograd.grad(weights.sin().sum(), r, create_graph=True)
+        loss = force.square().sum() + weights.square().sum()
+        first = torch.autograd.grad(loss, parameters, create_graph=True)
+        return [*first, *torch.autograd.grad(sum(g.square().sum() for g in first), parameters)]
+
+    for got, exact in zip(gradients(read(table, r)), gradients(radial(r)), strict=True):
+        assert (got - exact).abs().max() <= 2e-5 * exact.abs().max()
+
+
+def test_forces_do_not_run_the_module_backwards():
+    radial = RadialNetwork(3)
+    table, r = RadialTable(radial, 5.0), lengths().float().requires_grad_()
+    weights = read(table, r)
+    calls = radial.calls
+    torch.autograd.grad(weights.sum(), r)
+    assert radial.calls == calls
+    assert all(p.requires_grad for p in radial.parameters())
+
+
+def test_a_fit_like_another_starts_there():
+    function = RadialNetwork(3).double()
+    with torch.no_grad():
+        first = fit(function, 0.5, 5.0, TOLERANCE, None)
+        calls = function.calls
+        assert fit(function, 0.5, 5.0, TOLERANCE, first) == first
+    assert function.calls - calls < calls
+
+
+def test_copies_and_pickles_have_tables_of_their_own():
+    radial = RadialNetwork(3)
+    table = RadialTable(radial, 5.0)
+    r = lengths().float()
+    read(table, r)
+    twin = copy.deepcopy(table)
+    with torch.no_grad():
+        for p in twin.radial.parameters():
+            p.zero_()
+    assert not read(twin, r).any() and read(table, r).any()
+    buffer = io.BytesIO()
+    torch.save(table, buffer)
+    buffer.seek(0)
+    assert torch.equal(read(torch.load(buffer, weights_only=False), r), read(table, r))
+
+
+@pytest.mark.parametrize(
+    ("r_max", "options"), [(0.0, {}), (float("inf"), {}), (5.0, {"r_min": 6.0}), (5.0, {"species": -1})]
+)
+def test_bad_arguments_are_refused(r_max, options):
+    with pytest.raises(EquikernError):
+        RadialTable(RadialNetwork(3), r_max, **options)
