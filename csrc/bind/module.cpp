@@ -24,8 +24,9 @@ class Contraction {
     using PathTuple = std::tuple<int, int, int64_t, std::vector<std::tuple<int, int, int, double>>>;
 
     Contraction(const std::vector<std::pair<int64_t, int64_t>>& x, const std::vector<std::pair<int64_t, int64_t>>& z,
-                int64_t y_dim, int64_t w_dim, int64_t window, bool mul_ir, const std::vector<PathTuple>& paths)
-        : window_(window) {
+                int64_t y_dim, int64_t w_dim, std::vector<int64_t> offsets, bool mul_ir,
+                const std::vector<PathTuple>& paths)
+        : offsets_(std::move(offsets)) {
         eqk::Tables tables;
         for (const auto& [mul, dim] : x) tables.x.push_back({mul, dim});
         for (const auto& [mul, dim] : z) tables.z.push_back({mul, dim});
@@ -37,9 +38,9 @@ class Contraction {
             for (const auto& [i, j, k, c] : nonzeros) tables.paths.back().nonzeros.push_back({i, j, k, c});
         }
         const int64_t bytes = eqk::active().contract->vector_bytes;
-        if (window < 0 || window > 8) throw std::invalid_argument("a window has 1 to 8 rows");
-        f32_ = eqk::lower(tables, bytes / 4, window > 0);
-        f64_ = eqk::lower(tables, bytes / 8, window > 0);
+        if (offsets_.size() > eqk::kMostRows) throw std::invalid_argument("an edge reads at most 8 rows of a table");
+        f32_ = eqk::lower(tables, bytes / 4, !offsets_.empty());
+        f64_ = eqk::lower(tables, bytes / 8, !offsets_.empty());
     }
 
     // Rows: edges, of x, of z, of w (its table). Pointers in the order of ContractArgs, 0 for none; graph is x_index,
@@ -68,7 +69,8 @@ class Contraction {
         a.z_ptr = pointer<const int64_t>(graph[1]);
         a.z_order = pointer<const int64_t>(graph[2]);
         a.knot = pointer<const int64_t>(graph[3]);
-        a.window = window_;
+        a.window = static_cast<int64_t>(offsets_.size());
+        a.offsets = offsets_.data();
         a.shared_w = shared_w;
         a.second = second;
         a.fixed = fixed;
@@ -77,21 +79,21 @@ class Contraction {
         for (int n = 0; n < 9; ++n) *operands[n] = pointer<const T>(in[n]);
         for (int n = 0; n < 5; ++n) *results[n] = pointer<T>(out[n]);
         a.threads = threads < 1 ? 1 : threads;
-        if (window_ > 0 && !a.knot && a.edges > 0) throw std::invalid_argument("a table is read without knots");
+        if (a.window > 0 && !a.knot && a.edges > 0) throw std::invalid_argument("a table is read without knots");
         py::gil_scoped_release release;
         eqk::check_graph(a.edges, a.x_index, a.x_rows, a.z_ptr, a.z_order, a.z_rows);
-        if (window_ > 0) eqk::check_index("knot", a.edges, a.knot, a.w_rows - window_ + 1);
+        if (a.window > 0) eqk::check_index("knot", a.edges, a.knot, a.w_rows - offsets_.back());
         kernel(lowered, a);
     }
 
-    int64_t window_;
+    std::vector<int64_t> offsets_;
     eqk::Lowered f32_, f64_;
 };
 
 void bind_contract(py::module_& m) {
     py::class_<Contraction>(m, "Contraction")
         .def(py::init<const std::vector<std::pair<int64_t, int64_t>>&, const std::vector<std::pair<int64_t, int64_t>>&,
-                      int64_t, int64_t, int64_t, bool, const std::vector<Contraction::PathTuple>&>())
+                      int64_t, int64_t, std::vector<int64_t>, bool, const std::vector<Contraction::PathTuple>&>())
         .def("run", &Contraction::run);
     m.def("plan", [](int64_t edges, uintptr_t sender, uintptr_t receiver, int64_t senders, int64_t receivers,
                      uintptr_t ptr, uintptr_t order) {

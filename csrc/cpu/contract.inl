@@ -156,7 +156,7 @@ void finish_block(const Sweep<T>& s, Worker<T>& t, const int64_t* edges, int cou
             add(dw_group, t.dw.data() + e * p.w_width, p.w_width);
         else if (a.dw && p.staged_w && !s.table())
             unstage_weights(p, t.dw.data() + e * p.w_width, a.dw + edges[e] * p.w_dim);
-        if (a.db) std::copy_n(t.db.data() + e * WIDEST, a.window, a.db + edges[e] * a.window);
+        if (a.db) std::copy_n(t.db.data() + e * kMostRows, a.window, a.db + edges[e] * a.window);
         if (!a.dx) continue;
         const T* row = t.dx.data() + e * p.x_width;
         if (!s.gather)
@@ -320,6 +320,7 @@ void contract(const Lowered& p, const ContractArgs<T>& a) {
     Sweep<T> s{p, a};
     s.grads = a.dx || a.dy || a.dw || a.db;
     s.gather = a.x_index != nullptr;
+    for (int64_t c = 0; c < a.window; ++c) s.steps[c] = a.offsets[c] * p.w_dim;
     const int64_t most = std::max<int64_t>(BATCH / (GROUP * kept_bytes(s)), 8 * threads);
     prepare(s, threads, most);
     std::vector<Worker<T>> workers;

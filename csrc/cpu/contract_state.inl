@@ -8,22 +8,21 @@
 namespace eqk {
 namespace EQK_TARGET {
 
-constexpr int WIDEST = 8;  // rows of a table that an edge may read
-
 // What all threads share during one call.
 template <class T>
 struct Sweep {
     const Lowered& p;
     const ContractArgs<T>& a;
-    bool grads = false;              // of any input
-    bool fetch = false;              // weights do not stay in the caches: fetch them ahead
-    bool gather = false;             // x rows are gathered by index, and kept converted in x, hx
-    Buffer<T> x{}, hx{}, dx{};       // (x_rows, x_width) inside order
-    Buffer<T> zeros{}, fixed{};      // absent tangents; weights of unweighted paths
-    Buffer<T> w{}, hw{};             // the shared weight rows, staged
-    std::vector<int64_t> groups{};   // first receiver of each group, and the end
-    Buffer<T> dw_groups{};           // of one batch
+    bool grads = false;             // of any input
+    bool fetch = false;             // weights do not stay in the caches: fetch them ahead
+    bool gather = false;            // x rows are gathered by index, and kept converted in x, hx
+    Buffer<T> x{}, hx{}, dx{};      // (x_rows, x_width) inside order
+    Buffer<T> zeros{}, fixed{};     // absent tangents; weights of unweighted paths
+    Buffer<T> w{}, hw{};            // the shared weight rows, staged
+    std::vector<int64_t> groups{};  // first receiver of each group, and the end
+    Buffer<T> dw_groups{};          // of one batch
     Buffer<T> dx_edges{}, dw_edges{};
+    int64_t steps[kMostRows] = {};  // from a row of the table to those that an edge reads
 
     int64_t begin(int64_t receiver) const { return a.z_ptr ? a.z_ptr[receiver] : receiver; }
     int64_t edge(int64_t position) const { return a.z_order ? a.z_order[position] : position; }
@@ -56,7 +55,7 @@ struct Worker {
           hw(p.w_width * EDGES),
           dw(p.w_width * EDGES),
           plain(p.w_width * EDGES),
-          db(EDGES * WIDEST),
+          db(EDGES * kMostRows),
           unused(p.x_width) {}
 };
 

@@ -21,35 +21,31 @@ std::vector<Piece> pieces_of(const std::vector<double>& breaks, const std::vecto
         if (!(breaks[p] < breaks[p + 1]) || intervals[p] < 1)
             throw std::invalid_argument("the breaks of a spline rise, and every piece has an interval");
         pieces.push_back({breaks[p], double(intervals[p]) / (breaks[p + 1] - breaks[p]), intervals[p] - 1, row});
-        row += intervals[p] + 3;
+        row += 2 * intervals[p] + 4;
     }
     return pieces;
 }
 
-// The four pieces of the cubic B-spline over [0, 1], differentiated.
+// Factors of d_0, c_1, d_1 and d_2 in the cubic over [0, 1], differentiated.
 void basis(double t, int order, double* b) {
     const double s = 1 - t;
+    b[1] = order == 0 ? 1 : 0;
     if (order == 0) {
-        b[0] = s * s * s / 6;
-        b[1] = (3 * t * t * t - 6 * t * t + 4) / 6;
-        b[2] = (3 * s * s * s - 6 * s * s + 4) / 6;
+        b[0] = -s * s * s / 6;
+        b[2] = (((3 - 2 * t) * t + 3) * t + 1) / 6;
         b[3] = t * t * t / 6;
     } else if (order == 1) {
-        b[0] = -s * s / 2;
-        b[1] = (3 * t - 4) * t / 2;
-        b[2] = (4 - 3 * s) * s / 2;
+        b[0] = s * s / 2;
+        b[2] = 0.5 + s * t;
         b[3] = t * t / 2;
     } else if (order == 2) {
-        b[0] = s;
-        b[1] = 3 * t - 2;
-        b[2] = 3 * s - 2;
+        b[0] = -s;
+        b[2] = s - t;
         b[3] = t;
     } else {
-        const bool third = order == 3;
-        b[0] = third ? -1 : 0;
-        b[1] = third ? 3 : 0;
-        b[2] = third ? -3 : 0;
-        b[3] = third ? 1 : 0;
+        b[0] = order == 3 ? 1 : 0;
+        b[2] = order == 3 ? -2 : 0;
+        b[3] = b[0];
     }
 }
 
@@ -72,7 +68,7 @@ void spline(int64_t edges, const T* length, const std::vector<double>& breaks, c
         basis(at - static_cast<double>(interval), order, values);
         for (int n = 0; n < order; ++n) scale *= piece.steps;
         if (std::isnan(r)) scale = r;
-        knot[e] = piece.row + interval;
+        knot[e] = piece.row + 2 * interval;
         for (int c = 0; c < kSplineRows; ++c) b[e * kSplineRows + c] = static_cast<T>(values[c] * scale);
     }
 }

@@ -2,7 +2,7 @@
 
 A program is channelwise when each path keeps x's channel: mode `uvu`, or one that is the same when y's multiplicity is
 1 (`uvuv`; the others for single channels). Rows: x and z by any index or by edge, y and w by edge (w shared too, or by
-windows of a table's rows). Forward, backward and double backward are fused; a form of higher order is a sum of base
+rows of a table). Forward, backward and double backward are fused; a form of higher order is a sum of base
 forms.
 """
 
@@ -72,7 +72,7 @@ def _lowered(text: str) -> _C.Contraction:
     program = parse_program(text)
     x, y, z = (program.operands[slot].irreps for slot in (X, Y, -1))
     w = program.operands[W]
-    window = w.window if program.family == "table" else 0
+    offsets = w.offsets if program.family == "table" else ()
     paths = []
     for path, columns in zip(program.paths, program.weight_slices, strict=True):
         c = path.scale * wigner_3j(x[path.in1].ir.l, y[path.in2].ir.l, z[path.out].ir.l)  # type: ignore[index]
@@ -81,7 +81,7 @@ def _lowered(text: str) -> _C.Contraction:
         nonzeros = [(int(i), int(start + j), int(k), float(c[i, j, k])) for i, j, k in cells]
         paths.append((path.in1, path.out, columns.start if path.weighted else -1, nonzeros))
     segments = [[(mul, ir.dim) for mul, ir in irreps] for irreps in (x, z)]  # type: ignore[union-attr]
-    return _C.Contraction(*segments, y.dim, w.dim, window, program.layout == "mul_ir", paths)  # type: ignore[union-attr]
+    return _C.Contraction(*segments, y.dim, w.dim, offsets, program.layout == "mul_ir", paths)  # type: ignore[union-attr]
 
 
 def contract(

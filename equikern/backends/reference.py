@@ -34,7 +34,7 @@ def contract(
     results = []
     for slot, n in zip(open, rows, strict=True):
         kind = program.slots[slot].row
-        window, dim = program.slots[slot].window, program.dims[slot]
+        window, dim = len(program.slots[slot].offsets), program.dims[slot]
         local = present.new_zeros(1 if kind == SHARED else edges, window * dim, dtype=compute)
         for t in range(len(program.terms)):
             _add_term(program, t, slot, gathered, local, edges)
@@ -46,9 +46,9 @@ def contract(
 
 
 def _rows(program: Program, slot: int, where: dict[str, Tensor]) -> Tensor:
-    """(E, window): the rows of an indexed operand that each edge reads."""
-    first, window = where[program.slots[slot].row], program.slots[slot].window
-    return first[:, None] + torch.arange(window, device=first.device)
+    """(E, number of offsets): the rows of an indexed operand that each edge reads."""
+    first = where[program.slots[slot].row]
+    return first[:, None] + torch.tensor(program.slots[slot].offsets, device=first.device)
 
 
 def _edges(program: Program, operands: list[Tensor], where: dict[str, Tensor], rows: list[int], open: list[int]) -> int:

@@ -16,7 +16,7 @@ from equikern.interop import e3nn
 from equikern.interop.swap import Swap, close, runs
 from equikern.nn import RadialTable
 from equikern.ops import evaluate
-from equikern.ops.spline import ROWS
+from equikern.ops.spline import OFFSETS
 from equikern.program import CONVOLUTION, Program, tabled
 
 _STRUCTURE = (
@@ -93,7 +93,7 @@ class ConvolutionSwap(Swap):
     @property
     def tabled_program(self) -> Program:
         """The program that reads the weights from a table."""
-        return tabled(self.program, ROWS)
+        return tabled(self.program, OFFSETS)
 
     def _read(self, data: Any, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor] | None:
         """What the table gives for the edges, None where the radial network itself is to run."""

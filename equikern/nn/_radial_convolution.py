@@ -12,7 +12,7 @@ from equikern.errors import ProgramError, ShapeError
 from equikern.graph import Graph
 from equikern.nn._radial_table import RadialTable
 from equikern.ops import evaluate, spherical_harmonics
-from equikern.ops.spline import ROWS
+from equikern.ops.spline import OFFSETS
 from equikern.program import CONVOLUTION, Irreps, tabled
 from equikern.program import product as product_program
 
@@ -27,9 +27,9 @@ class RadialConvolution(torch.nn.Module):
     sender and receiver too, (E,) each, integers. It should contain the cutoff, and be smooth up to a few kinks.
     r_max: where the cutoff ends, in the unit of edge_vec; longer edges take the weights at r_max.
     table: None reads the weights from a `RadialTable` in float32, True in float64 too, False never. The table is exact
-    to 1e-7 of the largest weight (slopes 1e-5 per unit of length) or not used, trains like the module itself, and no
+    to 1e-7 of the largest weight (slopes 3e-6 per unit of length) or not used, trains like the module itself, and no
     array of edges x weights or edges x outputs exists in any pass. The module itself runs where edges are fewer than
-    the table's rows, or shorter than r_max / 10; `self.table.why_not()` says why a table was refused.
+    the table's knots, or shorter than r_max / 10; `self.table.why_not()` says why a table was refused.
 
     Raises ProgramError for an impossible path, or irreps_y that are no harmonics.
     """
@@ -63,7 +63,7 @@ class RadialConvolution(torch.nn.Module):
             irrep_normalization=irrep_normalization,
             path_normalization=path_normalization,
         )
-        self.tabled_program = tabled(self.program, ROWS)
+        self.tabled_program = tabled(self.program, OFFSETS)
         self.weight_numel = self.program.dims[2]
         self.radial, self.num_species, self.use_table = radial, num_species, table
         self.table = RadialTable(radial, r_max, species=num_species or 0)

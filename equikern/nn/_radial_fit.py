@@ -1,7 +1,8 @@
 """Fitting a cubic spline to functions of one variable: pieces, sites, measured errors, kinks.
 
-A piece of n intervals has n + 3 coefficients. They interpolate at its n + 1 knots and at the middles of its first and
-last interval: sites that interleave with the knots (I. J. Schoenberg and A. Whitney, 1953).
+A piece of n intervals has n + 3 coefficients (ops/spline.py says how a table holds them). They interpolate at its n + 1
+knots and at the middles of its first and last interval: sites that interleave with the knots (I. J. Schoenberg and
+A. Whitney, 1953).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from equikern.ops.spline import ROWS, spline
+from equikern.ops.spline import OFFSETS
 
 Function = Callable[[Tensor], Tensor]
 # Numbers of intervals that are tried, shared by the pieces: few, so that their matrices are made once.
@@ -35,8 +36,8 @@ class Fit:
 
     @property
     def rows(self) -> int:
-        """Coefficients of all pieces."""
-        return sum(self.intervals) + (ROWS - 1) * len(self.intervals)
+        """Rows of the table."""
+        return sum(2 * n + 4 for n in self.intervals)
 
 
 def fit(function: Function, r_min: float, r_max: float, tolerance: tuple[float, float], like: Fit | None) -> Fit | str:
@@ -68,8 +69,8 @@ def fit(function: Function, r_min: float, r_max: float, tolerance: tuple[float, 
 
 
 def rows_of(fit: Fit, function: Function) -> Tensor:
-    """(rows, W): the coefficients of all pieces, differentiable in what the function depends on."""
-    return _coefficients(function, fit.breaks, fit.intervals)
+    """(rows, W): the table, differentiable in what the function depends on."""
+    return _table(function, fit.breaks, fit.intervals)
 
 
 def _share(breaks: Sequence[float], count: int) -> list[int]:
@@ -88,9 +89,11 @@ def _sites(intervals: int) -> Tensor:
 def _solver(intervals: int) -> tuple[tuple[slice, Tensor], ...]:
     """For each block of coefficients, the sites that matter to it and the matrix that takes their values to it."""
     sites = _sites(intervals)
-    b, knot = spline(sites, [0.0, float(intervals)], [intervals])
+    first = sites.long().clamp(max=intervals - 1)  # coefficient that a site reads, of four
+    values = {0.0: (1 / 6, 4 / 6, 1 / 6, 0.0), 0.5: (1 / 48, 23 / 48, 23 / 48, 1 / 48), 1.0: (0.0, 1 / 6, 4 / 6, 1 / 6)}
+    b = torch.tensor([values[t] for t in (sites - first).tolist()], dtype=torch.float64)
     matrix = torch.zeros(len(sites), len(sites), dtype=torch.float64)
-    matrix.scatter_(1, knot[:, None] + torch.arange(ROWS), b)
+    matrix.scatter_(1, first[:, None] + torch.arange(4), b)
     blocks = []
     for start in range(0, len(sites), BLOCK):
         near = slice(max(0, start - REACH), min(len(sites), start + BLOCK + REACH))
@@ -99,13 +102,17 @@ def _solver(intervals: int) -> tuple[tuple[slice, Tensor], ...]:
     return tuple(blocks)
 
 
-def _coefficients(function: Function, breaks: Sequence[float], intervals: Sequence[int]) -> Tensor:
+def _table(function: Function, breaks: Sequence[float], intervals: Sequence[int]) -> Tensor:
     ends = list(itertools.pairwise(breaks))
     sites = [a + _sites(n) * ((b - a) / n) for (a, b), n in zip(ends, intervals, strict=True)]
     # At a break a piece must see its own side of a kink; a cutoff's last site must not lie beyond it.
     sites = [torch.minimum(s, torch.tensor(b, dtype=torch.float64)) for s, (_, b) in zip(sites, ends, strict=True)]
     values = function(torch.cat(sites)).split([len(s) for s in sites])
-    return torch.cat([m @ v[near] for v, n in zip(values, intervals, strict=True) for near, m in _solver(n)])
+    rows = []
+    for v, n in zip(values, intervals, strict=True):
+        c = torch.cat([m @ v[near] for near, m in _solver(n)])
+        rows.append(torch.stack([c.diff(dim=0), c[1:]], 1).flatten(0, 1))  # differences and coefficients by turns
+    return torch.cat(rows)
 
 
 def _errors(function: Function, breaks: Sequence[float], intervals: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
@@ -113,7 +120,7 @@ def _errors(function: Function, breaks: Sequence[float], intervals: Sequence[int
 
     They are largest at 0.5 and 0.21 of an interval; at the ends of a piece, where sites crowd, a grid is looked at.
     """
-    table = _coefficients(function, breaks, intervals)
+    table = _table(function, breaks, intervals)
     step, row = STEP * breaks[-1], 0
     points: list[Tensor] = []
     value: list[Tensor] = []
@@ -129,11 +136,11 @@ def _errors(function: Function, breaks: Sequence[float], intervals: Sequence[int
             for order, errors, expected in ((0, value, exact), (1, slope, (above - below) / (2 * step))):
                 factors, _ = torch.ops.equikern.spline("reference", r.new_tensor([t]), [0.0, float(n)], [n], order)
                 factors = factors * (n / (b - a)) ** order
-                got = sum(factors[0, c] * table[row + c + at] for c in range(ROWS))
+                got = sum(f * table[row + 2 * at + c] for f, c in zip(factors[0], OFFSETS, strict=True))
                 errors.append((got - expected).abs_().amax(1))
             points.append(r)
             largest = torch.maximum(largest, exact.abs().max())
-        row += n + ROWS - 1
+        row += 2 * n + 4
     return torch.cat(points), torch.cat(value) / largest, torch.cat(slope) / largest
 
 

@@ -17,8 +17,9 @@ from equikern.errors import EquikernError
 from equikern.nn._radial_fit import INTERVALS, Fit, fit, rows_of
 from equikern.ops.spline import spline
 
-# What a table may differ from its function, of the largest weight: value, slope (per unit of length).
-TOLERANCE = (1e-7, 1e-5)
+# What a table may differ from its function, of the largest weight: value, slope (per unit of length). Slopes of 1e-5
+# would do for weights, but not for forces that are to be as exact as the network in float32 gives them.
+TOLERANCE = (1e-7, 3e-6)
 LARGEST = 256 << 20  # bytes
 
 
@@ -56,7 +57,7 @@ class RadialTable:
 
         rows is on the graph of the module's parameters, b on that of r. None where the module itself must be used:
         there is no table, an edge is shorter than the first knot, or somebody traces and values cannot be looked at;
-        also where it is cheaper, with fewer edges than the table has rows.
+        also where it is cheaper, with fewer edges than the table has intervals.
         """
         if _get_current_dispatch_mode() is not None or torch.compiler.is_compiling() or r.shape[0] < INTERVALS[0]:
             return None
@@ -75,9 +76,9 @@ class RadialTable:
         return self._reason or None
 
     def __len__(self) -> int:
-        """Rows of the table, 0 if there is none."""
+        """Intervals between knots, of all pairs; 0 if there is no table."""
         self._refresh()
-        return 0 if self._fit is None else self._fit.rows * self.pairs
+        return 0 if self._fit is None else sum(self._fit.intervals) * self.pairs
 
     @property
     def errors(self) -> tuple[float, float]:
@@ -121,7 +122,7 @@ class RadialTable:
         return values
 
     def _compute(self) -> Tensor:
-        """(len(self), W) in float64, on the graph of the parameters."""
+        """(rows, W) in float64, on the graph of the parameters."""
         assert self._fit is not None
         return rows_of(self._fit, self._values()).unflatten(1, (self.pairs, -1)).transpose(0, 1).flatten(0, 1)
 

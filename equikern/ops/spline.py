@@ -1,8 +1,10 @@
 """`equikern::spline`: the rows of a table that a length reads, and their cubic B-spline factors.
 
-Piece p of the spline reaches from breaks[p] to breaks[p+1] in intervals[p] equal steps and owns intervals[p] + 3 rows
-of the table; the value at r is sum_c b[c] table[knot + c]. Below the first break the first polynomial goes on; from the
-last break on, the value there holds. The derivative of the op is the op at the next order.
+Piece p of the spline reaches from breaks[p] to breaks[p+1] in n = intervals[p] equal steps and has coefficients c_0 ...
+c_(n+2). The table holds, by turns, their differences d_j = c_(j+1) - c_j and c_(j+1), 2n + 4 rows: slopes are then sums
+of differences and do not suffer from the rounding of large, nearly equal coefficients. The value at r is
+sum_k b[k] table[knot + OFFSETS[k]]. Below the first break the first polynomial goes on; from the last break on, the
+value there holds. The derivative of the op is the op at the next order.
 """
 
 from __future__ import annotations
@@ -20,12 +22,12 @@ from equikern.backends import cpu_spline
 from equikern.errors import ShapeError
 from equikern.ops.engine import LIBRARY
 
-ROWS = 4
+OFFSETS = (0, 1, 2, 4)  # of d_0, c_1, d_1 and d_2 of an interval
 
 LIBRARY.define("spline(str backend, Tensor r, float[] breaks, int[] intervals, int order) -> (Tensor b, Tensor knot)")
 _op = torch.ops.equikern.spline.default
-# Coefficients of the four cubics in t on [0, 1], constant first.
-_CUBICS = ((1, -3, 3, -1), (4, 0, -6, 3), (1, 3, 3, -3), (0, 0, 0, 1))
+# Their factors are cubics in t on [0, 1], six times which are here, constant first.
+_CUBICS = ((-1, 3, -3, 1), (6, 0, 0, 0), (1, 3, 3, -2), (0, 0, 0, 1))
 
 
 def _run(backend: str, r: Tensor, breaks: list[float], intervals: list[int], order: int) -> tuple[Tensor, Tensor]:
@@ -53,8 +55,8 @@ def _reference(r: Tensor, breaks: list[float], intervals: list[int], order: int)
     if order:
         b = torch.where((lengths > breaks[-1]).unsqueeze(1), 0.0, b)
     b = torch.where(lengths.isnan().unsqueeze(1), lengths.unsqueeze(1), b)
-    first = torch.cat([counts.new_zeros(1), (counts + ROWS - 1).cumsum(0)[:-1]])
-    return b.to(r.dtype), first[piece] + interval
+    first = torch.cat([counts.new_zeros(1), (2 * counts + 4).cumsum(0)[:-1]])
+    return b.to(r.dtype), first[piece] + 2 * interval
 
 
 LIBRARY.impl("spline", _run, "CompositeExplicitAutograd")
@@ -62,7 +64,7 @@ LIBRARY.impl("spline", _run, "CompositeExplicitAutograd")
 
 @torch.library.register_fake("equikern::spline", lib=LIBRARY)
 def _fake(backend: str, r: Tensor, breaks: list[float], intervals: list[int], order: int) -> tuple[Tensor, Tensor]:
-    return r.new_empty(r.shape[0], ROWS), r.new_empty(r.shape[0], dtype=torch.int64)
+    return r.new_empty(r.shape[0], len(OFFSETS)), r.new_empty(r.shape[0], dtype=torch.int64)
 
 
 class _Spline(torch.autograd.Function):
@@ -101,13 +103,13 @@ LIBRARY.impl("spline", _autograd, "Autograd")
 
 
 def spline(r: Tensor, breaks: Sequence[float], intervals: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """The factors b (E, 4) and first rows knot (E,) of lengths r (E,): the value is sum_c b[e, c] table[knot[e] + c].
+    """The factors b (E, 4) and first rows knot (E,) of lengths r (E,): the value is sum of b table[knot + OFFSETS].
 
     breaks (P+1, rising, in the unit of r), intervals (P): see the module. b is twice continuously differentiable in r
     but at the inner breaks. Raises ShapeError for r that is not one-dimensional or no floating-point tensor.
 
     >>> spline(torch.tensor([0.5]), [0.0, 1.0], [2])
-    (tensor([[0.1667, 0.6667, 0.1667, 0.0000]]), tensor([1]))
+    (tensor([[-0.1667,  1.0000,  0.1667,  0.0000]]), tensor([2]))
     """
     if r.ndim != 1 or not r.is_floating_point():
         raise ShapeError(f"spline: r is {tuple(r.shape)} {r.dtype}; give floating-point lengths (E,).")

@@ -76,13 +76,13 @@ def product_of_paths(
     return Program("product", layout, operands, tuple(paths))
 
 
-def tabled(program: Program, window: int) -> Program:
-    """A product whose weights are a row an edge, with weights w[e] = sum over c < window of b[e, c] w[knot(e) + c].
+def tabled(program: Program, offsets: Sequence[int]) -> Program:
+    """A product whose weights are a row an edge, with weights w[e] = sum over c of b[e, c] w[knot(e) + offsets[c]].
 
-    Operands x y w[knot] b[edge] z: w (knots, weights) is the table, b (E, window) the factors of its rows.
+    Operands x y w[knot] b[edge] z: w (rows, weights) is the table, b (E, len(offsets)) the factors of its rows.
     """
     x, y, w, z = program.operands
-    operands = (x, y, w._replace(row="knot", window=window), Operand("b", EDGE, window), z)
+    operands = (x, y, w._replace(row="knot", offsets=tuple(offsets)), Operand("b", EDGE, len(offsets)), z)
     return Program("table", program.layout, operands, program.paths)
 
 

@@ -10,7 +10,8 @@ Families
 
 Row kinds say where an operand's row comes from: `edge` (the row of the edge itself), `shared` (one row for all), or any
 other name, an indexed kind: the row that the index tensor of that name holds for the edge (`sender`, `receiver`,
-`species`). In a table program an edge reads a window of w: as many consecutive rows as b has columns (`w[knot:4]`).
+`species`). In a table program an edge reads several rows of w, one for each column of b: those at fixed offsets from
+the one that its index names (`w[knot:0,1,2,4]`).
 """
 
 from __future__ import annotations
@@ -33,16 +34,16 @@ FAMILIES = {"product": ("x", "y", "w", "z"), "table": ("x", "y", "w", "b", "z"),
 LAYOUTS = ("mul_ir", "ir_mul")
 X, Y, W, B = range(4)
 Z = 3  # of a product
-WIDEST = 8  # rows of a window
+WIDEST = 8  # rows of a table that an edge may read
 
 
 class Operand(NamedTuple):
-    """A named input: where its rows come from, what its columns are (irreps, or a flat width), rows an edge reads."""
+    """A named input: where its rows come from, what its columns are (irreps, or a flat width), offsets of its rows."""
 
     name: str
     row: str
     irreps: Irreps | int
-    window: int = 1
+    offsets: tuple[int, ...] = (0,)
 
     @property
     def dim(self) -> int:
@@ -50,8 +51,8 @@ class Operand(NamedTuple):
         return self.irreps if isinstance(self.irreps, int) else self.irreps.dim
 
     def __str__(self) -> str:
-        window = "" if self.window == 1 else f":{self.window}"
-        return f"{self.name}[{self.row}{window}] {self.irreps}".rstrip()
+        offsets = "" if self.offsets == (0,) else ":" + ",".join(map(str, self.offsets))
+        return f"{self.name}[{self.row}{offsets}] {self.irreps}".rstrip()
 
 
 class Path(NamedTuple):
@@ -237,9 +238,9 @@ class Program:
             channels = int(np.prod(mode_shapes(path.mode, *self.multiplicities(path))[0]))
             per_edge += 2 * channels * _channel_fmas(self, d1, d3, opened)
             if self.family == "table" and path.weighted:
-                # w from its window, db and dw; tangents of b (not those of a table) double each
+                # w from its rows, db and dw; tangents of b (not those of a table) double each
                 factors = 1 + len(opened & {W, B})
-                per_edge += 2 * channels * self.operands[W].window * factors * (2 if self.derived else 1)
+                per_edge += 2 * channels * len(self.operands[W].offsets) * factors * (2 if self.derived else 1)
         return per_edge * edges
 
     def bytes(self, rows: Mapping[str, int], itemsize: int, open: Iterable[int] = ()) -> int:
@@ -343,8 +344,9 @@ def _path_terms(program: Program, n: int, path: Path) -> list[Term]:
     reads = [Read(X, *read_x), Read(Y, *read_y), Read(program.output, *read_z)]
     if path.weighted and program.family == "table":
         w = program.operands[W]
-        rows = (w.dim * np.arange(w.window)[:, None] + columns).reshape(-1)  # of the window's rows side by side
-        reads[2:2] = [Read(W, rows, (w.window, *shape), "c" + lw), Read(B, np.arange(w.window), (w.window,), "c")]
+        n = len(w.offsets)
+        beside = (w.dim * np.arange(n)[:, None] + columns).reshape(-1)  # of the rows side by side
+        reads[2:2] = [Read(W, beside, (n, *shape), "c" + lw), Read(B, np.arange(n), (n,), "c")]
     elif path.weighted:
         reads.insert(2, Read(W, columns, shape, lw))
     triple = (x[path.in1].ir.l, y[path.in2].ir.l, z[path.out].ir.l)
@@ -367,15 +369,18 @@ def _check(program: Program) -> None:
             raise ProgramError(f"operands w and b have a flat width and all others have irreps; got {operand}.")
         if not operand.row.isidentifier():
             raise ProgramError(f"a row kind is a name like edge, sender or species; got {operand.row!r}.")
-        if operand.window != 1 and (program.family, operand.name) != ("table", "w"):
-            raise ProgramError(f"only w of a table program has a window; got {operand}.")
+        if operand.offsets != (0,) and (program.family, operand.name) != ("table", "w"):
+            raise ProgramError(f"only w of a table program has offsets; got {operand}.")
     if program.family == "table":
         w, b = program.operands[W], program.operands[B]
-        if not 1 <= w.window <= WIDEST or b.dim != w.window or w.row in (EDGE, SHARED) or b.row != EDGE:
+        rising = list(w.offsets) == sorted(set(w.offsets)) and w.offsets[:1] == (0,)
+        if not rising or len(w.offsets) > WIDEST or b.dim != len(w.offsets):
             raise ProgramError(
-                f"a table program reads a window of 1 to {WIDEST} rows of w by an index, and as many columns of "
-                f"b[edge]; got {w} and {b}."
+                f"a table program reads 1 to {WIDEST} rows of w, at offsets that rise from 0, and as many columns of "
+                f"b; got {w} and {b}."
             )
+        if w.row in (EDGE, SHARED) or b.row != EDGE:
+            raise ProgramError(f"a table program reads w by an index and b by edge; got {w} and {b}.")
     for n, path in enumerate(program.paths):
         _check_path(program, n, path)
     width = program.weight_slices[-1].stop if program.paths else 0

@@ -2,9 +2,9 @@
 
     eqk1 product mul_ir: x[sender] 8x0e | y[edge] 0e+1o | w[edge] 8 | z[receiver] 8x0e : 0 0 0 uvu 1.0 ~0,1,2
 
-Version, family, layout; operands (`w[knot:4] 96` has a window of 4 rows); paths `in1 in2 out mode scale` (linear:
-`in1 out scale`), `fixed` marking an unweighted one; then the slots of each derivation. No coefficients: they follow
-from the text.
+Version, family, layout; operands (`w[knot:0,1,2,4] 96` reads four rows at these offsets); paths `in1 in2 out mode
+scale` (linear: `in1 out scale`), `fixed` marking an unweighted one; then the slots of each derivation. No coefficients:
+they follow from the text.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from equikern.errors import ProgramError
 from equikern.program.irreps import Irreps
 from equikern.program.program import Operand, Path, Program
 
-_OPERAND = re.compile(r"(\w+)\[(\w+)(?::(\d+))?\]\s*(.*)")
+_OPERAND = re.compile(r"(\w+)\[(\w+)(?::([\d,]+))?\]\s*(.*)")
 
 
 def print_program(program: Program) -> str:
@@ -57,8 +57,9 @@ def _parse_operand(text: str) -> Operand:
     match = _OPERAND.fullmatch(text)
     if match is None:
         raise ProgramError(f"cannot read the operand {text!r}; write like 'x[sender] 8x0e'.")
-    name, row, window, columns = match.groups()
-    return Operand(name, row, int(columns) if name in "wb" else Irreps(columns), int(window or 1))
+    name, row, offsets, columns = match.groups()
+    rows = tuple(int(n) for n in (offsets or "0").split(",") if n)
+    return Operand(name, row, int(columns) if name in "wb" else Irreps(columns), rows)
 
 
 def _parse_path(family: str, fields: list[str]) -> Path:

@@ -91,11 +91,10 @@ def inputs(case: Case, dtype: torch.dtype = torch.float64, seed: int = 0) -> Inp
         operands.append(None if slot.name == "w" and slot.dim == 0 else a)
     edges = edge_index(case, seed)
     index = {"sender": edges[0].contiguous(), "receiver": edges[1].contiguous()}
-    windows = {slot.row: slot.window for slot in program.operands}
+    reach = {slot.row: slot.offsets[-1] for slot in program.operands}
     for kind in program.index_kinds:
         if kind not in index:
-            first = count.get(kind, SPECIES) - windows[kind] + 1
-            index[kind] = torch.randint(first, (case.edges,), generator=generator)
+            index[kind] = torch.randint(count.get(kind, SPECIES) - reach[kind], (case.edges,), generator=generator)
     tensors = [index[kind] for kind in program.index_kinds]
     output, rows = program.operands[-1].row, count.get(program.operands[-1].row, SPECIES)
     if output in index:
@@ -256,19 +255,19 @@ def _paths() -> list[Case]:
 
 
 def _tables() -> list[Case]:
-    """Weights from windows of a table's rows."""
+    """Weights from rows of a table."""
     tags = {"awkward", "channelwise"}
     cases = []
-    for name, window, options in (
-        ("table-mace", 4, {"tags": {"real", "channelwise"}}),
-        ("table-mul-5", 4, {"tags": tags | {"small"}}),
-        ("table-mul-33", 6, {}),
-        ("table-mixed", 2, {"tags": tags | {"small"}}),
-        ("table-edges", 1, {"tags": tags | {"small"}, "rows": Rows()}),
-        ("table-l6", 8, {"nodes": 3}),
-        ("table-hub", 4, {"nodes": 4, "degree": 1500, "graph": "hub"}),
-        ("table-many", 6, {"nodes": 400, "degree": 6}),
-        ("table-no-edges", 4, {"degree": 0}),
+    for name, offsets, options in (
+        ("table-mace", (0, 1, 2, 4), {"tags": {"real", "channelwise"}}),
+        ("table-mul-5", (0, 1, 2, 4), {"tags": tags | {"small"}}),
+        ("table-mul-33", range(6), {}),
+        ("table-mixed", (0, 3), {"tags": tags | {"small"}}),
+        ("table-edges", (0,), {"tags": tags | {"small"}, "rows": Rows()}),
+        ("table-l6", range(8), {"nodes": 3}),
+        ("table-hub", range(4), {"nodes": 4, "degree": 1500, "graph": "hub"}),
+        ("table-many", (0, 1, 2, 4), {"nodes": 400, "degree": 6}),
+        ("table-no-edges", range(4), {"degree": 0}),
     ):
         spec = {
             "table-mace": uvu_paths("128x0e+128x1o", "0e+1o+2e+3o", 3, "natural"),
@@ -278,7 +277,7 @@ def _tables() -> list[Case]:
         if name == "table-mixed":
             spec = (*spec[:3], [(*i[:4], n % 2 == 0) for n, i in enumerate(spec[3])])
         made = _case(name, spec, **({"tags": tags} | options))
-        cases.append(replace(made, program=tabled(made.program, window)))
+        cases.append(replace(made, program=tabled(made.program, offsets)))
     return cases
 
 

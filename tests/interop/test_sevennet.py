@@ -113,6 +113,54 @@ def test_float64_energies_and_forces_equal_e3nn(double, name):
         torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-11)
 
 
+def large():
+    """A crystal with more edges than the tables have rows."""
+    atoms = build.bulk("Cu", cubic=True) * (3, 3, 3)
+    atoms.rattle(0.1, seed=0)
+    return atoms
+
+
+def test_tables_leave_forces_as_close_to_float64_as_float32_is(model):
+    atoms = large()
+    own = outputs(model, atoms)
+    tabled = outputs(equikern.accelerate(model), atoms)
+    swaps = [installed(m) for m in model.modules() if installed(m) is not None]
+    tables = [swap.table for swap in swaps if getattr(swap, "table", None) is not None]
+    assert len(tables) == 5 and all(table.why_not() is None for table in tables)
+    untabled = outputs(equikern.accelerate(model, tables="never"), atoms)
+    assert not torch.equal(tabled[1], untabled[1])
+    exact, hook = exact_double(equikern.restore(model))
+    expected = outputs(exact, atoms, torch.float64)
+    hook.remove()
+    for got, theirs, right in zip(tabled, own, expected, strict=True):
+        rounding = torch.finfo(torch.float32).eps * right.abs().max()
+        assert (got - right).abs().max() <= 1.5 * (theirs - right).abs().max() + rounding
+
+
+def test_training_with_tables_gives_the_same_parameter_gradients(model, monkeypatch):
+    atoms = large()
+
+    gradient = model._modules["force_output"]
+    monkeypatch.setattr(type(gradient), "forward", lambda self, data: data)  # it would free the graph
+
+    def gradients():
+        out = model(graph_of(atoms, model))
+        trained = [p for p in model.parameters() if p.requires_grad]
+        return torch.autograd.grad(out["inferred_total_energy"], trained, allow_unused=True)
+
+    expected = gradients()
+    got = gradients() if equikern.accelerate(model, tables="always") is model else []
+    pairs = [(g, e) for g, e in zip(got, expected, strict=True) if e is not None]
+    assert len(pairs) > 20
+    for g, e in pairs:
+        assert (g - e).abs().max() <= 2e-4 * e.abs().max()
+
+
+def test_an_unknown_use_of_tables_is_refused(model):
+    with pytest.raises(equikern.EquikernError, match="tables is one of"):
+        equikern.accelerate(model, tables="sometimes")
+
+
 def test_every_convolution_is_replaced(model):
     entries = report(equikern.accelerate(model)).replaced
     assert [e.path for e in entries if e.kind == "IrrepsConvolution"] == [f"{n}_convolution" for n in range(5)]

@@ -10,7 +10,7 @@ from equikern.ops import spherical_harmonics
 from equikern.testing import RadialNetwork, uvu_paths
 
 SPEC = uvu_paths("16x0e+8x1o", "0e+1o+2e", 2, "natural")
-NODES, EDGES = 60, 5000
+NODES, EDGES = 60, 9000
 
 
 def layer(species=None, **options):
@@ -81,7 +81,7 @@ def test_nothing_of_size_edges_times_weights_or_outputs_is_saved():
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         training_step(lambda x, v, i, s: conv(x, v, i), conv, x, edge_vec, edge_index, None)
-    limit = len(conv.table) * conv.weight_numel
+    limit = 3 * len(conv.table) * conv.weight_numel
     assert max(sizes) <= max(limit, EDGES * conv.irreps_y.dim) < EDGES * conv.weight_numel / 2
 
 

@@ -10,6 +10,7 @@ from equikern.errors import EquikernError
 from equikern.nn import RadialTable
 from equikern.nn._radial_fit import fit
 from equikern.nn._radial_table import TOLERANCE
+from equikern.ops.spline import OFFSETS
 from equikern.testing import RadialNetwork
 
 
@@ -27,7 +28,7 @@ class Function(torch.nn.Module):
 def read(table, r):
     """The weights of lengths, by the table."""
     rows, b, knot = table(r, r.dtype)
-    return torch.einsum("ec,ecw->ew", b, rows[knot[:, None] + torch.arange(4)])
+    return torch.einsum("ec,ecw->ew", b, rows[knot[:, None] + torch.tensor(OFFSETS)])
 
 
 def lengths(n=3000):
@@ -44,7 +45,7 @@ def test_values_and_slopes_are_as_exact_as_promised():
     for column in range(6):
         (slope,) = torch.autograd.grad(exact[:, column].sum(), r, retain_graph=True)
         (got,) = torch.autograd.grad(read(table, r)[:, column].sum(), r)
-        assert (got - slope).abs().max() <= 1.2e-5 * exact.abs().max()
+        assert (got - slope).abs().max() <= 3.6e-6 * exact.abs().max()
 
 
 def test_a_kink_becomes_a_break():
@@ -52,7 +53,7 @@ def test_a_kink_becomes_a_break():
     table = RadialTable(function, 5.0)
     assert table.why_not() is None
     assert table._fit.breaks[1:-1] == pytest.approx([3.2], abs=1e-5)
-    assert len(table) < 1000
+    assert len(table) < 2000
 
 
 @pytest.mark.parametrize(
