@@ -1,4 +1,4 @@
-// The only file that knows Python: pointers and sizes in, exceptions out.
+// The module; with modes.cpp the only file that knows Python: pointers and sizes in, exceptions out.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -8,6 +8,8 @@
 #include "../cpu/plan.hpp"
 
 namespace py = pybind11;
+
+void bind_modes(py::module_& m);  // modes.cpp
 
 namespace {
 
@@ -181,4 +183,5 @@ PYBIND11_MODULE(_C, m) {
     bind_targets(m);
     bind_contract(m);
     bind_harmonics(m);
+    bind_modes(m);
 }

@@ -1,8 +1,9 @@
-"""The CPU backend: channelwise products in C++ (`csrc/cpu/contract.inl`).
+"""The CPU backend: every product program in C++, in one of two ways.
 
-A product program is channelwise when each path keeps x's channel: mode `uvu`, or one that is the same when y's
-multiplicity is 1 (`uvuv`; the others for single channels). Rows: x and z by any index or by edge, y and w by edge (w
-shared too). Forward, backward and double backward are fused; a form of higher order is a sum of base forms.
+A product is channelwise when each path keeps x's channel: mode `uvu`, or one that is the same when y's multiplicity is
+1 (`uvuv`; the others for single channels). With x and z by any index or by edge, y and w by edge (w shared too), one
+sweep gathers, multiplies and sums (`csrc/cpu/contract.inl`): forward, backward and double backward are fused; a form of
+higher order is a sum of base forms. All others run row by row (`cpu_modes`), their derivatives as sums of base forms.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from equikern.backends import cpu_linear
+from equikern.backends import cpu_linear, cpu_modes
 from equikern.backends.extension import _C, MISSING
 from equikern.backends.threads import threads
 from equikern.errors import BackendError, ShapeError
@@ -50,14 +51,17 @@ def supports(program: Program, device: str, dtype: torch.dtype) -> str | None:
         return cpu_linear.why_not(program)
     if program.family != "product":
         return f"it has no kernel for the family {program.family!r}"
+    return None
+
+
+@cache
+def _channelwise(text: str) -> bool:
+    """Whether every path keeps x's channel, and rows are such that the fused kernels gather and sum them."""
+    program = parse_program(text)
     x, y, w, z = program.operands
     if y.row != EDGE or w.row not in (EDGE, SHARED) or SHARED in (x.row, z.row):
-        return f"rows are x[{x.row}] y[{y.row}] w[{w.row}] z[{z.row}]; the kernels read y by edge, w by edge or shared"
-    for n, path in enumerate(program.paths):
-        if not _keeps_channel(program, path):
-            muls = program.multiplicities(path)
-            return f"path {n} has mode {path.mode} at multiplicities {muls}; the kernels keep x's channel"
-    return None
+        return False
+    return all(_keeps_channel(program, path) for path in program.paths)
 
 
 def _keeps_channel(program: Program, path: Path) -> bool:
@@ -89,8 +93,9 @@ def contract(
     if not program.derived and base.family == "linear":
         return cpu_linear.sweep(base, operands, dict(zip(open, rows, strict=True)))
     if not program.derived:
-        return _sweep(base, operands, index, dict(zip(open, rows, strict=True)))
-    if base.family == "product" and program.derived == _SECOND and all(slot <= Z for slot in open):
+        return _product(base, operands, index, dict(zip(open, rows, strict=True)))
+    fused = base.family == "product" and _channelwise(base.text)
+    if fused and program.derived == _SECOND and all(slot <= Z for slot in open):
         return _sweep(base, operands, index, dict(zip(open, rows, strict=True)), second=True)
     return _expanded(program, base, operands, index, dict(zip(open, rows, strict=True)))
 
@@ -121,10 +126,18 @@ def _expanded(
         if base.family == "linear":
             parts = cpu_linear.sweep(base, read, opened)
         else:
-            parts = _sweep(base, read, index, opened, fixed=1.0 if slots[W] == W else 0.0)
+            parts = _product(base, read, index, opened, fixed=1.0 if slots[W] == W else 0.0)
         for k, part in zip(opened, parts, strict=True):
             results[slots[k]] += part
     return [results[slot] for slot in open]
+
+
+def _product(
+    base: Program, operands: list[Tensor], index: list[Tensor], open: dict[int, int], fixed: float = 1.0
+) -> list[Tensor]:
+    if _channelwise(base.text):
+        return _sweep(base, operands, index, open, fixed=fixed)
+    return cpu_modes.sweep(base, operands, index, open, fixed=fixed)
 
 
 def _sweep(
