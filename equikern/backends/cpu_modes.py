@@ -9,6 +9,7 @@ Operands of other row kinds are gathered first, and results summed into their ro
 from __future__ import annotations
 
 from functools import cache
+from math import prod
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ from equikern.errors import ShapeError
 from equikern.program import EDGE, SHARED, Irreps, Program
 from equikern.program.program import W, X, Y, Z
 
-BLOCK = 1 << 20  # bytes of intermediate channels at once
+BLOCK = 1 << 21  # bytes of intermediate channels at once
 
 
 def sweep(
@@ -134,155 +135,155 @@ class _Rows:
 
     def __init__(self, base: Program, operands: list[Tensor | None], edges: int, fixed: bool) -> None:
         self.base, self.edges, self.turn = base, edges, base.layout == "mul_ir"
-        self.x, self.y, self.w, self.g = operands
+        self.operands = operands
         self.like = next(a for a in operands if a is not None)
         self.double = self.like.dtype == torch.float64
         self.shared = base.rows[W] == SHARED
         self.direct, self.mixings = _kernels(base.text, not self.shared, fixed)
         self._turn = _C.turn_f64 if self.double else _C.turn_f32
-        self._mix = _C.mix_f64 if self.double else _C.mix_f32
+        self._scratch: dict[str, Tensor] = {}
 
     def run(self, asked: list[int]) -> dict[int, Tensor]:
         """The results by edge (dw one row if weights are shared)."""
-        whole = {s: self._empty(1 if s == W and self.shared else self.edges, self.base.dims[s]) for s in asked}
+        rows = {s: 1 if s == W and self.shared else self.edges for s in asked}
+        whole = {s: self.like.new_empty(n, self.base.dims[s]) for s, n in rows.items()}
         if self.direct is not None:
-            g = self.g if asked != [Z] else None
-            given, found = [self.x, self.y, self.w, g], [whole.get(s) for s in (Z, X, Y, W)]
-            pointers = [_pointer(a) for a in given], [_pointer(a) for a in found]
-            self.direct.run(self.double, self.edges, self.shared, False, *pointers, threads())
+            x, y, w, g = (_pointer(a) for a in self.operands)
+            found = [_pointer(whole.get(s)) for s in (Z, X, Y, W)]
+            self.direct.run(
+                self.double, self.edges, self.shared, False, [x, y, w, g if asked != [Z] else 0], found, threads()
+            )
         else:
             for slot, a in whole.items():
                 if slot != W or not self.mixings:
                     a.zero_()
         if self.mixings:
-            self._mix_all(whole)
+            self._mix(whole)
         return whole
 
-    def _empty(self, rows: int, columns: int) -> Tensor:
-        return self.like.new_empty(rows, columns)
+    def _mix(self, whole: dict[int, Tensor]) -> None:
+        """Add the mixing paths, a block of rows at a time; x and y of a block are turned once for all of them."""
+        mixes = [_Mix(self, mixing, coupling, whole) for mixing, coupling in self.mixings]
+        widest = max(mix.mixing.width * mix.dim for mix in mixes) * self.like.element_size()
+        step = max(16, BLOCK // widest)
+        for first in range(0, self.edges, step):
+            last = min(first + step, self.edges)
+            inside = [self._inside(s, first, last) for s in (X, Y)]
+            grads = [self._grad(s, whole.get(s), first, last) for s in (X, Y)]
+            for mix in mixes:
+                mix.block(first, last, inside, grads)
+            for slot, grad in zip((X, Y), grads, strict=True):
+                if grad is not None and self._turns(slot):
+                    for n, columns in enumerate(self.irreps(slot).slices()):
+                        self.segment(slot, n, grad[:, columns], whole[slot][first:last, columns], split=False, add=True)
+        for mix in mixes:
+            mix.finish()
 
-    def _mix_all(self, whole: dict[int, Tensor]) -> None:
-        """Add the mixing paths to the results, x and y turned once for all of them."""
-        inside = {X: self._inside(X, self.x), Y: self._inside(Y, self.y)}
-        grads: dict[int, Tensor | None] = {X: None, Y: None}
-        for slot in (X, Y):
-            if slot in whole:
-                turned = inside[slot] is not (self.x, self.y)[slot]
-                grads[slot] = torch.zeros_like(inside[slot]) if turned else whole[slot]
-        for mixing, coupling in self.mixings:
-            _Mix(self, mixing, coupling, inside, grads, whole).run()
-        for slot, grad in grads.items():
-            if grad is not None and grad is not whole[slot]:
-                for n, columns in enumerate(self._irreps(slot).slices()):
-                    self.segment(slot, n, grad[:, columns], whole[slot][:, columns], split=False, add=True)
-
-    def _irreps(self, slot: int) -> Irreps:
+    def irreps(self, slot: int) -> Irreps:
+        """Of an operand."""
         return self.base.operands[slot].irreps  # type: ignore[return-value]
 
-    def _inside(self, slot: int, a: Tensor | None) -> Tensor:
+    def _turns(self, slot: int) -> bool:
+        return self.turn and any(mul > 1 and ir.dim > 1 for mul, ir in self.irreps(slot))
+
+    def _inside(self, slot: int, first: int, last: int) -> Tensor:
+        """Rows of x or y, components outermost."""
+        a = self.operands[slot]
         assert a is not None
-        irreps = self._irreps(slot)
-        if not self.turn or all(mul == 1 or ir.dim == 1 for mul, ir in irreps):
-            return a
-        turned = torch.empty_like(a)
-        for n, columns in enumerate(irreps.slices()):
-            self.segment(slot, n, a[:, columns], turned[:, columns], split=True)
+        if not self._turns(slot):
+            return a[first:last]
+        turned = self.scratch(f"inside {slot}", last - first, a.shape[1])
+        for n, columns in enumerate(self.irreps(slot).slices()):
+            self.segment(slot, n, a[first:last, columns], turned[:, columns], split=True)
         return turned
+
+    def _grad(self, slot: int, whole: Tensor | None, first: int, last: int) -> Tensor | None:
+        """Where the gradient of these rows is added up, components outermost."""
+        if whole is None or not self._turns(slot):
+            return None if whole is None else whole[first:last]
+        return self.scratch(f"grad {slot}", last - first, whole.shape[1]).zero_()
+
+    def scratch(self, name: str, *shape: int) -> Tensor:
+        """Memory for a block, the same in every block: fresh pages would cost as much as the arithmetic."""
+        size = prod(shape)
+        held = self._scratch.get(name)
+        if held is None or held.numel() < size:
+            held = self._scratch[name] = self.like.new_empty(size)
+        return held[:size].view(shape)
 
     def segment(self, slot: int, n: int, source: Tensor, to: Tensor, *, split: bool, add: bool = False) -> None:
         """Copy or add rows of a segment, components outermost after `split`, else channels."""
-        mul, ir = self._irreps(slot)[n]
+        mul, ir = self.irreps(slot)[n]
         ends = (source.data_ptr(), source.stride(0)), (to.data_ptr(), to.stride(0))
         self._turn((len(to), mul, ir.dim), self.turn, split, add, *ends, threads())
 
 
 class _Mix:
-    """The mixing paths into one segment of z, a block of rows at a time."""
+    """The mixing paths into one segment of z."""
 
-    def __init__(
-        self,
-        rows: _Rows,
-        mixing: Mixing,
-        coupling: _C.Coupling,
-        inside: dict[int, Tensor],
-        grads: dict[int, Tensor | None],
-        whole: dict[int, Tensor],
-    ) -> None:
-        self.rows, self.mixing, self.coupling, self.inside, self.grads = rows, mixing, coupling, inside, grads
+    def __init__(self, rows: _Rows, mixing: Mixing, coupling: _C.Coupling, whole: dict[int, Tensor]) -> None:
+        self.rows, self.mixing, self.coupling = rows, mixing, coupling
         self.z, self.dw = whole.get(Z), whole.get(W)
-        self.mul, ir = rows._irreps(Z)[mixing.out]
+        self.w, self.g = rows.operands[W], rows.operands[Z]
+        self.mul, ir = rows.irreps(Z)[mixing.out]
         self.dim = ir.dim
-        self.columns = rows._irreps(Z).slices()[mixing.out]
-        self.weighted = [part for part in mixing.parts if part.weights is not None]
-        size = mixing.width * self.dim * rows.like.element_size()
-        self.block = max(16, BLOCK // max(size, 1))
+        self.columns = rows.irreps(Z).slices()[mixing.out]
+        shape = mixing.width, self.mul
+        self.weights = self._weights() if rows.shared else None
+        self.total = rows.like.new_zeros(shape) if rows.shared and self.dw is not None else None
 
-    def run(self) -> None:
-        """All rows."""
-        shared = self.rows.shared
-        weights = self._weights() if shared else None
-        total = self.rows.like.new_zeros(self.mixing.width, self.mul) if shared and self.dw is not None else None
-        for first in range(0, self.rows.edges, self.block):
-            self._block(first, min(first + self.block, self.rows.edges), weights, total)
-        if total is not None:
-            self._put_weights(total)
-
-    def _block(self, first: int, last: int, weights: Tensor | None, total: Tensor | None) -> None:
-        like, n, backward = self.rows.like, last - first, any(g is not None for g in self.grads.values())
-        a = None
+    def block(self, first: int, last: int, inside: list[Tensor], grads: list[Tensor | None]) -> None:
+        """Rows [first, last): z and dw, and what dx and dy get."""
+        rows, n, backward = self.rows, last - first, any(grad is not None for grad in grads)
+        wide, narrow = (n, self.dim, self.mixing.width), (n, self.dim, self.mul)
+        a = z = da = g = None
         if self.z is not None or self.dw is not None:
-            a = like.new_empty(n, self.dim, self.mixing.width)
-            self._couple(first, n, None, a)
-        z = None if self.z is None else like.new_empty(n, self.dim, self.mul)
-        da = like.new_empty(n, self.dim, self.mixing.width) if backward else None
-        g = None
+            a = rows.scratch("a", *wide)
+            self._couple(inside, None, a, [None, None])
+        if self.z is not None:
+            z = rows.scratch("z", *narrow)
+        if backward:
+            da = rows.scratch("da", *wide)
         if backward or self.dw is not None:
-            assert self.rows.g is not None
-            g = like.new_empty(n, self.dim, self.mul)
-            self.rows.segment(Z, self.mixing.out, self.rows.g[first:last, self.columns], g.flatten(1), split=True)
-        if weights is not None:
-            self._products(a, g, z, da, weights, total)
+            assert self.g is not None
+            g = rows.scratch("g", *narrow)
+            rows.segment(Z, self.mixing.out, self.g[first:last, self.columns], g.flatten(1), split=True)
+        if self.weights is not None:
+            self._products(a, g, z, da)
         else:
-            self._by_row(first, n, a, g, z, da)
+            self._by_row(first, a, g, z, da)
         if z is not None:
             to = self.z[first:last, self.columns]  # type: ignore[index]
-            self.rows.segment(Z, self.mixing.out, z.flatten(1), to, split=False, add=self.rows.direct is not None)
+            rows.segment(Z, self.mixing.out, z.flatten(1), to, split=False, add=rows.direct is not None)
         if da is not None:
-            self._couple(first, n, da, None)
+            self._couple(inside, da, None, grads)
 
-    def _couple(self, first: int, n: int, g: Tensor | None, a: Tensor | None) -> None:
-        grads = [None, None] if g is None else [self.grads[X], self.grads[Y]]
-        given = [_pointer(self.inside[X], first), _pointer(self.inside[Y], first), 0, _pointer(g)]
-        found = [_pointer(a), *(_pointer(grad, first) for grad in grads), 0]
-        self.coupling.run(self.rows.double, n, True, True, given, found, threads())
+    def _couple(self, inside: list[Tensor], g: Tensor | None, a: Tensor | None, grads: list[Tensor | None]) -> None:
+        """Form the intermediate channels a, or add to the gradients of x and y from their cotangent g."""
+        x, y = inside
+        given = [_pointer(x), _pointer(y), 0, _pointer(g)]
+        self.coupling.run(
+            self.rows.double, len(x), True, True, given, [_pointer(a), *map(_pointer, grads), 0], threads()
+        )
 
-    def _products(
-        self,
-        a: Tensor | None,
-        g: Tensor | None,
-        z: Tensor | None,
-        da: Tensor | None,
-        weights: Tensor,
-        total: Tensor | None,
-    ) -> None:
-        width, mul = self.mixing.width, self.mul
+    def _products(self, a: Tensor | None, g: Tensor | None, z: Tensor | None, da: Tensor | None) -> None:
+        width, mul, weights = self.mixing.width, self.mul, self.weights
+        assert weights is not None
         if z is not None and a is not None:
             torch.mm(a.view(-1, width), weights, out=z.view(-1, mul))
         if da is not None and g is not None:
             torch.mm(g.view(-1, mul), weights.t(), out=da.view(-1, width))
-        if total is not None and a is not None and g is not None:
-            total.addmm_(a.view(-1, width).t(), g.view(-1, mul))
+        if self.total is not None and a is not None and g is not None:
+            self.total.addmm_(a.view(-1, width).t(), g.view(-1, mul))
 
-    def _by_row(
-        self, first: int, n: int, a: Tensor | None, g: Tensor | None, z: Tensor | None, da: Tensor | None
-    ) -> None:
-        w = self.rows.w
-        paths = [(p.first, p.weights.start, p.channels) for p in self.weighted]  # type: ignore[union-attr]
-        sizes = [n, self.dim, self.mixing.width, self.mul, self.rows.base.dims[W]]
-        given = [_pointer(a), _pointer(w, first), _pointer(g)]
-        found = [_pointer(z), _pointer(da), _pointer(self.dw, first)]
-        self.rows._mix(paths, sizes, given, found, threads())
-        for part in self.mixing.parts:
+    def _by_row(self, first: int, a: Tensor | None, g: Tensor | None, z: Tensor | None, da: Tensor | None) -> None:
+        parts, some = self.mixing.parts, next(t for t in (a, da) if t is not None)
+        paths = [(p.first, p.weights.start, p.channels) for p in parts if p.weights is not None]
+        sizes = [len(some), self.dim, self.mixing.width, self.mul, self.rows.base.dims[W]]
+        given = [_pointer(a), _pointer(self.w, first), _pointer(g)]
+        mix = _C.mix_f64 if self.rows.double else _C.mix_f32
+        mix(paths, sizes, given, [_pointer(z), _pointer(da), _pointer(self.dw, first)], threads())
+        for part in parts:
             if part.weights is None:  # uuw without weights sums its channels
                 taken = slice(part.first, part.first + part.channels)
                 if z is not None and a is not None:
@@ -292,25 +293,27 @@ class _Mix:
 
     def _weights(self) -> Tensor:
         """(intermediate channels, channels of z) of all paths; 1 for those without weights."""
-        w, mul = self.rows.w, self.mul
         made = []
         for part in self.mixing.parts:
             if part.weights is None:
-                made.append(self.rows.like.new_ones(part.channels, mul))
-                continue
-            if w is None:  # neither z nor an input's gradient was asked for
-                return self.rows.like.new_empty(self.mixing.width, mul)
-            matrix = w[0, part.weights]
-            if part.turned is not None:
-                matrix = matrix.view(*part.turned, mul).transpose(0, 1).reshape(-1)
-            made.append(matrix.view(part.channels, mul))
+                made.append(self.rows.like.new_ones(part.channels, self.mul))
+            elif self.w is None:  # neither z nor an input's gradient was asked for
+                return self.rows.like.new_empty(self.mixing.width, self.mul)
+            elif part.turned is None:
+                made.append(self.w[0, part.weights].view(part.channels, self.mul))
+            else:
+                turned = self.w[0, part.weights].view(*part.turned, self.mul).transpose(0, 1)
+                made.append(turned.reshape(part.channels, self.mul))
         return made[0] if len(made) == 1 else torch.cat(made)
 
-    def _put_weights(self, total: Tensor) -> None:
-        assert self.dw is not None
-        for part in self.weighted:
-            matrix = total[part.first : part.first + part.channels]
+    def finish(self) -> None:
+        """Put the gradient of shared weights away."""
+        if self.total is None or self.dw is None:
+            return
+        for part in self.mixing.parts:
+            if part.weights is None:
+                continue
+            matrix = self.total[part.first : part.first + part.channels]
             if part.turned is not None:
-                m1, m2 = part.turned
-                matrix = matrix.view(m2, m1, self.mul).transpose(0, 1)
+                matrix = matrix.view(*part.turned[::-1], self.mul).transpose(0, 1)
             self.dw[0, part.weights] = matrix.reshape(-1)
