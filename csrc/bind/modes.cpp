@@ -6,6 +6,7 @@
 #include <tuple>
 
 #include "../cpu/dispatch.hpp"
+#include "../cpu/plan.hpp"
 
 namespace py = pybind11;
 
@@ -135,6 +136,42 @@ void turn(std::tuple<int64_t, int64_t, int64_t> sizes, bool turned, bool split, 
     kernels<T>().turn(args);
 }
 
+// runs: (from, count, to); sizes: first and last node, a_dim, width, rows; in: a, h, g; out: m, da, dh.
+template <class T>
+void outer(const std::vector<std::tuple<int64_t, int64_t, int64_t>>& runs, const std::vector<int64_t>& sizes,
+           std::pair<uintptr_t, uintptr_t> plan, const std::vector<uintptr_t>& in, const std::vector<uintptr_t>& out,
+           int threads) {
+    if (sizes.size() != 5 || in.size() != 3 || out.size() != 3)
+        throw std::invalid_argument("five sizes, three operands and three results are expected");
+    const eqk::OuterArgs<T> args{sizes[0],
+                                 sizes[1],
+                                 sizes[2],
+                                 sizes[3],
+                                 sizes[4],
+                                 pointer<const int64_t>(plan.first),
+                                 pointer<const int64_t>(plan.second),
+                                 pointer<const T>(in[0]),
+                                 pointer<const T>(in[1]),
+                                 pointer<const T>(in[2]),
+                                 pointer<T>(out[0]),
+                                 pointer<T>(out[1]),
+                                 pointer<T>(out[2]),
+                                 threads < 1 ? 1 : threads};
+    std::vector<eqk::ColumnRun> columns;
+    for (const auto& [from, count, to] : runs) {
+        if (from < 0 || count < 0 || to < 0 || from + count > args.a_dim || to + count > args.rows)
+            throw std::invalid_argument("a run lies outside its rows");
+        columns.push_back({from, count, to});
+    }
+    py::gil_scoped_release release;
+    kernels<T>().outer(columns, args);
+}
+
+// Throws IndexError unless the plan groups `edges` edges by `receivers` receivers.
+void check_plan(int64_t edges, int64_t receivers, uintptr_t ptr, uintptr_t order) {
+    eqk::check_graph(edges, nullptr, 0, pointer<const int64_t>(ptr), pointer<const int64_t>(order), receivers);
+}
+
 }  // namespace
 
 void bind_modes(py::module_& m) {
@@ -144,6 +181,9 @@ void bind_modes(py::module_& m) {
         .def("run", &Coupling::run);
     m.def("mix_f32", mix<float>, "Weights of a row that mix channels.");
     m.def("mix_f64", mix<double>, "Weights of a row that mix channels.");
+    m.def("outer_f32", outer<float>, "Sums of outer products over the edges of nodes.");
+    m.def("outer_f64", outer<double>, "Sums of outer products over the edges of nodes.");
+    m.def("check_plan", check_plan, "Whether a plan stays inside its arrays.");
     m.def("turn_f32", turn<float>, "One segment of rows in the other order of columns.");
     m.def("turn_f64", turn<double>, "One segment of rows in the other order of columns.");
 }

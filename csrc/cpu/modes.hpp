@@ -13,7 +13,7 @@ namespace eqk {
 template <class T>
 struct CoupleArgs {
     int64_t rows;
-    bool shared_w, add;  // add to dx and dy instead of storing
+    bool shared_w, add;  // add to z, dx and dy instead of storing
     const T *x, *y, *w, *g;
     T *z, *dx, *dy, *dw;
     int threads;
@@ -47,11 +47,28 @@ struct TurnArgs {
     int threads;
 };
 
+// Columns [from, from + count) of a are rows [to, to + count) of a node's matrix.
+struct ColumnRun {
+    int64_t from, count, to;
+};
+
+// a (edges, a_dim), h (edges, width); m and g (last - first, rows, width) of the nodes [first, last), whose edges are
+// order[ptr[n] .. ptr[n + 1]). m is stored (in the rows of the runs), da and dh are added to.
+template <class T>
+struct OuterArgs {
+    int64_t first, last, a_dim, width, rows;
+    const int64_t *ptr, *order;
+    const T *a, *h, *g;
+    T *m, *da, *dh;
+    int threads;
+};
+
 template <class T>
 struct ModeOf {
     void (*couple)(const Coupling&, const CoupleArgs<T>&);
     void (*mix)(const std::vector<Mixed>&, const MixArgs<T>&);
     void (*turn)(const TurnArgs<T>&);
+    void (*outer)(const std::vector<ColumnRun>&, const OuterArgs<T>&);
 };
 
 struct ModeKernels {

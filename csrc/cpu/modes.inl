@@ -12,6 +12,7 @@
 #include "buffer.hpp"
 #include "mixing.inl"
 #include "modes.hpp"
+#include "nodes.inl"
 #include "tiles.inl"
 #include "turns.inl"
 
@@ -191,7 +192,7 @@ struct CoupleScratch {
           m(p.most_entries),
           dm(p.most_entries),
           partial(p.most_entries * lanes<T>),
-          added(a.add ? std::max(p.x_dim, p.y_dim) : 0) {}
+          added(a.add ? std::max({p.x_dim, p.y_dim, p.z_dim}) : 0) {}
 };
 
 // Weights from the order outside to that of the runs, or back.
@@ -223,7 +224,7 @@ void couple_row(const Coupling& p, const CoupleArgs<T>& a, CoupleScratch<T>& t, 
     if (a.z) r.z = p.turn_z ? t.z.data() : a.z + row * p.z_dim;
     if (a.dx) r.dx = p.turn_x ? t.dx.data() : a.dx + row * p.x_dim;
     if (a.dy) r.dy = p.turn_y ? t.dy.data() : a.dy + row * p.y_dim;
-    if (r.z) std::fill_n(r.z, p.z_dim, T(0));
+    if (r.z && (p.turn_z || !a.add)) std::fill_n(r.z, p.z_dim, T(0));
     if (r.dx && (p.turn_x || !a.add)) std::fill_n(r.dx, p.x_dim, T(0));
     if (r.dy && (p.turn_y || !a.add)) std::fill_n(r.dy, p.y_dim, T(0));
     for (const Coupled& path : p.paths) {
@@ -232,7 +233,7 @@ void couple_row(const Coupling& p, const CoupleArgs<T>& a, CoupleScratch<T>& t, 
         else
             couple_runs(path, r);
     }
-    if (r.z && p.turn_z) outside(p.z, false, r.z, a.z + row * p.z_dim, p.z_dim, static_cast<T*>(nullptr));
+    if (r.z && p.turn_z) outside(p.z, a.add, r.z, a.z + row * p.z_dim, p.z_dim, t.added.data());
     if (r.dx && p.turn_x) outside(p.x, a.add, r.dx, a.dx + row * p.x_dim, p.x_dim, t.added.data());
     if (r.dy && p.turn_y) outside(p.y, a.add, r.dy, a.dy + row * p.y_dim, p.y_dim, t.added.data());
 }
@@ -272,8 +273,8 @@ void couple(const Coupling& p, const CoupleArgs<T>& a) {
 }
 
 extern const ModeKernels mode_kernels;
-const ModeKernels mode_kernels{{couple<float>, mix<float>, turn_rows<float>},
-                               {couple<double>, mix<double>, turn_rows<double>}};
+const ModeKernels mode_kernels{{couple<float>, mix<float>, turn_rows<float>, outer<float>},
+                               {couple<double>, mix<double>, turn_rows<double>, outer<double>}};
 
 }  // namespace EQK_TARGET
 }  // namespace eqk

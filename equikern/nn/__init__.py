@@ -2,5 +2,6 @@
 
 from equikern.nn._convolution import Convolution
 from equikern.nn._messages import PaiNNMessage, SchNetMessage
+from equikern.nn._mixed import MixedConvolution
 
-__all__ = ["Convolution", "PaiNNMessage", "SchNetMessage"]
+__all__ = ["Convolution", "MixedConvolution", "PaiNNMessage", "SchNetMessage"]

@@ -225,6 +225,11 @@ def _mixed_modes() -> list[Case]:
         _case("uvw-awkward", fully_connected("33x0e+5x1o+2x2e", "2x0e+1o", "7x0e+33x1o"), shared, tags),
         _case("uvw-awkward-by-row", fully_connected("33x0e+5x1o+2x2e", "2x0e+1o+4x1e", "7x0e+33x1o+2x2o"), tags=tags),
         _case("uvw-many-rows", fully_connected("8x0e+8x1o", "0e+1o", "8x0e+8x1o"), shared, tags, nodes=90, degree=20),
+        _case("nodes-scalars", fully_connected("7x0e+3x1o+2x2e", "19x0e", "5x0e+4x1o+1x0e+3x2e"), shared, tags),
+        _case("nodes-hub", fully_connected("7x0e+3x1o", "5x0e", "5x0e+4x1o"), shared, tags, graph="hub"),
+        _case("nodes-edges", fully_connected("6x0e+3x1o", "17x0e", "6x0e+4x1o"), shared._replace(x=EDGE), tags),
+        _case("nodes-ir-mul", fully_connected("6x0e+3x1o", "4x0e+2x1o", "6x0e+4x1o"), shared, tags, layout="ir_mul"),
+        _case("nodes-scalars-ir-mul", fully_connected("6x0e+3x1o", "9x0e", "3x1o"), shared, tags, layout="ir_mul"),
         _case("y-33", uvu_paths("3x0e+2x1o", "33x0e+9x1o", 2), shared, tags),
     ]
 
