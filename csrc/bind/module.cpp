@@ -1,4 +1,4 @@
-// The only file that knows Python: pointers and sizes in, exceptions out.
+// The module; with modes.cpp the only file that knows Python: pointers and sizes in, exceptions out.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -10,6 +10,8 @@
 #include "../cpu/spline.hpp"
 
 namespace py = pybind11;
+
+void bind_modes(py::module_& m);  // modes.cpp
 
 namespace {
 
@@ -208,4 +210,5 @@ PYBIND11_MODULE(_C, m) {
     bind_contract(m);
     bind_spline(m);
     bind_harmonics(m);
+    bind_modes(m);
 }

@@ -6,6 +6,7 @@
 
 #include "contract.hpp"
 #include "harmonics.hpp"
+#include "modes.hpp"
 
 namespace eqk {
 
@@ -15,6 +16,7 @@ struct Implementation {
     bool (*supported)();
     const ContractKernels* contract;
     const HarmonicsKernels* harmonics;
+    const ModeKernels* modes;
 };
 
 // Best first.

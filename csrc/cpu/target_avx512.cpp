@@ -2,3 +2,4 @@
 #define EQK_VECTOR_BYTES 64
 #include "contract.inl"
 #include "harmonics.inl"
+#include "modes.inl"

@@ -1,9 +1,10 @@
-"""The CPU backend: channelwise products in C++ (`csrc/cpu/contract.inl`).
+"""The CPU backend: every product program in C++, in one of two ways.
 
-A program is channelwise when each path keeps x's channel: mode `uvu`, or one that is the same when y's multiplicity is
-1 (`uvuv`; the others for single channels). Rows: x and z by any index or by edge, y and w by edge (w shared too, or by
-rows of a table). Forward, backward and double backward are fused; a form of higher order is a sum of base
-forms.
+A product is channelwise when each path keeps x's channel: mode `uvu`, or one that is the same when y's multiplicity is
+1 (`uvuv`; the others for single channels). With x and z by any index or by edge, y and w by edge (w shared too, or by
+rows of a table), one sweep gathers, multiplies and sums (`csrc/cpu/contract.inl`): forward, backward and double
+backward are fused; a form of higher order is a sum of base forms. All others run row by row (`cpu_modes`), their
+derivatives as sums of base forms.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from equikern.backends import cpu_linear
+from equikern.backends import cpu_linear, cpu_modes, cpu_nodes
 from equikern.backends.extension import _C, MISSING
 from equikern.backends.threads import threads
 from equikern.errors import BackendError, ShapeError
@@ -50,15 +51,20 @@ def supports(program: Program, device: str, dtype: torch.dtype) -> str | None:
         return cpu_linear.why_not(program)
     if program.family not in ("product", "table"):
         return f"it has no kernel for the family {program.family!r}"
+    if program.family == "table" and not _channelwise(program.text.split(" ~")[0]):
+        return "a table's weights are read by paths that keep x's channel, x and z by an index of their own or by edge"
+    return None
+
+
+@cache
+def _channelwise(text: str) -> bool:
+    """Whether every path keeps x's channel, and rows are such that the fused kernels gather and sum them."""
+    program = parse_program(text)
     x, y, w, z = (*program.operands[:B], program.operands[-1])
     by_rows = w.row in (EDGE, SHARED) or (program.family == "table" and w.row not in (x.row, z.row))
     if y.row != EDGE or not by_rows or SHARED in (x.row, z.row):
-        return f"rows are x[{x.row}] y[{y.row}] w[{w.row}] z[{z.row}]; the kernels read y by edge, w by edge or shared"
-    for n, path in enumerate(program.paths):
-        if not _keeps_channel(program, path):
-            muls = program.multiplicities(path)
-            return f"path {n} has mode {path.mode} at multiplicities {muls}; the kernels keep x's channel"
-    return None
+        return False
+    return all(_keeps_channel(program, path) for path in program.paths)
 
 
 def _keeps_channel(program: Program, path: Path) -> bool:
@@ -92,9 +98,10 @@ def contract(
     if not program.derived and base.family == "linear":
         return cpu_linear.sweep(base, operands, dict(zip(open, rows, strict=True)))
     if not program.derived:
-        return _sweep(base, operands, index, dict(zip(open, rows, strict=True)))
+        return _product(base, operands, index, dict(zip(open, rows, strict=True)))
+    fused = base.family != "linear" and _channelwise(base.text)
     second = (tuple(range(base.output)),)
-    if base.family != "linear" and program.derived == second and all(slot <= base.output for slot in open):
+    if fused and program.derived == second and all(slot <= base.output for slot in open):
         return _sweep(base, operands, index, dict(zip(open, rows, strict=True)), second=True)
     return _expanded(program, base, operands, index, dict(zip(open, rows, strict=True)))
 
@@ -126,10 +133,20 @@ def _expanded(
         if base.family == "linear":
             parts = cpu_linear.sweep(base, read, opened)
         else:
-            parts = _sweep(base, read, index, opened, fixed=float(all(slots[k] == k for k in factors)))
+            parts = _product(base, read, index, opened, fixed=float(all(slots[k] == k for k in factors)))
         for k, part in zip(opened, parts, strict=True):
             results[slots[k]] += part
     return [results[slot] for slot in open]
+
+
+def _product(
+    base: Program, operands: list[Tensor], index: list[Tensor], open: dict[int, int], fixed: float = 1.0
+) -> list[Tensor]:
+    if _channelwise(base.text):
+        return _sweep(base, operands, index, open, fixed=fixed)
+    if cpu_nodes.takes(base.text):
+        return cpu_nodes.sweep(base, operands, index, open)
+    return cpu_modes.sweep(base, operands, index, open, fixed=fixed)
 
 
 def _sweep(

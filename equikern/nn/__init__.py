@@ -2,7 +2,10 @@
 
 from equikern.nn._convolution import Convolution
 from equikern.nn._messages import PaiNNMessage, SchNetMessage
+from equikern.nn._mixed import MixedConvolution
 from equikern.nn._radial_convolution import RadialConvolution
 from equikern.nn._radial_table import RadialTable
 
-__all__ = ["Convolution", "PaiNNMessage", "RadialConvolution", "RadialTable", "SchNetMessage"]
+__all__ = [
+    "Convolution", "MixedConvolution", "PaiNNMessage", "RadialConvolution", "RadialTable", "SchNetMessage",
+]  # fmt: skip

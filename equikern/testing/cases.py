@@ -119,6 +119,13 @@ def uvu_paths(irreps_x: Any, irreps_y: Any, lmax: int, parity: str = "all", mode
     return x, y, Irreps(out), instructions
 
 
+def fully_connected(irreps_x: Any, irreps_y: Any, irreps_z: Any) -> Spec:
+    """Every `uvw` path between the entries."""
+    x, y, z = Irreps(irreps_x), Irreps(irreps_y), Irreps(irreps_z)
+    entries = ((i, j, k) for i in range(len(x)) for j in range(len(y)) for k in range(len(z)))
+    return x, y, z, [(i, j, k, "uvw", True) for i, j, k in entries if z[k].ir in x[i].ir * y[j].ir]
+
+
 LAYERS: dict[str, Spec] = {
     "mace-conv": uvu_paths("128x0e+128x1o", "0e+1o+2e+3o", 3, "natural"),
     "mace-first": uvu_paths("128x0e", "0e+1o+2e+3o", 3, "natural"),
@@ -143,6 +150,7 @@ LAYERS: dict[str, Spec] = {
             (1, 2, 1, "uvw", True),
         ],
     ),
+    "diffdock": fully_connected("48x0e+10x1o+10x1e+48x0o", "0e+1o+2e", "48x0e+10x1o+10x1e+48x0o"),
 }
 
 
@@ -190,7 +198,42 @@ def _modes() -> list[Case]:
         for weighted in (True, False) if mode not in ("uvw", "u<vw") else (True,):
             id = f"mode-{mode}".replace("<", "lt") + ("" if weighted else "-unweighted")
             cases.append(_case(id, mode_spec(mode, weighted), tags={"mode", "small"}, nodes=3))
-    return cases
+    return cases + _mixed_modes()
+
+
+def _mixed_modes() -> list[Case]:
+    """All modes in one product, awkward multiplicities, other row kinds."""
+    five = [("uvw", True), ("uvu", True), ("uvv", True), ("uuw", True), ("uuu", True), ("u<vw", True)]
+    five += [("uvu", False), ("uvv", False), ("uuu", False)]
+    places = [(0, 0, 0), (0, 1, 1), (1, 0, 1), (1, 1, 0)]
+    paths = [(*places[n % 4], mode, weighted) for n, (mode, weighted) in enumerate(five)]
+    spec = (Irreps("5x0e+5x1o"), Irreps("5x0e+5x1o"), Irreps("5x0e+5x1o"), paths)
+    wide = Irreps("33x0e+33x1o"), Irreps("33x0e+33x1o"), Irreps("33x1o+528x1o+33x1e")
+    pairs = [(0, 1, 0, "uuu", True), (0, 1, 1, "uvu<v", True), (1, 0, 1, "uvu<v", False), (1, 1, 2, "u<vw", True)]
+    one = (Irreps("0e+1o"), Irreps("0e+1o"), Irreps("0e+1o"), [i for i in paths if "<" not in i[3]])
+    empty = (*one[:3], [*one[3], (0, 0, 0, "u<vw", True)])
+    tags = {"awkward", "modes"}
+    shared = CONVOLUTION._replace(w=SHARED)
+    return [
+        _case("modes-mixed", spec, tags=tags),
+        _case("modes-mixed-shared", spec, shared, tags),
+        _case("modes-mixed-rows", spec, EDGE_ROWS._replace(w=SHARED), tags),
+        _case("modes-ir-mul", spec, shared, tags, layout="ir_mul"),
+        _case("modes-species", spec, Rows(x="sender", y=SHARED, w="species", z="receiver"), tags),
+        _case("modes-to-shared", spec, Rows(x=SHARED, y="receiver", z=SHARED), tags),
+        _case("modes-one-channel", empty, tags=tags | {"small"}),
+        _case("modes-no-edges", spec, shared, tags, degree=0),
+        _case("modes-33", (*wide, pairs), EDGE_ROWS, tags, nodes=2, degree=2),
+        _case("uvw-awkward", fully_connected("33x0e+5x1o+2x2e", "2x0e+1o", "7x0e+33x1o"), shared, tags),
+        _case("uvw-awkward-by-row", fully_connected("33x0e+5x1o+2x2e", "2x0e+1o+4x1e", "7x0e+33x1o+2x2o"), tags=tags),
+        _case("uvw-many-rows", fully_connected("8x0e+8x1o", "0e+1o", "8x0e+8x1o"), shared, tags, nodes=90, degree=20),
+        _case("nodes-scalars", fully_connected("7x0e+3x1o+2x2e", "19x0e", "5x0e+4x1o+1x0e+3x2e"), shared, tags),
+        _case("nodes-hub", fully_connected("7x0e+3x1o", "5x0e", "5x0e+4x1o"), shared, tags, graph="hub"),
+        _case("nodes-edges", fully_connected("6x0e+3x1o", "17x0e", "6x0e+4x1o"), shared._replace(x=EDGE), tags),
+        _case("nodes-ir-mul", fully_connected("6x0e+3x1o", "4x0e+2x1o", "6x0e+4x1o"), shared, tags, layout="ir_mul"),
+        _case("nodes-scalars-ir-mul", fully_connected("6x0e+3x1o", "9x0e", "3x1o"), shared, tags, layout="ir_mul"),
+        _case("y-33", uvu_paths("3x0e+2x1o", "33x0e+9x1o", 2), shared, tags),
+    ]
 
 
 def _widths() -> list[Case]:

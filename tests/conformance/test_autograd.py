@@ -38,7 +38,7 @@ def check_derivatives(case, backend):
     assert torch.autograd.gradgradcheck(f, leaves, fast_mode=True, check_undefined_grad=False)
 
 
-@pytest.mark.parametrize("case", tagged("small", "channelwise"), ids=str)
+@pytest.mark.parametrize("case", [*tagged("small", "channelwise"), *tagged("mode")], ids=str)
 def test_first_and_second_derivatives_on_cpu_are_those_of_finite_differences(case):
     check_derivatives(case, "cpu")
 

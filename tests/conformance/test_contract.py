@@ -44,14 +44,17 @@ def test_double_gradient_is_that_of_the_reference(case, backend, dtype, require)
     check_order(case, backend, dtype, order=2)
 
 
-@pytest.mark.parametrize("case", tagged("channelwise"), ids=str)
+PRODUCTS = pytest.mark.parametrize("case", [case for case in CASES if case.program.family == "product"], ids=str)
+
+
+@PRODUCTS
 @DTYPES
-def test_cpu_supports_every_channelwise_case(case, dtype):
+def test_cpu_supports_every_product(case, dtype):
     assert backends.cpu.supports(case.program, "cpu", dtype) is None
 
 
-@pytest.mark.parametrize("case", tagged("channelwise"), ids=str)
-def test_cpu_supports_the_derivatives_of_every_channelwise_case(case):
+@PRODUCTS
+def test_cpu_supports_the_derivatives_of_every_product(case):
     program = case.program.along(range(case.program.output))
     assert backends.cpu.supports(program, "cpu", torch.float32) is None
 
@@ -69,7 +72,7 @@ def test_half_types_accumulate_wider_on_the_reference(case, dtype):
 
 
 def test_a_backend_refuses_what_it_does_not_support_by_name():
-    case = get("mode-uvw")
+    case = get("linear-edge-weights")
     reason = backends.cpu.supports(case.program, "cpu", torch.float64)
     with pytest.raises(BackendError, match="cpu") as error:
         run(case.program, inputs(case), "cpu")

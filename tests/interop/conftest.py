@@ -3,8 +3,6 @@
 import pytest
 import torch
 
-import equikern
-
 
 @pytest.fixture
 def o3():
@@ -46,10 +44,3 @@ def network(o3):
     sender, receiver = torch.randint(0, 5, (2, 12), generator=generator)
     vectors = torch.randn(12, 3, generator=generator, dtype=torch.float64)
     return model, torch.tensor([1, 6, 8, 6, 1]), vectors, sender, receiver
-
-
-@pytest.fixture
-def reference():
-    """The reference backend, with which every product is replaced."""
-    with equikern.backend("reference"):
-        yield

@@ -1,0 +1,189 @@
+// Products in any connection mode, for Python: pointers and sizes in, exceptions out.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <tuple>
+
+#include "../cpu/dispatch.hpp"
+#include "../cpu/plan.hpp"
+
+namespace py = pybind11;
+
+namespace {
+
+template <class T>
+T* pointer(uintptr_t address) {
+    return reinterpret_cast<T*>(address);
+}
+
+template <class T>
+const eqk::ModeOf<T>& kernels();
+template <>
+const eqk::ModeOf<float>& kernels<float>() {
+    return eqk::active().modes->f32;
+}
+template <>
+const eqk::ModeOf<double>& kernels<double>() {
+    return eqk::active().modes->f64;
+}
+
+class Coupling {
+   public:
+    using RunTuple = std::tuple<int64_t, int64_t, int64_t, int64_t, int64_t>;
+    using CellTuple = std::tuple<int, int, int, double>;
+    using PathTuple = std::tuple<int, int, int, int, int64_t, std::pair<int64_t, int64_t>, std::vector<RunTuple>,
+                                 std::vector<CellTuple>>;
+
+    Coupling(const eqk::Segments& x, const eqk::Segments& y, const eqk::Segments& z, bool turn_xy, bool turn_z,
+             int64_t w_dim, const std::vector<PathTuple>& paths) {
+        std::vector<eqk::PathTable> tables;
+        for (const auto& [lanes, in1, in2, out, w, turned, runs, cells] : paths) {
+            if (lanes < 0 || lanes > 2) throw std::invalid_argument("lanes are 0 (both), 1 (x) or 2 (y)");
+            tables.push_back({static_cast<eqk::Lanes>(lanes), in1, in2, out, w, turned, {}, {}});
+            for (const auto& [scalar, begin, count, to, from] : runs)
+                tables.back().runs.push_back({scalar, begin, count, to, from});
+            for (const auto& [i, j, k, c] : cells) tables.back().cells.push_back({i, j, k, c});
+        }
+        tables_ = eqk::make_coupling(x, y, z, turn_xy, turn_z, w_dim, std::move(tables));
+    }
+
+    // Addresses of x, y, w, g and of z, dx, dy, dw; 0 for none.
+    void run(bool f64, int64_t rows, bool shared_w, bool add, const std::vector<uintptr_t>& in,
+             const std::vector<uintptr_t>& out, int threads) const {
+        if (in.size() != 4 || out.size() != 4)
+            throw std::invalid_argument("four operands and four results are expected");
+        if (f64)
+            call<double>(rows, shared_w, add, in, out, threads);
+        else
+            call<float>(rows, shared_w, add, in, out, threads);
+    }
+
+   private:
+    template <class T>
+    void call(int64_t rows, bool shared_w, bool add, const std::vector<uintptr_t>& in,
+              const std::vector<uintptr_t>& out, int threads) const {
+        const bool grads = out[1] || out[2] || out[3];
+        const bool weighted = std::any_of(tables_.paths.begin(), tables_.paths.end(), [](auto& p) { return p.w >= 0; });
+        if (!in[0] || !in[1] || (weighted && !in[2]) || (grads && !in[3]))
+            throw std::invalid_argument("an operand that is read is missing");
+        const eqk::CoupleArgs<T> a{rows,
+                                   shared_w,
+                                   add,
+                                   pointer<const T>(in[0]),
+                                   pointer<const T>(in[1]),
+                                   pointer<const T>(in[2]),
+                                   pointer<const T>(in[3]),
+                                   pointer<T>(out[0]),
+                                   pointer<T>(out[1]),
+                                   pointer<T>(out[2]),
+                                   pointer<T>(out[3]),
+                                   threads < 1 ? 1 : threads};
+        py::gil_scoped_release release;
+        kernels<T>().couple(tables_, a);
+    }
+
+    eqk::Coupling tables_;
+};
+
+// paths: (first channel in a, first weight, channels); sizes: rows, dim, width, out, w_dim; in: a, w, g; out: z, da,
+// dw.
+template <class T>
+void mix(const std::vector<std::tuple<int64_t, int64_t, int64_t>>& paths, const std::vector<int64_t>& sizes,
+         const std::vector<uintptr_t>& in, const std::vector<uintptr_t>& out, int threads) {
+    if (sizes.size() != 5 || in.size() != 3 || out.size() != 3)
+        throw std::invalid_argument("five sizes, three operands and three results are expected");
+    const eqk::MixArgs<T> args{sizes[0],
+                               sizes[1],
+                               sizes[2],
+                               sizes[3],
+                               sizes[4],
+                               pointer<const T>(in[0]),
+                               pointer<const T>(in[1]),
+                               pointer<const T>(in[2]),
+                               pointer<T>(out[0]),
+                               pointer<T>(out[1]),
+                               pointer<T>(out[2]),
+                               threads < 1 ? 1 : threads};
+    std::vector<eqk::Mixed> mixed;
+    for (const auto& [a, w, channels] : paths) {
+        if (a < 0 || w < 0 || channels < 0 || a + channels > args.width || w + channels * args.out > args.w_dim)
+            throw std::invalid_argument("a path lies outside its rows");
+        mixed.push_back({a, w, channels});
+    }
+    py::gil_scoped_release release;
+    kernels<T>().mix(mixed, args);
+}
+
+// sizes: rows, mul, dim; each side an address and the distance of its rows.
+template <class T>
+void turn(std::tuple<int64_t, int64_t, int64_t> sizes, bool turned, bool split, bool add,
+          std::pair<uintptr_t, int64_t> from, std::pair<uintptr_t, int64_t> to, int threads) {
+    const auto [rows, mul, dim] = sizes;
+    if (rows < 0 || mul < 0 || dim < 1) throw std::invalid_argument("a segment has a negative size");
+    const eqk::TurnArgs<T> args{rows,
+                                mul,
+                                dim,
+                                turned,
+                                split,
+                                add,
+                                pointer<const T>(from.first),
+                                from.second,
+                                pointer<T>(to.first),
+                                to.second,
+                                threads < 1 ? 1 : threads};
+    py::gil_scoped_release release;
+    kernels<T>().turn(args);
+}
+
+// runs: (from, count, to); sizes: first and last node, a_dim, width, rows; in: a, h, g; out: m, da, dh.
+template <class T>
+void outer(const std::vector<std::tuple<int64_t, int64_t, int64_t>>& runs, const std::vector<int64_t>& sizes,
+           std::pair<uintptr_t, uintptr_t> plan, const std::vector<uintptr_t>& in, const std::vector<uintptr_t>& out,
+           int threads) {
+    if (sizes.size() != 5 || in.size() != 3 || out.size() != 3)
+        throw std::invalid_argument("five sizes, three operands and three results are expected");
+    const eqk::OuterArgs<T> args{sizes[0],
+                                 sizes[1],
+                                 sizes[2],
+                                 sizes[3],
+                                 sizes[4],
+                                 pointer<const int64_t>(plan.first),
+                                 pointer<const int64_t>(plan.second),
+                                 pointer<const T>(in[0]),
+                                 pointer<const T>(in[1]),
+                                 pointer<const T>(in[2]),
+                                 pointer<T>(out[0]),
+                                 pointer<T>(out[1]),
+                                 pointer<T>(out[2]),
+                                 threads < 1 ? 1 : threads};
+    std::vector<eqk::ColumnRun> columns;
+    for (const auto& [from, count, to] : runs) {
+        if (from < 0 || count < 0 || to < 0 || from + count > args.a_dim || to + count > args.rows)
+            throw std::invalid_argument("a run lies outside its rows");
+        columns.push_back({from, count, to});
+    }
+    py::gil_scoped_release release;
+    kernels<T>().outer(columns, args);
+}
+
+// Throws IndexError unless the plan groups `edges` edges by `receivers` receivers.
+void check_plan(int64_t edges, int64_t receivers, uintptr_t ptr, uintptr_t order) {
+    eqk::check_graph(edges, nullptr, 0, pointer<const int64_t>(ptr), pointer<const int64_t>(order), receivers);
+}
+
+}  // namespace
+
+void bind_modes(py::module_& m) {
+    py::class_<Coupling>(m, "Coupling", "A product program whose rows are the edges, in any connection mode.")
+        .def(py::init<const eqk::Segments&, const eqk::Segments&, const eqk::Segments&, bool, bool, int64_t,
+                      const std::vector<Coupling::PathTuple>&>())
+        .def("run", &Coupling::run);
+    m.def("mix_f32", mix<float>, "Weights of a row that mix channels.");
+    m.def("mix_f64", mix<double>, "Weights of a row that mix channels.");
+    m.def("outer_f32", outer<float>, "Sums of outer products over the edges of nodes.");
+    m.def("outer_f64", outer<double>, "Sums of outer products over the edges of nodes.");
+    m.def("check_plan", check_plan, "Whether a plan stays inside its arrays.");
+    m.def("turn_f32", turn<float>, "One segment of rows in the other order of columns.");
+    m.def("turn_f64", turn<double>, "One segment of rows in the other order of columns.");
+}
