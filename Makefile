@@ -32,10 +32,11 @@ ifneq ($(wildcard tests/interop),)
 	TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1 $(E3NN04)/bin/python -m pytest tests/interop -q
 endif
 
-bench: build ## time the cases against their rivals, some minutes; writes bench/RESULTS.md
+# BENCH picks suites and options: make bench BENCH='bench/test_harmonics.py --edges 1000'
+bench: build ## time the cases against their rivals, many minutes; writes bench/RESULTS.md and bench/plots
 	mkdir -p bench/out
-	$(PY) -m pytest -o addopts=--strict-markers -o pythonpath=bench -W default bench -q --benchmark-json=bench/out/bench.json $(BENCH)
-	$(PY) bench/report.py bench/out/bench.json bench/RESULTS.md
+	$(PY) -m pytest -o addopts=--strict-markers -o pythonpath=bench -o testpaths=bench -W default -q --benchmark-json=bench/out/bench.json $(BENCH)
+	PYTHONPATH=bench $(PY) bench/report.py bench/out/bench.json bench/RESULTS.md bench/plots
 
 lint: build ## check style, formatting and types
 	$(PY) -m ruff check .

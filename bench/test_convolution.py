@@ -12,6 +12,7 @@ from typing import Any
 import baselines
 import pytest
 import torch
+from rivals import cuequivariance
 from timing import alternate
 
 import equikern
@@ -60,6 +61,14 @@ def flops(program: Any, step: str, edges: int) -> int:
     return {"forward": forward, "forward+backward": forward + backward}.get(step, forward + 2 * backward + second)  # type: ignore[no-any-return]
 
 
+def traffic(program: Any, step: str, edges: int) -> int:
+    """Bytes that a step must read and write at least: each row of each pass once."""
+    rows = {"edge": edges, "sender": max(edges // 30, 1), "receiver": max(edges // 30, 1)}
+    forward, backward = program.bytes(rows, 4, FORWARD), program.bytes(rows, 4, INPUTS)
+    second = program.along(INPUTS).bytes(rows, 4, ALL)
+    return {"forward": forward, "forward+backward": forward + backward}.get(step, forward + 2 * backward + second)  # type: ignore[no-any-return]
+
+
 @pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize("name", ["mace", "nequip", "sevennet"])
 def test_convolution(benchmark: Any, request: Any, name: str, edges: int, step: str) -> None:
@@ -71,8 +80,17 @@ def test_convolution(benchmark: Any, request: Any, name: str, edges: int, step: 
     if step != "force training" and not request.config.getoption("--no-compiled"):
         rewrite = compiled(name)
         rivals["compiled rewrite"] = lambda: run(rewrite, a)
+    if step != "force training" and request.config.getoption("--compiled-e3nn"):
+        torch._dynamo.reset()
+        eager = torch.compile(baselines.E3nnConv(*spec), fullgraph=True, dynamic=False)
+        rivals["e3nn under torch.compile"] = lambda: run(eager, a)
+    other, why = cuequivariance(spec)
+    skipped = {} if other else {"cuEquivariance": why}
+    if other:
+        rivals["cuEquivariance"] = lambda: run(other, a)
     benchmark.group = f"{name}-conv {edges} {step}"
     benchmark.extra_info.update(
-        case=f"{name}-conv", edges=edges, step=step, flops=flops(conv.program, step, edges), error=error(name)
-    )
+        case=f"{name}-conv", edges=edges, step=step, error=error(name),
+        flops=flops(conv.program, step, edges), bytes=traffic(conv.program, step, edges), skipped=skipped,
+    )  # fmt: skip
     alternate(benchmark, lambda: run(conv, a), rivals)

@@ -5,6 +5,7 @@
 #include <array>
 #include <tuple>
 
+#include "../cpu/bandwidth.hpp"
 #include "../cpu/dispatch.hpp"
 #include "../cpu/plan.hpp"
 #include "../cpu/spline.hpp"
@@ -121,34 +122,22 @@ void bind_spline(py::module_& m) {
 // Owns the arrays of a HarmonicsTable and runs the active target's kernels on addresses of row-major arrays.
 class Harmonics {
    public:
-    Harmonics(int lmax, bool normalize, double constant, std::vector<int32_t> columns, std::vector<int32_t> offset,
-              std::vector<int32_t> source, std::vector<double> coefficient)
-        : columns_(std::move(columns)),
-          offset_(std::move(offset)),
-          source_(std::move(source)),
-          coefficient_(std::move(coefficient)),
-          coefficient_float_(coefficient_.begin(), coefficient_.end()) {
-        const int components = (lmax + 1) * (lmax + 1);
-        if (lmax < 0 || lmax > eqk::kMaxDegree || static_cast<int>(offset_.size()) != 3 * components + 1 ||
-            source_.size() != coefficient_.size() || offset_.back() != static_cast<int32_t>(source_.size()))
+    Harmonics(int lmax, bool normalize, std::vector<int32_t> columns,
+              const std::vector<std::tuple<double, double, double, double>>& pairs)
+        : columns_(std::move(columns)) {
+        if (lmax < 0 || lmax > eqk::kMaxDegree || static_cast<int>(pairs.size()) != eqk::pair(lmax + 1, 0))
             throw std::invalid_argument("Harmonics: sizes of the table do not fit its degree");
-        for (int j : source_)
-            if (j < 0 || j >= components) throw std::invalid_argument("Harmonics: source out of range");
-        for (int j : columns_) {
+        const int components = (lmax + 1) * (lmax + 1);
+        bool plain = static_cast<int>(columns_.size()) == components;
+        for (int j : columns_)
             if (j < 0 || j >= components) throw std::invalid_argument("Harmonics: column out of range");
-            for (int l = 0; l <= lmax; ++l)
-                if (l * l <= j && j < (l + 1) * (l + 1)) used_[l] = true;
+        for (int j = 0; plain && j < components; ++j) plain = columns_[j] == j;
+        for (const auto& [next, last, polar, ring] : pairs) {
+            pairs_.push_back({next, last, polar, ring});
+            pairs_float_.push_back({float(next), float(last), float(polar), float(ring)});
         }
-        table_ = {lmax,
-                  normalize,
-                  constant,
-                  static_cast<int64_t>(columns_.size()),
-                  columns_.data(),
-                  used_,
-                  offset_.data(),
-                  source_.data(),
-                  coefficient_.data(),
-                  coefficient_float_.data()};
+        const int64_t dim = static_cast<int64_t>(columns_.size());
+        table_ = {lmax, normalize, plain, dim, columns_.data(), pairs_.data(), pairs_float_.data()};
     }
     Harmonics(const Harmonics&) = delete;
 
@@ -167,18 +156,17 @@ class Harmonics {
     static const eqk::HarmonicsOrders<float>& kernels_of(float) { return eqk::active().harmonics->single_precision; }
     static const eqk::HarmonicsOrders<double>& kernels_of(double) { return eqk::active().harmonics->double_precision; }
 
-    std::vector<int32_t> columns_, offset_, source_;
-    std::vector<double> coefficient_;
-    std::vector<float> coefficient_float_;
-    bool used_[eqk::kMaxDegree + 1] = {};
+    std::vector<int32_t> columns_;
+    std::vector<eqk::HarmonicsPair<double>> pairs_;
+    std::vector<eqk::HarmonicsPair<float>> pairs_float_;
     eqk::HarmonicsTable table_{};
 };
 
 void bind_harmonics(py::module_& m) {
     using Release = py::call_guard<py::gil_scoped_release>;
     py::class_<Harmonics>(m, "Harmonics", "The spherical harmonics of one specification.")
-        .def(py::init<int, bool, double, std::vector<int32_t>, std::vector<int32_t>, std::vector<int32_t>,
-                      std::vector<double>>())
+        .def(
+            py::init<int, bool, std::vector<int32_t>, const std::vector<std::tuple<double, double, double, double>>&>())
         .def("run_float", &Harmonics::run<float>, Release())
         .def("run_double", &Harmonics::run<double>, Release());
 }
@@ -201,6 +189,8 @@ void bind_targets(py::module_& m) {
             return f64 ? eqk::active().contract->peak_f64() : eqk::active().contract->peak_f32();
         },
         "Floating-point operations a second that multiply-adds on registers reach on one thread (takes about 0.3 s).");
+    m.def("memory_bandwidth", &eqk::memory_bandwidth, py::call_guard<py::gil_scoped_release>(),
+          "Bytes a second of a triad on memory by a number of threads (takes about 0.3 s and 192 MB).");
 }
 
 }  // namespace

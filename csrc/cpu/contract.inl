@@ -291,9 +291,9 @@ void prepare(Sweep<T>& s, int threads, int64_t most) {
     std::fill_n(s.zeros.data(), s.zeros.size(), T(0));
     std::fill_n(s.fixed.data(), s.fixed.size(), T(a.fixed));
     s.groups = make_groups(a);
-    if (a.z) advise_huge(a.z, a.z_rows * p.z_dim * int64_t(sizeof(T)), threads > 1);
-    if (a.dw && !rows) advise_huge(a.dw, a.edges * p.w_dim * int64_t(sizeof(T)), threads > 1);
-    if (a.dx) advise_huge(a.dx, a.x_rows * p.x_dim * int64_t(sizeof(T)), threads > 1);
+    if (a.z) advise_huge(a.z, a.z_rows * p.z_dim * int64_t(sizeof(T)), threads);
+    if (a.dw && !rows) advise_huge(a.dw, a.edges * p.w_dim * int64_t(sizeof(T)), threads);
+    if (a.dx) advise_huge(a.dx, a.x_rows * p.x_dim * int64_t(sizeof(T)), threads);
     s.fetch = !rows && !p.staged_w && a.edges * p.w_dim * int64_t(sizeof(T)) > FETCHED;
     if (a.shared_w && a.w) s.w = Buffer<T>(p.w_width), stage_weights(p, a.w, s.w.data());
     if (a.shared_w && a.hw) s.hw = Buffer<T>(p.w_width), stage_weights(p, a.hw, s.hw.data());

@@ -1,9 +1,11 @@
 // Blocks of edges between memory and lanes: rows of a few columns are transposed into one vector a column, and back.
 #pragma once
 
+#include <cstring>
 #include <utility>
 
 #include "harmonics.hpp"
+#include "harmonics_steps.inl"
 #include "vector.hpp"
 
 namespace eqk {
@@ -11,93 +13,211 @@ namespace EQK_TARGET {
 namespace harmonics {
 namespace {
 
-// A value of N lanes in memory that vectors are loaded from whole.
 template <typename T>
-struct alignas(EQK_VECTOR_BYTES) Packed {
-    T lane[lanes<T>];
-    Vec<T>& vector() { return *reinterpret_cast<Vec<T>*>(lane); }
-};
+constexpr auto every_lane = std::make_integer_sequence<int, lanes<T>>{};
 
+// Lane i of the result is lane Pattern::at(i) of a and b, one behind the other.
+template <class Pattern, typename V, int... I>
+EQK_INLINE V pick(V a, V b, std::integer_sequence<int, I...>) {
 #if defined(__clang__)
-template <int S, typename V, int... I>
-inline void swap_blocks(V& a, V& b, std::integer_sequence<int, I...>) {
-    constexpr int n = sizeof...(I);
-    const V low = __builtin_shufflevector(a, b, ((I & S) ? n + I - S : I)...);
-    b = __builtin_shufflevector(a, b, ((I & S) ? n + I : I + S)...);
-    a = low;
-}
+    return __builtin_shufflevector(a, b, Pattern::at(I)...);
 #else
-template <int S, typename V, int... I>
-inline void swap_blocks(V& a, V& b, std::integer_sequence<int, I...>) {
-    constexpr int n = sizeof...(I);
     using Mask = decltype(a < b);
-    const Mask first = {((I & S) ? n + I - S : I)...}, second = {((I & S) ? n + I : I + S)...};
-    const V low = __builtin_shuffle(a, b, first);
-    b = __builtin_shuffle(a, b, second);
-    a = low;
-}
+    return __builtin_shuffle(a, b, Mask{Pattern::at(I)...});
 #endif
+}
+
+template <class Pattern, typename T>
+EQK_INLINE Vec<T> take(Vec<T> a, Vec<T> b) {
+    return pick<Pattern>(a, b, every_lane<T>);
+}
+
+// The halves of a swap of blocks of size S.
+template <int N, int S>
+struct Low {
+    static constexpr int at(int i) { return i & S ? N + i - S : i; }
+};
+template <int N, int S>
+struct High {
+    static constexpr int at(int i) { return i & S ? N + i : i + S; }
+};
 
 // Transposes an N x N tile by swapping its off-diagonal blocks of size S, S/2, ..., 1.
 template <typename T, int S = lanes<T> / 2>
 EQK_INLINE void transpose(Vec<T>* row) {
     constexpr int n = lanes<T>;
 #pragma GCC unroll 16
-    for (int i = 0; i < n; ++i)
-        if (!(i & S)) swap_blocks<S>(row[i], row[i + S], std::make_integer_sequence<int, n>{});
+    for (int i = 0; i < n; ++i) {
+        if (i & S) continue;
+        const Vec<T> low = take<Low<n, S>, T>(row[i], row[i + S]);
+        row[i + S] = take<High<n, S>, T>(row[i], row[i + S]);
+        row[i] = low;
+    }
     if constexpr (S > 1) transpose<T, S / 2>(row);
 }
 
-// out[e, c] = y[column[c]] of lane e, for `rows` edges. Full blocks of the same type go by tiles; the last tile
-// overlaps.
-template <typename S, typename T>
-inline void store_columns(const HarmonicsTable& table, const Vec<T>* y, int rows, S* out) {
+// Vectors in space lie behind one another, x y z x y z ...: component A of lane e is number 3 e + A of three vectors.
+// First from the first two, then (what is not there yet) from the third.
+template <int N, int A>
+struct TakeFirst {
+    static constexpr int at(int e) { return 3 * e + A < 2 * N ? 3 * e + A : 0; }
+};
+template <int N, int A>
+struct TakeLast {
+    static constexpr int at(int e) { return 3 * e + A < 2 * N ? e : 3 * e + A - N; }
+};
+// And back: number f = R N + i of the result is component f % 3 of lane f / 3.
+template <int N, int R>
+struct PutFirst {
+    static constexpr int at(int i) { return (R * N + i) % 3 * N % (2 * N) + (R * N + i) / 3; }
+};
+template <int N, int R>
+struct PutLast {
+    static constexpr int at(int i) { return (R * N + i) % 3 == 2 ? N + (R * N + i) / 3 : i; }
+};
+
+template <typename T>
+EQK_INLINE void take_components(const T* in, Vec<T>* v) {
     constexpr int n = lanes<T>;
-    const int64_t dim = table.dim;
-    if constexpr (sizeof(S) == sizeof(T)) {
-        if (rows == n && dim >= n) {
-            for (int64_t next = 0; next < dim; next += n) {
-                const int64_t first = next + n <= dim ? next : dim - n;
-                Vec<T> tile[n];
+    const Vec<T> a = load(in), b = load(in + n), c = load(in + 2 * n);
+    v[0] = take<TakeLast<n, 0>, T>(take<TakeFirst<n, 0>, T>(a, b), c);
+    v[1] = take<TakeLast<n, 1>, T>(take<TakeFirst<n, 1>, T>(a, b), c);
+    v[2] = take<TakeLast<n, 2>, T>(take<TakeFirst<n, 2>, T>(a, b), c);
+}
+
+template <typename T>
+EQK_INLINE void put_components(const Vec<T>* v, T* out) {
+    constexpr int n = lanes<T>;
+    store(out, take<PutLast<n, 0>, T>(take<PutFirst<n, 0>, T>(v[0], v[1]), v[2]));
+    store(out + n, take<PutLast<n, 1>, T>(take<PutFirst<n, 1>, T>(v[0], v[1]), v[2]));
+    store(out + 2 * n, take<PutLast<n, 2>, T>(take<PutFirst<n, 2>, T>(v[0], v[1]), v[2]));
+}
+
+// Four vectors become the rows x y z w x y z w ... and back: half a transpose.
+template <int N>
+struct ZipLow {
+    static constexpr int at(int i) { return i % 2 * N + i / 2; }
+};
+template <int N>
+struct ZipHigh {
+    static constexpr int at(int i) { return i % 2 * N + i / 2 + N / 2; }
+};
+template <int N>
+struct Even {
+    static constexpr int at(int i) { return 2 * i; }
+};
+template <int N>
+struct Odd {
+    static constexpr int at(int i) { return 2 * i + 1; }
+};
+
+template <typename T>
+EQK_INLINE void store_four(const Vec<T>* y, T* out) {
+    constexpr int n = lanes<T>;
+    const Vec<T> a = take<ZipLow<n>, T>(y[0], y[2]), b = take<ZipLow<n>, T>(y[1], y[3]);
+    const Vec<T> c = take<ZipHigh<n>, T>(y[0], y[2]), d = take<ZipHigh<n>, T>(y[1], y[3]);
+    store(out, take<ZipLow<n>, T>(a, b));
+    store(out + n, take<ZipHigh<n>, T>(a, b));
+    store(out + 2 * n, take<ZipLow<n>, T>(c, d));
+    store(out + 3 * n, take<ZipHigh<n>, T>(c, d));
+}
+
+template <typename T>
+EQK_INLINE void load_four(const T* in, Vec<T>* z) {
+    constexpr int n = lanes<T>;
+    const Vec<T> a = load(in), b = load(in + n), c = load(in + 2 * n), d = load(in + 3 * n);
+    const Vec<T> even[2] = {take<Even<n>, T>(a, b), take<Even<n>, T>(c, d)};
+    const Vec<T> odd[2] = {take<Odd<n>, T>(a, b), take<Odd<n>, T>(c, d)};
+    z[0] = take<Even<n>, T>(even[0], even[1]);
+    z[1] = take<Even<n>, T>(odd[0], odd[1]);
+    z[2] = take<Odd<n>, T>(even[0], even[1]);
+    z[3] = take<Odd<n>, T>(odd[0], odd[1]);
+}
+
+template <typename S, typename T>
+EQK_INLINE void store_column(Vec<T> y, int rows, int64_t dim, S* out) {
+    Packed<T> column;
+    column.vector() = y;
+    for (int e = 0; e < rows; ++e) out[e * dim] = static_cast<S>(column.lane[e]);
+}
+
+// N edges, `dim` columns: whole tiles, the last of which overlaps the one before, or a few columns one by one. A row
+// narrower than a tile is stored with what lies behind it, which the next row overwrites.
+template <typename T, class Component>
+EQK_INLINE void store_tiles(const Vec<T>* y, int64_t dim, T* out, Component component) {
+    constexpr int n = lanes<T>;
+    constexpr int64_t few = n / 4;
+    int64_t next = 0;
+    while (dim - next > few || (dim <= n && next < dim)) {
+        const int64_t first = next + n <= dim || dim < n ? next : dim - n;
+        Vec<T> tile[n];
 #pragma GCC unroll 16
-                for (int i = 0; i < n; ++i) tile[i] = y[table.columns[first + i]];
-                transpose<T>(tile);
+        for (int i = 0; i < n; ++i) tile[i] = y[component(first + i < dim ? first + i : 0)];
+        transpose<T>(tile);
 #pragma GCC unroll 16
-                for (int i = 0; i < n; ++i) *reinterpret_cast<Vec<T>*>(out + i * dim + first) = tile[i];
-            }
-            return;
+        for (int i = 0; i < n; ++i) {
+            if (dim >= n || i * dim + n <= n * dim)
+                store(out + i * dim + first, tile[i]);
+            else
+                std::memcpy(out + i * dim, &tile[i], static_cast<size_t>(dim) * sizeof(T));
         }
+        next = first + n;
     }
-    for (int64_t c = 0; c < dim; ++c) {
+    for (; next < dim; ++next) store_column<T, T>(y[component(next)], n, dim, out + next);
+}
+
+// out[e, c] = the component of column c, of lane e, for `rows` edges.
+template <typename S, typename T, class Degree, class Rows>
+EQK_INLINE void store_columns(const HarmonicsTable& table, Degree lmax, const Vec<T>* y, Rows rows, S* out) {
+    if constexpr (sizeof(S) == sizeof(T)) {
+        if (rows == lanes<T> && table.plain && lmax == 1) return store_four<T>(y, out);
+        if (rows == lanes<T> && table.plain && !std::is_same_v<Degree, int>)
+            return store_tiles<T>(y, (lmax + 1) * (lmax + 1), out, [](int64_t c) { return c; });
+        if (rows == lanes<T>) return store_tiles<T>(y, table.dim, out, [&](int64_t c) { return table.columns[c]; });
+    }
+    for (int64_t c = 0; c < table.dim; ++c) store_column<S, T>(y[table.columns[c]], rows, table.dim, out + c);
+}
+
+// z[column] = in[., column] of N edges.
+template <typename T>
+EQK_INLINE void load_tiles(const T* in, int64_t dim, Vec<T>* z) {
+    constexpr int n = lanes<T>;
+    constexpr int64_t few = n / 4;
+    int64_t next = 0;
+    while (dim - next > few || (dim <= n && next < dim)) {
+        const int64_t first = next + n <= dim || dim < n ? next : dim - n;
+        Vec<T> tile[n];
+#pragma GCC unroll 16
+        for (int i = 0; i < n; ++i) {
+            if (dim >= n || i * dim + n <= n * dim)
+                tile[i] = load(in + i * dim + first);
+            else
+                std::memcpy(&tile[i], in + i * dim, static_cast<size_t>(dim) * sizeof(T));
+        }
+        transpose<T>(tile);
+#pragma GCC unroll 16
+        for (int i = 0; i < n; ++i)
+            if (first + i < dim) z[first + i] = tile[i];
+        next = first + n;
+    }
+    for (; next < dim; ++next) {
         Packed<T> column;
-        column.vector() = y[table.columns[c]];
-        for (int e = 0; e < rows; ++e) out[e * dim + c] = static_cast<S>(column.lane[e]);
+        for (int e = 0; e < n; ++e) column.lane[e] = in[e * dim + next];
+        z[next] = column.vector();
     }
 }
 
 // z[j] = sum over the columns of component j of in[e, column]; lanes past `rows` are zero.
-template <typename S, typename T>
-inline void load_columns(const HarmonicsTable& table, const S* in, int rows, Vec<T>* z) {
-    constexpr int n = lanes<T>;
-    const int64_t dim = table.dim;
-    const int components = (table.lmax + 1) * (table.lmax + 1);
-    for (int j = 0; j < components; ++j) z[j] = Vec<T>{};
+template <typename S, typename T, class Degree, class Rows>
+EQK_INLINE void load_columns(const HarmonicsTable& table, Degree lmax, const S* in, Rows rows, Vec<T>* z) {
     if constexpr (sizeof(S) == sizeof(T)) {
-        if (rows == n && dim >= n) {
-            for (int64_t next = 0; next < dim; next += n) {
-                const int64_t first = next + n <= dim ? next : dim - n;
-                Vec<T> tile[n];
-#pragma GCC unroll 16
-                for (int i = 0; i < n; ++i) tile[i] = *reinterpret_cast<const Vec<T>*>(in + i * dim + first);
-                transpose<T>(tile);
-                Packed<T> column[n];
-#pragma GCC unroll 16
-                for (int i = 0; i < n; ++i) column[i].vector() = tile[i];
-                for (int64_t c = next; c < first + n; ++c) z[table.columns[c]] += column[c - first].vector();
-            }
-            return;
-        }
+        if (rows == lanes<T> && table.plain && lmax == 1) return load_four<T>(in, z);
+        if (rows == lanes<T> && table.plain && !std::is_same_v<Degree, int>)
+            return load_tiles<T>(in, (lmax + 1) * (lmax + 1), z);
     }
+    const int64_t dim = table.dim;
+    const int components = (lmax + 1) * (lmax + 1);
+    for (int j = 0; j < components; ++j) z[j] = Vec<T>{};
     for (int64_t c = 0; c < dim; ++c) {
         Packed<T> column{};
         for (int e = 0; e < rows; ++e) column.lane[e] = static_cast<T>(in[e * dim + c]);
@@ -105,8 +225,11 @@ inline void load_columns(const HarmonicsTable& table, const S* in, int rows, Vec
     }
 }
 
-template <typename S, typename T>
-inline void load_vector(const S* in, int rows, Vec<T>* v) {
+template <typename S, typename T, class Rows>
+EQK_INLINE void load_vector(const S* in, Rows rows, Vec<T>* v) {
+    if constexpr (sizeof(S) == sizeof(T)) {
+        if (rows == lanes<T>) return take_components<T>(in, v);
+    }
     Packed<T> packed[3] = {};
     for (int a = 0; a < 3; ++a) {
         for (int e = 0; e < rows; ++e) packed[a].lane[e] = static_cast<T>(in[3 * e + a]);
@@ -114,13 +237,12 @@ inline void load_vector(const S* in, int rows, Vec<T>* v) {
     }
 }
 
-template <typename S, typename T>
-inline void store_vector(const Vec<T>* v, int rows, S* out) {
-    for (int a = 0; a < 3; ++a) {
-        Packed<T> packed;
-        packed.vector() = v[a];
-        for (int e = 0; e < rows; ++e) out[3 * e + a] = static_cast<S>(packed.lane[e]);
+template <typename S, typename T, class Rows>
+EQK_INLINE void store_vector(const Vec<T>* v, Rows rows, S* out) {
+    if constexpr (sizeof(S) == sizeof(T)) {
+        if (rows == lanes<T>) return put_components<T>(v, out);
     }
+    for (int a = 0; a < 3; ++a) store_column<S, T>(v[a], rows, 3, out + a);
 }
 
 }  // namespace

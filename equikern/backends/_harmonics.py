@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
-from math import pi, sqrt
+from math import factorial, pi, prod, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,28 +89,26 @@ def derivative(degree: int, normalization: str) -> Array:
     return table
 
 
-@dataclass(frozen=True)
-class SparseTable:
-    """`derivative` of all degrees, without zeros: dY_j/dv_a = sum of coefficient[t] Y_source[t], j = l^2 + m.
+def pair_factors(spec: HarmonicsSpec) -> list[tuple[float, float, float, float]]:
+    """Constants (next, last, polar, ring) of the pairs (l, m), 0 <= m <= l <= lmax, in that order.
 
-    t runs over offset[3 j + a] .. offset[3 j + a + 1]; columns[c] is the component j in column c.
+    `csrc/cpu/harmonics.hpp` says what they do: they are the factors of the derivatives of Legendre's polynomials, times
+    the ratio of the norms of the harmonics.
     """
 
-    columns: list[int]
-    offset: list[int]
-    source: list[int]
-    coefficient: list[float]
+    def norm(l: int, m: int) -> float:  # noqa: E741
+        return scale(l, spec.normalization) * sqrt((2 if m else 1) * (2 * l + 1) * factorial(l - m) / factorial(l + m))
+
+    pairs = []
+    for l in range(spec.lmax + 1):  # noqa: E741
+        for m in range(l):
+            polar = (l + m) * norm(l, m) / norm(l - 1, m)
+            ring = norm(l, m) / norm(l - 1, m + 1) if m < l - 1 else 0.0
+            pairs.append((polar / (l - m), ring / (l - m), polar, ring))
+        pairs.append((norm(l, l) * prod(range(2 * l - 1, 1, -2)), 0.0, 0.0, 0.0))
+    return pairs
 
 
-def sparse_table(spec: HarmonicsSpec) -> SparseTable:
-    """The table that compiled backends read."""
-    offset, source, coefficient = [0, 0, 0, 0], [], []
-    for degree in range(1, spec.lmax + 1):
-        rows = derivative(degree, spec.normalization).transpose(1, 0, 2).reshape(-1, 2 * degree - 1)
-        for row in rows:
-            (places,) = np.nonzero(row)
-            source += [(degree - 1) ** 2 + int(place) for place in places]
-            coefficient += [float(row[place]) for place in places]
-            offset.append(len(source))
-    columns = [degree**2 + m for degree in spec.degrees for m in range(2 * degree + 1)]
-    return SparseTable(columns, offset, source, coefficient)
+def columns(spec: HarmonicsSpec) -> list[int]:
+    """The component l^2 + l + m in each column."""
+    return [degree**2 + n for degree in spec.degrees for n in range(2 * degree + 1)]

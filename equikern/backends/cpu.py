@@ -39,6 +39,13 @@ def fma_peak(dtype: torch.dtype) -> float:
     return _C.fma_peak(dtype == torch.float64)  # type: ignore[no-any-return]
 
 
+def memory_bandwidth(threads: int = 1) -> float:
+    """Bytes a second that threads stream from and to memory, measured now by a triad (3 arrays of 64 MB)."""
+    if _C is None:
+        raise BackendError(MISSING)
+    return _C.memory_bandwidth(threads)  # type: ignore[no-any-return]
+
+
 def supports(program: Program, device: str, dtype: torch.dtype) -> str | None:
     """None where the kernels run the program, else the reason why not."""
     if _C is None:

@@ -7,7 +7,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from equikern.backends._harmonics import parse_spec, scale, sparse_table
+from equikern.backends._harmonics import columns, pair_factors, parse_spec
 from equikern.backends.extension import _C, MISSING
 from equikern.backends.threads import threads
 from equikern.errors import BackendError
@@ -18,11 +18,7 @@ VALUE, BACKWARD, DOUBLE_BACKWARD = range(3)
 @lru_cache(maxsize=256)
 def _kernel(text: str) -> _C.Harmonics:
     spec = parse_spec(text)
-    table = sparse_table(spec)
-    constant = scale(0, spec.normalization)
-    return _C.Harmonics(
-        spec.lmax, spec.normalize, constant, table.columns, table.offset, table.source, table.coefficient
-    )
+    return _C.Harmonics(spec.lmax, spec.normalize, columns(spec), pair_factors(spec))
 
 
 def supports(device: str, dtype: torch.dtype) -> str | None:

@@ -1,10 +1,13 @@
-"""What every op shares: the library object and what the autograd engine really asks for."""
+"""What every op shares: the library object, what the autograd engine really asks for, the way past the dispatcher."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch._C import DispatchKey, DispatchKeySet
+from torch.autograd import forward_ad
 
 # Kept alive for the life of the process: the registrations die with it.
 LIBRARY = torch.library.Library("equikern", "FRAGMENT")
@@ -26,3 +29,36 @@ def _executes(node: Any) -> bool:
     except RuntimeError:
         # The engine refuses to answer for a leaf whose gradient is captured: it was asked for.
         return True
+
+
+def _keys(*keys: DispatchKey) -> int:
+    found = DispatchKeySet(keys[0])
+    for key in keys[1:]:
+        found = found.add(key)
+    return found.raw_repr()  # type: ignore[no-any-return]
+
+
+# Of tensors on the CPU that are nothing else (no wrapper, no lazy negation), and of threads where nothing intercepts
+# calls (no tracing, no transform, no dispatch mode); each in and out of inference mode.
+_PLAIN_TENSOR = {
+    _keys(DispatchKey.CPU, DispatchKey.AutocastCPU),
+    _keys(DispatchKey.CPU, DispatchKey.AutocastCPU, DispatchKey.ADInplaceOrView, DispatchKey.AutogradCPU),
+}
+_PLAIN_THREAD = {_keys(DispatchKey.BackendSelect), _keys(DispatchKey.BackendSelect, DispatchKey.ADInplaceOrView)}
+
+
+def direct(tensor: Tensor) -> bool:
+    """Whether an op of this one tensor may run past torch's dispatcher, which costs 9 us a call.
+
+    True where nothing would see the difference: a plain CPU tensor, no recording, no derivative, no mode, no profiler.
+    """
+    return (
+        not torch.compiler.is_compiling()
+        and not (tensor.requires_grad and torch.is_grad_enabled())
+        and type(tensor) in (Tensor, torch.nn.Parameter)
+        and forward_ad._current_level < 0
+        and torch._C._len_torch_function_stack() == 0
+        and not torch.autograd._profiler_enabled()
+        and torch._C._dispatch_keys(tensor).raw_repr() in _PLAIN_TENSOR
+        and torch._C._dispatch_tls_local_include_set().raw_repr() in _PLAIN_THREAD
+    )

@@ -20,7 +20,7 @@ from equikern.backends import reference_harmonics
 from equikern.backends._harmonics import HarmonicsSpec, parse_spec
 from equikern.backends.constant import constant
 from equikern.errors import BackendError, ShapeError
-from equikern.ops.engine import LIBRARY, wanted
+from equikern.ops.engine import LIBRARY, direct, wanted
 
 LIBRARY.define("harmonics(str spec, str backend, Tensor vec) -> Tensor")
 LIBRARY.define("harmonics_backward(str spec, str backend, Tensor vec, Tensor z) -> Tensor")
@@ -264,5 +264,10 @@ def spherical_harmonics(
         )
     if not x.is_floating_point():
         raise ShapeError(f"spherical_harmonics: x is {x.dtype}; give floating-point vectors, x.to(torch.float32).")
-    out = _ops.harmonics(spec, backend or backends.select_harmonics(x.device.type, x.dtype), x.reshape(-1, 3))
-    return out.reshape(*x.shape[:-1], out.shape[1])
+    name = backend or backends.select_harmonics(x.device.type, x.dtype)
+    vectors = x if x.dim() == 2 else x.reshape(-1, 3)
+    if direct(vectors):
+        out = _implementation(name).harmonics(spec, vectors)
+    else:
+        out = _ops.harmonics(spec, name, vectors)
+    return out if x.dim() == 2 else out.reshape(*x.shape[:-1], out.shape[1])

@@ -32,6 +32,36 @@ def run(code, target):
     return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
 
 
+HARMONICS = """
+import torch
+from equikern.backends import cpu, cpu_harmonics, reference_harmonics
+torch.use_deterministic_algorithms(True)
+torch.utils.deterministic.fill_uninitialized_memory = True
+assert cpu.target() == {target!r}, cpu.target()
+for degrees in ("0", "0,1", "0,1,2", "0,1,2,3", "0,1,2,3,4", "0,1,2,3,4,5", "0,1,2,3,4,5,6", "1,3", "0,1,2,3,4,5,6,7"):
+    for edges in (3, 53):
+        for dtype, limit in ((torch.float32, 2e-6), (torch.float64, 1e-14)):
+            spec = f"sh {{degrees}} component normalize"
+            vec, h = torch.randn(2, edges, 3, dtype=dtype)
+            z = torch.randn(edges, sum(2 * int(l) + 1 for l in degrees.split(",")), dtype=dtype)
+            wide = [t.double() for t in (vec, z, h)]
+            for module in (cpu_harmonics, reference_harmonics):
+                v, c, d = (vec, z, h) if module is cpu_harmonics else wide
+                found = [module.harmonics(spec, v), module.harmonics_backward(spec, v, c)]
+                found += module.harmonics_double_backward(spec, v, c, d)
+                if module is cpu_harmonics:
+                    got = found
+            for a, b in zip(got, found, strict=True):
+                assert not (a.double() - b).norm() > limit * b.norm() and not a.isnan().any(), (spec, edges, dtype)
+"""
+
+
+@pytest.mark.parametrize("target", _C.cpu_targets())
+def test_harmonics_of_every_instruction_set_are_those_of_the_reference(target):
+    done = run(HARMONICS.format(target=target), target)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
 @pytest.mark.parametrize("target", _C.cpu_targets())
 def test_every_instruction_set_gives_the_results_of_the_reference(target):
     done = run(CHECK.format(target=target), target)

@@ -9,12 +9,15 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from equikern.backends import cpu_harmonics, reference_harmonics
 from equikern.backends._harmonics import parse_spec
 from equikern.errors import BackendError, ProgramError, ShapeError
 from equikern.o3._spherical_harmonics import SphericalHarmonics
 from equikern.o3._spherical_harmonics import spherical_harmonics as o3_spherical_harmonics
+from equikern.ops.engine import direct
 from equikern.ops.harmonics import spherical_harmonics
 from equikern.program import wigner_d
 
@@ -191,6 +194,44 @@ def test_nothing_is_computed_that_nobody_asked_for(monkeypatch):
         gradient = ops.harmonics_backward(spec, "cpu", vec, z)
         torch.autograd.grad(gradient, wanted, h.detach())
     assert asked == [(True, False), (False, True), (True, True)]
+
+
+@pytest.mark.parametrize("edges", [15, 16, 31, 33])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_every_row_is_written_where_the_last_block_is_short(dtype, edges):
+    spec = "sh 0,1,2,3,4 component normalize"
+    arrays = sample(spec, edges, dtype)
+    pairs = zip(orders("cpu", spec, *arrays), orders("reference", spec, *arrays), strict=True)
+    assert max(relative(got, expected) for got, expected in pairs) < 20 * torch.finfo(dtype).eps
+
+
+def test_past_the_dispatcher_go_only_calls_that_nothing_watches():
+    vec = sample("sh 0 norm raw", 5)[0]
+    seen = []
+
+    def call(v: torch.Tensor) -> torch.Tensor:
+        seen.append(direct(v))
+        return spherical_harmonics([1, 2], v, True)
+
+    expected = call(vec)
+    with torch.inference_mode():
+        call(vec)
+    with torch.no_grad():
+        call(vec.clone().requires_grad_())
+    assert seen == [True] * 3
+    negative = torch.complex(torch.zeros_like(vec), -vec).conj().imag  # stores -vec, and a mark to negate it
+    assert negative.is_neg() and torch.equal(call(negative), expected)
+    graph = make_fx(call)(vec)
+    assert "equikern.harmonics" in graph.code and torch.equal(graph(vec), expected)
+    with torch.profiler.profile() as profile:
+        call(vec)
+    assert any("equikern::harmonics" in event.name for event in profile.events())
+    call(vec.clone().requires_grad_())
+    with FakeTensorMode() as mode:
+        assert call(mode.from_tensor(vec)).shape == (5, 8)
+    with torch.autograd.forward_ad.dual_level():
+        call(torch.autograd.forward_ad.make_dual(vec, vec))
+    assert seen[3:] == [False] * 6
 
 
 def test_forward_mode_through_the_double_backward_is_refused():
