@@ -14,12 +14,12 @@ from types import ModuleType
 
 import torch
 
-from equikern.backends import cpu, cpu_harmonics, cpu_spline, reference, reference_harmonics
+from equikern.backends import cpu, cpu_harmonics, cpu_spline, reference, reference_harmonics, triton
 from equikern.backends.constant import constant
 from equikern.errors import BackendError
 from equikern.program import parse
 
-ORDER: tuple[ModuleType, ...] = (cpu, reference)
+ORDER: tuple[ModuleType, ...] = (cpu, triton, reference)
 NAMES = tuple(backend.name for backend in ORDER)
 harmonics = {"cpu": cpu_harmonics, "reference": reference_harmonics}
 

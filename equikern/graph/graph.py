@@ -30,6 +30,10 @@ class Graph:
         edges = edge_index.to(torch.int64, copy=True).contiguous()
         self.sender, self.receiver = edges[0], edges[1]
         self.ptr, self.order = plan(self.sender, self.receiver, self.num_senders, num_nodes)
+        # The kernels of a GPU sum the senders' gradients by a second plan; those of the CPU need none.
+        self.by_sender: tuple[Tensor, ...] = ()
+        if edges.is_cuda:
+            self.by_sender = plan(self.receiver, self.sender, num_nodes, self.num_senders)
 
     def check(self, edge_index: Tensor, num_senders: int) -> None:
         """Raise ShapeError unless the graph is that of `edge_index` for `num_senders` rows.
@@ -57,4 +61,4 @@ class Graph:
     @property
     def index(self) -> list[Tensor]:
         """What `ops.evaluate` takes for a program with rows x[sender], z[receiver]."""
-        return [self.sender, self.receiver, self.ptr, self.order]
+        return [self.sender, self.receiver, self.ptr, self.order, *self.by_sender]

@@ -2,8 +2,8 @@
 
 The derivative of the op is a call of the op: the backward of an opening is the opening of the same polynomial along the
 cotangents. `operands` holds every slot in order; an absent one (not read, or zero) is an empty tensor of one dimension.
-`index` holds the index tensor of each of the program's kinds, then, if there is one, the CSR plan (ptr, order) of the
-output's kind (`ops/plan.py`).
+`index` holds the index tensor of each of the program's kinds, then, where they are known, the CSR plan (ptr, order) of
+the output's kind and that of x's kind (`ops/plan.py`).
 """
 
 from __future__ import annotations
