@@ -12,6 +12,8 @@ from collections.abc import Iterable
 from functools import cache
 from typing import NamedTuple
 
+from equikern.backends.triton.path import Wanted, write_path
+from equikern.backends.triton.text import Lines, power_of_two, store_lane_sums
 from equikern.backends.triton.units import Segment, Unit, UnitPath, segments, units
 from equikern.program import EDGE, SHARED, Program, parse
 from equikern.program.program import W, X, Y, Z
@@ -31,7 +33,6 @@ class Sweep(NamedTuple):
     second: bool = False
     fixed: bool = True  # unweighted paths take part
     lanes: int = 32  # most channels of a program instance
-    unroll: int = 1  # edges of a row that are in flight together
 
     @property
     def program(self) -> Program:
@@ -58,7 +59,7 @@ def blocks(sweep: Sweep) -> tuple[Block, ...]:
     """How many program instances each unit takes for a row, and how many channels one has."""
     made = []
     for n, unit in enumerate(sweep_units(sweep)):
-        lanes = min(_power_of_two(unit.mul), sweep.lanes)
+        lanes = min(power_of_two(unit.mul), sweep.lanes)
         made.append(Block(n, -(-unit.mul // lanes), lanes))
     return tuple(made)
 
@@ -77,10 +78,6 @@ def part_columns(sweep: Sweep) -> tuple[dict[tuple[int, int], int], int]:
             at[n, segment.number] = width
             width += -(-segment.mul * segment.dim // 4) * 4
     return at, width
-
-
-def _power_of_two(n: int) -> int:
-    return 1 << (n - 1).bit_length()
 
 
 @cache
@@ -120,53 +117,28 @@ def sweep_source(sweep: Sweep) -> str:
     return title + HEADER + "\n\n\n".join([*functions, "\n".join(lines)]) + "\n"
 
 
-class _Lines:
-    """Lines of a function, and which of its variables have a value."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-        self.depth = 1
-        self.set: set[str] = set()
-
-    def add(self, *lines: str) -> None:
-        self.lines += ["    " * self.depth + line for line in lines]
-
-    def accumulate(self, name: str, value: str) -> None:
-        self.add(f"{name} {'+=' if name in self.set else '='} {value}")
-        self.set.add(name)
-
-    def value(self, name: str, lanes: int) -> str:
-        return name if name in self.set else f"tl.zeros([{lanes}], T)"
-
-
 def _unit(sweep: Sweep, n: int, unit: Unit) -> str:
     """The function of one unit: a row of z, `lanes` channels from u0 on."""
     program, block = sweep.program, blocks(sweep)[n]
-    out = _Lines()
+    out = Lines()
     by_edge = program.rows[Z] == EDGE
     out.add(f"u = u0 + tl.arange(0, {block.lanes})")
     if unit.mul % block.lanes:
         out.add(f"inside = u < {unit.mul}")
-    if Y in sweep.open:
-        out.add(f"columns = tl.arange(0, {_power_of_two(program.dims[Y])})")
     carried = _carried(sweep, unit)
     for name in carried:
         out.add(f"{name} = tl.zeros([{block.lanes}], T)")
         out.set.add(name)
+    indexed = program.rows[X] != EDGE and bool({X, HX} & set(sweep.given))
     if by_edge:
         out.add("for e in range(row * ROWS, tl.minimum(row * ROWS + ROWS, edges)):")
+        out.depth += 1
+        out.add(*["s = tl.load(x_index + e)"] * indexed)
     else:
-        out.add("first = tl.load(ptr + row)", "last = tl.load(ptr + row + 1)")
-        if 3 in sweep.given:
-            _load_segments(out, sweep, unit, unit.zs, "g", "row")
-        edges = (
-            f"tl.range(first, last, loop_unroll_factor={sweep.unroll})" if sweep.unroll > 1 else "range(first, last)"
-        )
-        out.add(f"for t in {edges}:")
-    out.depth += 1
-    if not by_edge:
-        out.add("e = tl.load(order + t)")
+        _walk(out, sweep, n, unit, indexed)
     _edge(out, sweep, n, unit)
+    if not by_edge:
+        out.add("e, after = after, later", *["s = s_after"] * indexed)
     if by_edge and Z in sweep.open:
         _store_z(out, sweep, unit, "e")
     out.depth -= 1
@@ -182,6 +154,22 @@ def _unit(sweep: Sweep, n: int, unit: Unit) -> str:
     return "\n".join(["@triton.jit", head, *out.lines])
 
 
+def _walk(out: Lines, sweep: Sweep, n: int, unit: Unit, indexed: bool) -> None:
+    """The loop over the edges of a row. Indices are read ahead: an edge's data do not wait for them."""
+    out.add("first = tl.load(ptr + row)", "last = tl.load(ptr + row + 1)")
+    if Z in sweep.given:
+        inside = "mask=inside" if unit.mul % blocks(sweep)[n].lanes else ""
+        loads = _segment_loads(sweep.program, unit.zs, "g", sweep.program.dims[Z], "row", inside)
+        out.add(*(f"{name} = {value}" for name, value in loads))
+    out.add("e = tl.load(order + first, mask=first < last, other=0)")
+    out.add("after = tl.load(order + first + 1, mask=first + 1 < last, other=0)")
+    out.add(*["s = tl.load(x_index + e)"] * indexed)
+    out.add("for t in range(first, last):")
+    out.depth += 1
+    out.add("later = tl.load(order + t + 2, mask=t + 2 < last, other=0)")
+    out.add(*["s_after = tl.load(x_index + after)"] * indexed)
+
+
 def _carried(sweep: Sweep, unit: Unit) -> list[str]:
     """Variables that sum over the edges of a row."""
     program, names = sweep.program, []
@@ -190,10 +178,6 @@ def _carried(sweep: Sweep, unit: Unit) -> list[str]:
     if W in sweep.open and program.rows[W] == SHARED:
         names += [f"dw{path.number}" for path in unit.paths if path.w >= 0]
     return names
-
-
-def _masked(unit: Unit, lanes: int) -> str:
-    return ", mask=inside, other=0.0" if unit.mul % lanes else ""
 
 
 def _store(pointer: str, value: str, unit: Unit, lanes: int) -> str:
@@ -207,147 +191,96 @@ def _column(program: Program, segment: Segment, component: int) -> str:
     return f"{segment.start + component * segment.mul} + u"
 
 
-def _load_segments(
-    out: _Lines, sweep: Sweep, unit: Unit, of: Iterable[Segment], name: str, row: str, guarded: bool = False
-) -> None:
-    """Load `name<segment>_<component>` for the unit's channels."""
+def _store_z(out: Lines, sweep: Sweep, unit: Unit, row: str) -> None:
     program = sweep.program
-    dim = program.dims[Z] if name == "g" else program.dims[X]
-    lanes = min(_power_of_two(unit.mul), sweep.lanes)
-    mask = _masked(unit, lanes)
-    if guarded:
-        mask = f", mask={'inside & ' if mask else ''}known, other=fill"
-    for segment in of:
-        for k in range(segment.dim):
-            pointer = f"{name} + {row} * {dim} + {_column(program, segment, k)}"
-            out.add(f"{name}{segment.number}_{k} = tl.load({pointer}{mask}).to(T)")
-
-
-def _store_z(out: _Lines, sweep: Sweep, unit: Unit, row: str) -> None:
-    program = sweep.program
-    lanes = min(_power_of_two(unit.mul), sweep.lanes)
+    lanes = min(power_of_two(unit.mul), sweep.lanes)
     for segment in unit.zs:
         for k in range(segment.dim):
             pointer = f"z + {row} * {program.dims[Z]} + {_column(program, segment, k)}"
             out.add(_store(pointer, out.value(f"z{segment.number}_{k}", lanes), unit, lanes))
 
 
-def _edge(out: _Lines, sweep: Sweep, n: int, unit: Unit) -> None:
-    """What is done for one edge e."""
-    program, given = sweep.program, sweep.given
-    lanes = blocks(sweep)[n].lanes
-    indexed = program.rows[X] != EDGE
-    if indexed and (X in given or HX in given):
-        out.add("s = tl.load(x_index + e)", "known = (s >= 0) & (s < x_rows)", "fill = tl.where(known, 0.0, NAN)")
-    if program.rows[Z] == EDGE and 3 in given:
-        _load_segments(out, sweep, unit, unit.zs, "g", "e")
+def _loads(sweep: Sweep, n: int, unit: Unit) -> list[tuple[str, str]]:
+    """(variable, expression) of all that an edge e reads; the rows of x are those of s."""
+    program, given, lanes = sweep.program, sweep.given, blocks(sweep)[n].lanes
+    inside = "mask=inside" if unit.mul % lanes else ""
+    row_x, mask_x = "e", inside
+    if program.rows[X] != EDGE:
+        row_x, mask_x = "s", f"mask={'inside & ' if inside else ''}known, other=fill"
+    loads = []
     used = sorted({cell.j for path in unit.paths for cell in path.cells})
     for slot, name in ((Y, "y"), (HY, "hy")):
         if slot in given:
-            out.add(*(f"{name}{j} = tl.load({name} + e * {program.dims[Y]} + {j}).to(T)" for j in used))
+            loads += [(f"{name}{j}", _load(f"{name} + e * {program.dims[Y]} + {j}", "")) for j in used]
     for slot, name in ((X, "x"), (HX, "hx")):
         if slot in given:
-            _load_segments(out, sweep, unit, unit.xs, name, "s" if indexed else "e", guarded=indexed)
+            loads += _segment_loads(program, unit.xs, name, program.dims[X], row_x, mask_x)
+    if program.rows[Z] == EDGE and Z in given:
+        loads += _segment_loads(program, unit.zs, "g", program.dims[Z], "e", inside)
     for path in unit.paths:
-        _path(out, sweep, unit, path, lanes)
-    if X in sweep.open:
+        for slot, name in ((W, "w"), (HW, "hw")):
+            if path.w >= 0 and slot in given:
+                loads.append((f"{name}_{path.number}", _load(f"{name} + {_weights(program, path)}", inside)))
+    return loads
+
+
+def _load(pointer: str, mask: str) -> str:
+    if mask and "other" not in mask:
+        mask += ", other=0.0"
+    return f"tl.load({pointer}{', ' if mask else ''}{mask}).to(T)"
+
+
+def _segment_loads(
+    program: Program, of: Iterable[Segment], name: str, dim: int, row: str, mask: str
+) -> list[tuple[str, str]]:
+    return [
+        (f"{name}{segment.number}_{k}", _load(f"{name} + {row} * {dim} + {_column(program, segment, k)}", mask))
+        for segment in of
+        for k in range(segment.dim)
+    ]
+
+
+def _weights(program: Program, path: UnitPath) -> str:
+    """Offset of channel u's weight of a path."""
+    return f"{path.w} + u" if program.rows[W] == SHARED else f"e * {program.dims[W]} + {path.w} + u"
+
+
+def _edge(out: Lines, sweep: Sweep, n: int, unit: Unit) -> None:
+    """What is done for one edge e."""
+    program, given, opened = sweep.program, set(sweep.given), set(sweep.open)
+    lanes = blocks(sweep)[n].lanes
+    if program.rows[X] != EDGE and given & {X, HX}:
+        out.add("known = (s >= 0) & (s < x_rows)", "fill = tl.where(known, 0.0, NAN)")
+    out.add(*(f"{name} = {value}" for name, value in _loads(sweep, n, unit)))
+    for path in unit.paths:
+        out.add(f"# path {path.number}")
+        weighted = path.w >= 0
+        for slot, name in ((W, "w"), (HW, "hw")):
+            if weighted and slot in given:
+                scale = "" if path.scale == 1 else f" * {path.scale!r}"
+                out.add(f"{name}u = {name}_{path.number}{scale}")
+        into_w = W in opened and weighted
+        tangents = (HX in given, HY in given, HW in given and weighted)
+        write_path(out, path, Wanted(X in opened, Y in opened, into_w, Z in opened, sweep.second, *tangents))
+        if into_w:
+            value = f"{out.value('f', lanes)} * {path.scale!r}"
+            if program.rows[W] == SHARED:
+                out.add(f"dw{path.number} += {value}")
+            else:
+                out.add(_store(f"dw + {_weights(program, path)}", value, unit, lanes))
+            out.set.discard("f")
+    if X in opened:
         at, width = part_columns(sweep)
         for a in unit.xs:
             for i in range(a.dim):
                 pointer = f"dx + e * {width} + {at[n, a.number] + i * a.mul} + u"
                 out.add(_store(pointer, out.value(f"dx{a.number}_{i}", lanes), unit, lanes))
-    if Y in sweep.open:
-        size = _power_of_two(program.dims[Y])
-        out.add(f"sums = tl.zeros([{size}], T)")
-        for j in used:
-            if f"dy{j}" in out.set:
-                out.add(f"sums = tl.where(columns == {j}, tl.sum(dy{j}, 0), sums)")
-        mask = "" if size == program.dims[Y] else f", mask=columns < {program.dims[Y]}"
-        out.add(f"tl.store(dy + (e * {instances(sweep)} + block) * {program.dims[Y]} + columns, sums{mask})")
+    if Y in opened:
+        sums = {j: f"dy{j}" for j in range(program.dims[Y]) if f"dy{j}" in out.set}
+        pointer = f"dy + (e * {instances(sweep)} + block) * {program.dims[Y]}"
+        store_lane_sums(out, sums, lanes, program.dims[Y], pointer)
     carried = _carried(sweep, unit)
     out.set = {name for name in out.set if name.startswith("z") or name in carried}
-
-
-def _path(out: _Lines, sweep: Sweep, unit: Unit, path: UnitPath, lanes: int) -> None:
-    """One path: sums over y first (m, n of its tangent), then every opened slot."""
-    program, opened, has = sweep.program, set(sweep.open), set(sweep.given)
-    out.add(f"# path {path.number}")
-    weighted, name = path.w >= 0, path.number
-    where = f"{path.w} + u" if program.rows[W] == SHARED else f"e * {program.dims[W]} + {path.w} + u"
-    for slot, letter in ((W, "w"), (HW, "hw")):
-        if weighted and slot in has:
-            load = f"tl.load({letter} + {where}{_masked(unit, lanes)}).to(T)"
-            out.add(f"{letter}u = {load} * {path.scale!r}" if path.scale != 1.0 else f"{letter}u = {load}")
-    weight = "wu" if weighted else repr(path.scale)
-    hx, hy, hw = HX in has, HY in has, HW in has and weighted
-    rows = sorted({cell.i for cell in path.cells})
-    # a = w x, and its derivative b along hx and hw.
-    derived = sweep.second and (hx or hw)
-    for i in rows:
-        if (sweep.second and hy and Z in opened) or (not sweep.second and opened & {Z, Y}):
-            out.add(f"a{i} = {weight} * x{path.x}_{i}")
-        if derived and opened & {Z, Y}:
-            terms = [f"{weight} * hx{path.x}_{i}"] * hx + [f"hwu * x{path.x}_{i}"] * hw
-            out.add(f"b{i} = {' + '.join(terms)}")
-    into_w = W in opened and weighted
-    if sweep.second:
-        sums_z = [("m", "b")] * derived + [("n", "a")] * hy
-        t, s = (X in opened and hw) or (into_w and hx), hy and (X in opened or into_w)
-        factor = "b" if derived else ""
-    else:
-        sums_z, factor = [("m", "a")], "a"
-        t, s = X in opened or into_w, False
-    sums_z = sums_z if Z in opened else []
-    matrices = {m for m, _ in sums_z} | ({"m"} if t else set()) | ({"n"} if s else set())
-    for i in rows:
-        for k in sorted({cell.k for cell in path.cells if cell.i == i}):
-            cells = [cell for cell in path.cells if (cell.i, cell.k) == (i, k)]
-            for m, letter in (("m", "y"), ("n", "hy")):
-                if m in matrices:
-                    out.add(f"{m} = {_combination([(c.value, f'{letter}{c.j}') for c in cells])}")
-            for m, v in sums_z:
-                out.accumulate(f"z{path.z}_{k}", f"{m} * {v}{i}")
-            if t:
-                out.accumulate(f"t{i}", f"m * g{path.z}_{k}")
-            if s:
-                out.accumulate(f"s{i}", f"n * g{path.z}_{k}")
-            if Y in opened and factor:
-                out.add(f"q = {factor}{i} * g{path.z}_{k}")
-                for c in cells:
-                    out.accumulate(f"dy{c.j}", "q" if c.value == 1 else "-q" if c.value == -1 else f"{c.value!r} * q")
-        if X in opened:
-            for present, term in (
-                (not sweep.second, f"{weight} * t{i}"),
-                (sweep.second and hw, f"hwu * t{i}"),
-                (s, f"{weight} * s{i}"),
-            ):
-                if present:
-                    out.accumulate(f"dx{path.x}_{i}", term)
-        if into_w:
-            for present, term in (
-                (not sweep.second, f"x{path.x}_{i} * t{i}"),
-                (sweep.second and hx, f"hx{path.x}_{i} * t{i}"),
-                (s, f"x{path.x}_{i} * s{i}"),
-            ):
-                if present:
-                    out.accumulate("f", term)
-        out.set -= {f"t{i}", f"s{i}"}
-    if into_w:
-        value = f"{out.value('f', lanes)} * {path.scale!r}"
-        if program.rows[W] == SHARED:
-            out.add(f"dw{name} += {value}")
-        else:
-            out.add(_store(f"dw + {where}", value, unit, lanes))
-        out.set.discard("f")
-
-
-def _combination(terms: list[tuple[float, str]]) -> str:
-    """`y1 - 0.5 * y2` of [(1, "y1"), (-0.5, "y2")]."""
-    text = ""
-    for value, name in terms:
-        sign = ("-" if value < 0 else "") if not text else (" - " if value < 0 else " + ")
-        text += sign + (name if abs(value) == 1 else f"{abs(value)!r} * {name}")
-    return text
 
 
 @cache
@@ -396,7 +329,7 @@ def _sum_segment(program: Program, segment: Segment, parts: list[int], width: in
         else f"(c % {segment.mul}) * {segment.dim} + c // {segment.mul}"
     )
     mask = "" if size % SUM_LANES == 0 else f", mask=c < {size}, other=0.0"
-    out = _Lines()
+    out = Lines()
     out.add(f"c = c0 + tl.arange(0, {SUM_LANES})", f"total = tl.zeros([{SUM_LANES}], T)")
     loads = [f"total += tl.load(part + e * {width} + {first} + c{mask})" for first in parts]
     if indexed:

@@ -17,7 +17,6 @@ from equikern.program import EDGE, SHARED, Program
 from equikern.program.program import W, X, Y, Z
 
 LANES = 32
-UNROLL = 1
 WARPS = 1
 ROWS = 64  # edges of a program instance where z has a row an edge and the weights are shared
 
@@ -66,7 +65,7 @@ def sweep(
 
 @cache
 def _key(base: Program, open: tuple[int, ...], given: tuple[int, ...], second: bool, fixed: bool) -> Sweep:
-    sweep = Sweep(base.text, open, given, second, fixed, LANES, UNROLL)
+    sweep = Sweep(base.text, open, given, second, fixed, LANES)
     return sweep._replace(given=tuple(s for s in given if s in _read(sweep)))
 
 
