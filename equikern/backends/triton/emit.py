@@ -33,6 +33,7 @@ class Sweep(NamedTuple):
     second: bool = False
     fixed: bool = True  # unweighted paths take part
     lanes: int = 32  # most channels of a program instance
+    ahead: bool = False  # an edge's data are loaded while the edge before is computed
 
     @property
     def program(self) -> Program:
@@ -138,7 +139,7 @@ def _unit(sweep: Sweep, n: int, unit: Unit) -> str:
         _walk(out, sweep, n, unit, indexed)
     _edge(out, sweep, n, unit)
     if not by_edge:
-        out.add("e, after = after, later", *["s = s_after"] * indexed)
+        _advance(out, sweep, n, unit, indexed)
     if by_edge and Z in sweep.open:
         _store_z(out, sweep, unit, "e")
     out.depth -= 1
@@ -155,7 +156,7 @@ def _unit(sweep: Sweep, n: int, unit: Unit) -> str:
 
 
 def _walk(out: Lines, sweep: Sweep, n: int, unit: Unit, indexed: bool) -> None:
-    """The loop over the edges of a row. Indices are read ahead: an edge's data do not wait for them."""
+    """The loop over the edges of a row. Indices are read ahead, so that an edge's data do not wait for them."""
     out.add("first = tl.load(ptr + row)", "last = tl.load(ptr + row + 1)")
     if Z in sweep.given:
         inside = "mask=inside" if unit.mul % blocks(sweep)[n].lanes else ""
@@ -164,10 +165,35 @@ def _walk(out: Lines, sweep: Sweep, n: int, unit: Unit, indexed: bool) -> None:
     out.add("e = tl.load(order + first, mask=first < last, other=0)")
     out.add("after = tl.load(order + first + 1, mask=first + 1 < last, other=0)")
     out.add(*["s = tl.load(x_index + e)"] * indexed)
+    if sweep.ahead:
+        out.add("later = tl.load(order + first + 2, mask=first + 2 < last, other=0)")
+        out.add(*["s_after = tl.load(x_index + after)"] * indexed)
+        _load_edge(out, sweep, n, unit)
     out.add("for t in range(first, last):")
     out.depth += 1
-    out.add("later = tl.load(order + t + 2, mask=t + 2 < last, other=0)")
-    out.add(*["s_after = tl.load(x_index + after)"] * indexed)
+    if sweep.ahead:
+        out.add("last_read = tl.load(order + t + 3, mask=t + 3 < last, other=0)")
+        out.add(*["s_later = tl.load(x_index + later)"] * indexed)
+        _load_edge(out, sweep, n, unit, "after", "s_after", "_next")
+    else:
+        out.add("later = tl.load(order + t + 2, mask=t + 2 < last, other=0)")
+        out.add(*["s_after = tl.load(x_index + after)"] * indexed)
+
+
+def _advance(out: Lines, sweep: Sweep, n: int, unit: Unit, indexed: bool) -> None:
+    """The next edge of `_walk`."""
+    if sweep.ahead:
+        out.add("e, after, later = after, later, last_read", *["s, s_after = s_after, s_later"] * indexed)
+        out.add(*(f"{name} = {name}_next" for name, _ in _loads(sweep, n, unit)))
+    else:
+        out.add("e, after = after, later", *["s = s_after"] * indexed)
+
+
+def _load_edge(out: Lines, sweep: Sweep, n: int, unit: Unit, e: str = "e", s: str = "s", suffix: str = "") -> None:
+    """Load what edge e reads, of row s of x."""
+    if sweep.program.rows[X] != EDGE and {X, HX} & set(sweep.given):
+        out.add(f"known = ({s} >= 0) & ({s} < x_rows)", "fill = tl.where(known, 0.0, NAN)")
+    out.add(*(f"{name}{suffix} = {value}" for name, value in _loads(sweep, n, unit, e, s)))
 
 
 def _carried(sweep: Sweep, unit: Unit) -> list[str]:
@@ -200,27 +226,27 @@ def _store_z(out: Lines, sweep: Sweep, unit: Unit, row: str) -> None:
             out.add(_store(pointer, out.value(f"z{segment.number}_{k}", lanes), unit, lanes))
 
 
-def _loads(sweep: Sweep, n: int, unit: Unit) -> list[tuple[str, str]]:
-    """(variable, expression) of all that an edge e reads; the rows of x are those of s."""
+def _loads(sweep: Sweep, n: int, unit: Unit, e: str = "e", s: str = "s") -> list[tuple[str, str]]:
+    """(variable, expression) of all that edge e reads, of row s of x."""
     program, given, lanes = sweep.program, sweep.given, blocks(sweep)[n].lanes
     inside = "mask=inside" if unit.mul % lanes else ""
-    row_x, mask_x = "e", inside
+    row_x, mask_x = e, inside
     if program.rows[X] != EDGE:
-        row_x, mask_x = "s", f"mask={'inside & ' if inside else ''}known, other=fill"
+        row_x, mask_x = s, f"mask={'inside & ' if inside else ''}known, other=fill"
     loads = []
     used = sorted({cell.j for path in unit.paths for cell in path.cells})
     for slot, name in ((Y, "y"), (HY, "hy")):
         if slot in given:
-            loads += [(f"{name}{j}", _load(f"{name} + e * {program.dims[Y]} + {j}", "")) for j in used]
+            loads += [(f"{name}{j}", _load(f"{name} + {e} * {program.dims[Y]} + {j}", "")) for j in used]
     for slot, name in ((X, "x"), (HX, "hx")):
         if slot in given:
             loads += _segment_loads(program, unit.xs, name, program.dims[X], row_x, mask_x)
     if program.rows[Z] == EDGE and Z in given:
-        loads += _segment_loads(program, unit.zs, "g", program.dims[Z], "e", inside)
+        loads += _segment_loads(program, unit.zs, "g", program.dims[Z], e, inside)
     for path in unit.paths:
         for slot, name in ((W, "w"), (HW, "hw")):
             if path.w >= 0 and slot in given:
-                loads.append((f"{name}_{path.number}", _load(f"{name} + {_weights(program, path)}", inside)))
+                loads.append((f"{name}_{path.number}", _load(f"{name} + {_weights(program, path, e)}", inside)))
     return loads
 
 
@@ -240,18 +266,17 @@ def _segment_loads(
     ]
 
 
-def _weights(program: Program, path: UnitPath) -> str:
+def _weights(program: Program, path: UnitPath, e: str = "e") -> str:
     """Offset of channel u's weight of a path."""
-    return f"{path.w} + u" if program.rows[W] == SHARED else f"e * {program.dims[W]} + {path.w} + u"
+    return f"{path.w} + u" if program.rows[W] == SHARED else f"{e} * {program.dims[W]} + {path.w} + u"
 
 
 def _edge(out: Lines, sweep: Sweep, n: int, unit: Unit) -> None:
     """What is done for one edge e."""
     program, given, opened = sweep.program, set(sweep.given), set(sweep.open)
     lanes = blocks(sweep)[n].lanes
-    if program.rows[X] != EDGE and given & {X, HX}:
-        out.add("known = (s >= 0) & (s < x_rows)", "fill = tl.where(known, 0.0, NAN)")
-    out.add(*(f"{name} = {value}" for name, value in _loads(sweep, n, unit)))
+    if not sweep.ahead or program.rows[Z] == EDGE:
+        _load_edge(out, sweep, n, unit)
     for path in unit.paths:
         out.add(f"# path {path.number}")
         weighted = path.w >= 0

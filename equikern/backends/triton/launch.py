@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import linecache
 from contextlib import nullcontext
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from equikern.backends.triton import emit
-from equikern.backends.triton.emit import Sweep
+from equikern.backends.triton.emit import HW, HX, HY, Sweep
+from equikern.backends.triton.plans import plan_of
 from equikern.errors import ShapeError
 from equikern.program import EDGE, SHARED, Program
 from equikern.program.program import W, X, Y, Z
 
 LANES = 32
-WARPS = 1
+AHEAD = False
+OPTIONS: dict[str, Any] = {}
 ROWS = 64  # edges of a program instance where z has a row an edge and the weights are shared
 
 
@@ -38,6 +40,48 @@ def _type(dtype: torch.dtype) -> Any:
     return tl.float64 if dtype == torch.float64 else tl.float32
 
 
+class Kernels:
+    """What a call needs to know of a sweep, worked out once."""
+
+    def __init__(self, sweep: Sweep) -> None:
+        program = sweep.program
+        self.sweep, self.program, self.dims = sweep, program, program.dims
+        self.units = emit.sweep_units(sweep)
+        self.indexed_x, self.indexed_z = program.rows[X] != EDGE, program.rows[Z] != EDGE
+        self.shared = program.rows[W] == SHARED
+        self.instances = emit.instances(sweep)
+        self.part_width = emit.part_columns(sweep)[1]
+        self.sum_blocks = emit.sum_blocks(sweep)
+        # Segments that no path reads or sums, and weights of paths that take no part, are zero.
+        xs = {segment.number for unit in self.units for segment in unit.xs}
+        zs = {segment.number for unit in self.units for segment in unit.zs}
+        self.all_x = len(xs) == len(program.operands[X].irreps)  # type: ignore[arg-type]
+        self.all_z = len(zs) == len(program.operands[Z].irreps)  # type: ignore[arg-type]
+        self.chunk = ROWS if not self.indexed_z and self.shared and W in sweep.open else 1
+
+    @cached_property
+    def arguments(self) -> tuple[str, ...]:
+        """Names of the sweep kernel's arguments."""
+        return emit.arguments(self.sweep)
+
+    @cached_property
+    def sweep_kernel(self) -> Any:
+        """Compiled on the first launch for each dtype."""
+        return compiled(emit.sweep_source(self.sweep), "sweep_kernel")
+
+    @cached_property
+    def sum_kernel(self) -> Any:
+        """Compiled on the first launch for each dtype."""
+        return compiled(emit.sum_source(self.sweep), "sum_kernel")
+
+
+@cache
+def kernels(text: str, open: tuple[int, ...], given: tuple[int, ...], second: bool, fixed: bool) -> Kernels:
+    """The kernels that open slots of a base program, of those given, or of its derivative (`second`)."""
+    reads = {t for s in open for t in (X, Y, W, Z) if t != s} | ({HX, HY, HW} if second else set())
+    return Kernels(Sweep(text, open, tuple(s for s in given if s in reads), second, fixed, LANES, AHEAD))
+
+
 def sweep(
     base: Program,
     operands: list[Tensor],
@@ -50,29 +94,20 @@ def sweep(
     """The opened slots (slot: rows) of a base program: operands x y w g and, for `second`, the tangents hx hy hw."""
     given = [a.contiguous() if a.ndim == 2 and a.shape[1] else None for a in operands]
     like = next(a for a in operands if a.ndim == 2)
-    edges, x_rows, z_rows = _counts(base, given, index, open)
-    _check(base, given, (edges, x_rows, z_rows), like)
-    asked = [s for s in open if edges and base.dims[s] and (s == Z or given[Z] is not None)]
-    key = _key(base, tuple(asked), tuple(s for s, a in enumerate(given) if a is not None), second, fixed)
-    if not asked or not emit.sweep_units(key):
-        return [like.new_zeros(n, base.dims[s]) for s, n in open.items()]
-    with torch.cuda.device(like.device) if like.is_cuda else nullcontext():
-        found = _launch(key, given, _graph(base, index, edges, z_rows), open, (edges, x_rows, z_rows), like)
-        if X in found:
-            found[X] = _sum_x(key, found[X], index, edges, open[X], like)
+    counts = _counts(base, given, index, open)
+    _check(base, given, counts, like)
+    edges = counts[0]
+    asked = tuple(s for s in open if edges and base.dims[s] and (s == Z or given[Z] is not None))
+    found: dict[int, Tensor] = {}
+    if asked:
+        made = kernels(base.text, asked, tuple(s for s, a in enumerate(given) if a is not None), second, fixed)
+        if made.units:
+            graph = _graph(base, index, edges, counts[2])
+            with torch.cuda.device(like.device) if like.is_cuda else nullcontext():
+                found = _launch(made, given, graph, open, counts, like)
+                if X in found:
+                    found[X] = _sum_x(made, found[X], index, edges, open[X], like)
     return [found[s] if s in found else like.new_zeros(n, base.dims[s]) for s, n in open.items()]
-
-
-@cache
-def _key(base: Program, open: tuple[int, ...], given: tuple[int, ...], second: bool, fixed: bool) -> Sweep:
-    sweep = Sweep(base.text, open, given, second, fixed, LANES)
-    return sweep._replace(given=tuple(s for s in given if s in _read(sweep)))
-
-
-def _read(sweep: Sweep) -> set[int]:
-    """The slots whose values a sweep uses, of those that could be given."""
-    reads = {t for s in sweep.open for t in (X, Y, W, Z) if t != s}
-    return reads | ({emit.HX, emit.HY, emit.HW} if sweep.second else set())
 
 
 def _counts(
@@ -91,10 +126,9 @@ def _counts(
     if base.index_kinds:
         edges = index[0].shape[0]
     else:
-        edges = next(
-            n for s in (X, Y, Z, W) if base.rows[s] == EDGE and (n := rows(s, s + 4 if s < Z else s)) is not None
-        )
-    x_rows, z_rows = rows(X, emit.HX), rows(Z)
+        by_edge = [s for s in (X, Y, Z, W, HX, HY, HW) if base.rows[s % 4] == EDGE]
+        edges = next(n for s in by_edge if (n := rows(s)) is not None)
+    x_rows, z_rows = rows(X, HX), rows(Z)
     return edges, edges if x_rows is None else x_rows, edges if z_rows is None else z_rows
 
 
@@ -120,8 +154,6 @@ def _check(base: Program, given: list[Tensor | None], counts: tuple[int, int, in
 
 def _graph(base: Program, index: list[Tensor], edges: int, z_rows: int) -> dict[str, Tensor]:
     """What the kernels read of the graph: the row of x of each edge, the edges of each row of z."""
-    from equikern.backends.triton.plans import plan_of
-
     for tensor in index:
         if tensor.dtype != torch.int64 or tensor.ndim != 1:
             raise ShapeError(
@@ -141,7 +173,7 @@ def _graph(base: Program, index: list[Tensor], edges: int, z_rows: int) -> dict[
 
 
 def _launch(
-    key: Sweep,
+    made: Kernels,
     given: list[Tensor | None],
     graph: dict[str, Tensor],
     open: dict[int, int],
@@ -149,50 +181,38 @@ def _launch(
     like: Tensor,
 ) -> dict[int, Tensor]:
     """Run the sweep: its results, those of x by edge (`emit.part_columns`)."""
-    base, (edges, x_rows, z_rows) = key.program, counts
+    (edges, x_rows, z_rows), dims, many = counts, made.dims, made.instances
     wide = torch.promote_types(like.dtype, torch.float32)
-    many = emit.instances(key)
-    by_edge, shared = base.rows[Z] == EDGE, base.rows[W] == SHARED
-    chunk = ROWS if by_edge and shared and W in key.open else 1
-    rows = -(-edges // chunk) if by_edge else z_rows
+    rows = z_rows if made.indexed_z else -(-edges // made.chunk)
     results: dict[int, Tensor] = {}
-    for slot in key.open:
+    for slot in made.sweep.open:
         if slot == X:
-            results[X] = like.new_empty(edges, emit.part_columns(key)[1], dtype=wide)
+            results[X] = like.new_empty(edges, made.part_width, dtype=wide)
         elif slot == Y:
             # A part for each program instance of an edge's row; a single one is the result.
-            results[Y] = like.new_empty(edges, many * base.dims[Y], dtype=like.dtype if many == 1 else wide)
+            results[Y] = like.new_empty(edges, many * dims[Y], dtype=like.dtype if many == 1 else wide)
         elif slot == W:
-            complete = key.fixed and rows
-            n = rows if shared else edges
-            make = like.new_empty if complete else like.new_zeros
-            results[W] = make(n, base.dims[W], dtype=wide if shared else like.dtype)
+            make = like.new_empty if made.sweep.fixed and rows else like.new_zeros
+            results[W] = make(rows if made.shared else edges, dims[W], dtype=wide if made.shared else like.dtype)
         else:
-            covered = {unit_z.number for unit in emit.sweep_units(key) for unit_z in unit.zs}
-            make = like.new_empty if len(covered) == len(base.operands[Z].irreps) else like.new_zeros  # type: ignore[arg-type]
-            results[Z] = make(open[Z], base.dims[Z])
+            results[Z] = (like.new_empty if made.all_z else like.new_zeros)(open[Z], dims[Z])
     if rows:
-        kernel = compiled(emit.sweep_source(key), "sweep_kernel")
-        values: dict[str, Any] = {emit.NAMES[s]: given[s] for s in key.given} | graph
-        values |= {emit.RESULTS[s]: a for s, a in results.items()} | {"edges": edges, "x_rows": x_rows}
-        arguments = [values[n] for n in emit.arguments(key)]
-        kernel[(rows * many,)](*arguments, T=_type(like.dtype), ROWS=chunk, num_warps=WARPS)
+        values: dict[str, Any] = {emit.NAMES[s]: given[s] for s in made.sweep.given} | graph
+        values |= {emit.RESULTS[s]: a for s, a in results.items()}
+        values |= {"edges": edges, "x_rows": x_rows}
+        arguments = [values[n] for n in made.arguments]
+        made.sweep_kernel[(rows * many,)](*arguments, T=_type(like.dtype), ROWS=made.chunk, num_warps=1, **OPTIONS)
     if Y in results and many > 1:
-        results[Y] = results[Y].view(edges, many, base.dims[Y]).sum(1).to(like.dtype)
-    if W in results and shared:
+        results[Y] = results[Y].view(edges, many, dims[Y]).sum(1).to(like.dtype)
+    if W in results and made.shared:
         results[W] = results[W].sum(0, keepdim=True).to(like.dtype)
     return results
 
 
-def _sum_x(key: Sweep, part: Tensor, index: list[Tensor], edges: int, rows: int, like: Tensor) -> Tensor:
+def _sum_x(made: Kernels, part: Tensor, index: list[Tensor], edges: int, rows: int, like: Tensor) -> Tensor:
     """The gradient of x from its parts by edge."""
-    from equikern.backends.triton.plans import plan_of
-
-    base = key.program
-    read = {number for _, number in emit.part_columns(key)[0]}
-    make = like.new_empty if len(read) == len(base.operands[X].irreps) else like.new_zeros  # type: ignore[arg-type]
-    dx = make(rows, base.dims[X])
-    graph = plan_of(base, X, index, edges, rows) if base.rows[X] != EDGE else ()
-    kernel = compiled(emit.sum_source(key), "sum_kernel")
-    kernel[(rows * emit.sum_blocks(key),)](part, dx, *graph, T=_type(like.dtype), num_warps=1)
+    dx = (like.new_empty if made.all_x else like.new_zeros)(rows, made.dims[X])
+    if rows:
+        graph = plan_of(made.program, X, index, edges, rows) if made.indexed_x else ()
+        made.sum_kernel[(rows * made.sum_blocks,)](part, dx, *graph, T=_type(like.dtype), num_warps=1)
     return dx

@@ -24,10 +24,10 @@ class Resources(NamedTuple):
     code: int
 
 
-def sweep_resources(sweep: Sweep, arch: int = 90, dtype: torch.dtype = torch.float32) -> Resources:
+def sweep_resources(sweep: Sweep, arch: int = 90, dtype: torch.dtype = torch.float32, **options: Any) -> Resources:
     """Of the sweep kernel compiled for sm_<arch>. TRITON_INTERPRET must be unset."""
     kernel = compiled(emit.sweep_source(sweep), "sweep_kernel")
-    return _resources(kernel, emit.arguments(sweep), arch, dtype)
+    return _resources(kernel, emit.arguments(sweep), arch, dtype, **options)
 
 
 def sum_resources(sweep: Sweep, arch: int = 90, dtype: torch.dtype = torch.float32) -> Resources:
@@ -36,7 +36,7 @@ def sum_resources(sweep: Sweep, arch: int = 90, dtype: torch.dtype = torch.float
     return _resources(kernel, ("part", "dx", "ptr", "order"), arch, dtype)
 
 
-def _resources(kernel: Any, names: tuple[str, ...], arch: int, dtype: torch.dtype) -> Resources:
+def _resources(kernel: Any, names: tuple[str, ...], arch: int, dtype: torch.dtype, **options: Any) -> Resources:
     import triton
     import triton.language as tl
     from triton.backends.compiler import GPUTarget
@@ -55,7 +55,7 @@ def _resources(kernel: Any, names: tuple[str, ...], arch: int, dtype: torch.dtyp
         constexprs={place[n]: v for n, v in constants.items() if n in place},
         attrs={place[n]: [["tt.divisibility", 16]] for n in names if signature[n].startswith("*")},
     )
-    made = triton.compile(source, target=GPUTarget("cuda", arch, 32), options={"num_warps": 1})
+    made = triton.compile(source, target=GPUTarget("cuda", arch, 32), options={"num_warps": 1, **options})
     return Resources(*_assembled(made.asm["ptx"]), made.metadata.shared, len(made.asm["cubin"]))
 
 
