@@ -1,111 +1,49 @@
 """The source of a sweep: Triton text that a program becomes. `tools/show_kernel.py` prints it.
 
-One program instance owns a row of z and a block of channels; it walks the edges of that row, forms the sums over y in
-registers (M_ik = sum_j C_ijk y_j, docs/programs.md), and keeps what it sums in registers. Gradients of x are written an
-edge and summed afterwards (`sum_source`), those of y in parts, one for each block of channels: nothing is added in
-memory, so that every run gives the same bits.
+One program instance owns a row of z (or of x) and a block of channels; it walks the edges of that row and keeps what it
+sums in registers (`path`). Gradients of x are written an edge and summed afterwards (`sum_source`), those of y in
+parts, one for each block of channels: nothing is added in memory, so that every run gives the same bits.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import cache
-from typing import NamedTuple
 
 from equikern.backends.triton.path import Wanted, write_path
-from equikern.backends.triton.text import Lines, power_of_two, store_lane_sums
-from equikern.backends.triton.units import Segment, Unit, UnitPath, segments, units
-from equikern.program import EDGE, SHARED, Program, parse
+from equikern.backends.triton.sweep import (
+    HW,
+    HX,
+    HY,
+    RESULTS,
+    Sweep,
+    arguments,
+    blocks,
+    instances,
+    part_columns,
+    sweep_units,
+)
+from equikern.backends.triton.text import Lines, store_lane_sums
+from equikern.backends.triton.units import Segment, UnitPath, segments
+from equikern.program import EDGE, SHARED, Program
 from equikern.program.program import W, X, Y, Z
 
-HX, HY, HW = range(4, 7)
-NAMES = ("x", "y", "w", "g", "hx", "hy", "hw")
-RESULTS = {X: "dx", Y: "dy", W: "dw", Z: "z"}
 HEADER = "import triton\nimport triton.language as tl\n\nNAN = tl.constexpr(float('nan'))\n\n\n"
-
-
-class Sweep(NamedTuple):
-    """What one kernel computes: the opened slots of a product, or (`second`) of its derivative along hx, hy and hw."""
-
-    text: str
-    open: tuple[int, ...]
-    given: tuple[int, ...]  # which of x y w g hx hy hw are there
-    second: bool = False
-    fixed: bool = True  # unweighted paths take part
-    lanes: int = 32  # most channels of a program instance
-    ahead: bool = False  # an edge's data are loaded while the edge before is computed
-
-    @property
-    def program(self) -> Program:
-        """The base program."""
-        return parse(self.text)
-
-
-class Block(NamedTuple):
-    """The program instances of a row that compute a unit, `lanes` channels each."""
-
-    unit: int
-    instances: int
-    lanes: int
-
-
-@cache
-def sweep_units(sweep: Sweep) -> tuple[Unit, ...]:
-    """The units of a sweep."""
-    return units(sweep.text, Z in sweep.open, sweep.second, sweep.fixed)
-
-
-@cache
-def blocks(sweep: Sweep) -> tuple[Block, ...]:
-    """How many program instances each unit takes for a row, and how many channels one has."""
-    made = []
-    for n, unit in enumerate(sweep_units(sweep)):
-        lanes = min(power_of_two(unit.mul), sweep.lanes)
-        made.append(Block(n, -(-unit.mul // lanes), lanes))
-    return tuple(made)
-
-
-def instances(sweep: Sweep) -> int:
-    """Program instances of a row."""
-    return sum(block.instances for block in blocks(sweep))
-
-
-@cache
-def part_columns(sweep: Sweep) -> tuple[dict[tuple[int, int], int], int]:
-    """Where an edge's gradient of x lies: the first column of (unit, segment of x), components first; and the width."""
-    at, width = {}, 0
-    for n, unit in enumerate(sweep_units(sweep)):
-        for segment in unit.xs:
-            at[n, segment.number] = width
-            width += -(-segment.mul * segment.dim // 4) * 4
-    return at, width
-
-
-@cache
-def arguments(sweep: Sweep) -> tuple[str, ...]:
-    """Names of the kernel's arguments, pointers first."""
-    program = sweep.program
-    names = [NAMES[slot] for slot in sweep.given]
-    names += [RESULTS[slot] for slot in sweep.open]
-    names += ["x_index"] if program.rows[X] != EDGE else []
-    names += ["edges", "x_rows"] if program.rows[Z] == EDGE else ["ptr", "order", "x_rows"]
-    return tuple(names)
+CONSTANTS = "T: tl.constexpr, ROWS: tl.constexpr"
 
 
 @cache
 def sweep_source(sweep: Sweep) -> str:
     """The kernel of a sweep and the functions of its units."""
-    names = ", ".join(arguments(sweep))
-    by_edge = sweep.program.rows[Z] == EDGE
-    functions = [_unit(sweep, n, unit) for n, unit in enumerate(sweep_units(sweep))]
+    names, many = ", ".join(arguments(sweep)), instances(sweep)
+    functions = [_Unit(sweep, n).source() for n in range(len(sweep_units(sweep)))]
+    counts = [name for name in arguments(sweep) if name == "edges" or name.endswith("_rows")]
     lines = [
-        '@triton.jit(do_not_specialize=["edges", "x_rows"])'
-        if by_edge
-        else '@triton.jit(do_not_specialize=["x_rows"])',
-        f"def sweep_kernel({names}, T: tl.constexpr, ROWS: tl.constexpr):",
+        f"@triton.jit(do_not_specialize={counts})",
+        f"def sweep_kernel({names}, {CONSTANTS}):",
         "    pid = tl.program_id(0).to(tl.int64)",
-        f"    row = pid // {instances(sweep)}",
-        f"    block = (pid % {instances(sweep)}).to(tl.int32)",
+        f"    row = pid // {many}",
+        f"    block = (pid % {many}).to(tl.int32)",
     ]
     end, branch = 0, "if"
     for block in blocks(sweep):
@@ -118,96 +56,171 @@ def sweep_source(sweep: Sweep) -> str:
     return title + HEADER + "\n\n\n".join([*functions, "\n".join(lines)]) + "\n"
 
 
-def _unit(sweep: Sweep, n: int, unit: Unit) -> str:
-    """The function of one unit: a row of z, `lanes` channels from u0 on."""
-    program, block = sweep.program, blocks(sweep)[n]
-    out = Lines()
-    by_edge = program.rows[Z] == EDGE
-    out.add(f"u = u0 + tl.arange(0, {block.lanes})")
-    if unit.mul % block.lanes:
-        out.add(f"inside = u < {unit.mul}")
-    carried = _carried(sweep, unit)
-    for name in carried:
-        out.add(f"{name} = tl.zeros([{block.lanes}], T)")
-        out.set.add(name)
-    indexed = program.rows[X] != EDGE and bool({X, HX} & set(sweep.given))
-    if by_edge:
-        out.add("for e in range(row * ROWS, tl.minimum(row * ROWS + ROWS, edges)):")
+class _Unit:
+    """Writes the function of one unit: a row of the owner, `lanes` channels from u0 on."""
+
+    def __init__(self, sweep: Sweep, n: int) -> None:
+        self.sweep, self.n, self.unit = sweep, n, sweep_units(sweep)[n]
+        self.program, self.lanes = sweep.program, blocks(sweep)[n].lanes
+        self.given, self.opened = set(sweep.given), set(sweep.open)
+        self.shared = self.program.rows[W] == SHARED
+        self.mask = "mask=inside" if self.unit.mul % self.lanes else ""
+        self.out = Lines()
+
+    def source(self) -> str:
+        """The text of the function."""
+        out, sweep = self.out, self.sweep
+        out.add(f"u = u0 + tl.arange(0, {self.lanes})")
+        out.add(*[f"inside = u < {self.unit.mul}"] * bool(self.mask))
+        for name in self._carried():
+            out.add(f"{name} = tl.zeros([{self.lanes}], T)")
+            out.set.add(name)
+        if sweep.by_edge:
+            self._walk_own_edges()
+        else:
+            self._walk_row()
+        for path in self.unit.paths:
+            if W in self.opened and self.shared and path.w >= 0:
+                self._store(f"dw + row * {self.program.dims[W]} + {path.w} + u", f"dw{path.number}")
+        names = ", ".join(arguments(sweep))
+        head = f"def unit_{self.n}({names}, row, block, u0, {CONSTANTS}):"
+        return "\n".join(["@triton.jit", head, *out.lines])
+
+    def _carried(self) -> list[str]:
+        """Variables that sum over the edges of a row."""
+        names = []
+        if not self.sweep.by_edge and self.sweep.owner == Z and Z in self.opened:
+            names += [f"z{c.number}_{k}" for c in self.unit.zs for k in range(c.dim)]
+        if self.sweep.owner == X:
+            names += [f"dx{a.number}_{i}" for a in self.unit.xs for i in range(a.dim)]
+        if W in self.opened and self.shared:
+            names += [f"dw{path.number}" for path in self.unit.paths if path.w >= 0]
+        return names
+
+    # --- the edges of a row
+
+    def _walk_own_edges(self) -> None:
+        """z has a row an edge: ROWS of them."""
+        self.out.add("for e in range(row * ROWS, tl.minimum(row * ROWS + ROWS, edges)):")
+        self.out.depth += 1
+        if self.sweep.indexed:
+            self.out.add("s = tl.load(x_index + e)")
+        self._edge()
+        if Z in self.opened:
+            self._store_segments(self.unit.zs, "z", "z", self.program.dims[Z], "e")
+        self.out.depth -= 1
+
+    def _walk_row(self) -> None:
+        """The edges of the plan. Indices are read ahead, so that an edge's data do not wait for them."""
+        out, indexed = self.out, self.sweep.indexed
+        index = "x_index" if self.sweep.owner == Z else "z_index"
+        out.add("first = tl.load(ptr + row)", "last = tl.load(ptr + row + 1)")
+        if self.sweep.owner == Z and Z in self.given:
+            self._set(self._segment_loads(self.unit.zs, "g", self.program.dims[Z], "row", self.mask))
+        out.add("e = tl.load(order + first, mask=first < last, other=0)")
+        out.add("after = tl.load(order + first + 1, mask=first + 1 < last, other=0)")
+        out.add(*[f"s = tl.load({index} + e)"] * indexed)
+        out.add("for t in range(first, last):")
         out.depth += 1
-        out.add(*["s = tl.load(x_index + e)"] * indexed)
-    else:
-        _walk(out, sweep, n, unit, indexed)
-    _edge(out, sweep, n, unit)
-    if not by_edge:
-        _advance(out, sweep, n, unit, indexed)
-    if by_edge and Z in sweep.open:
-        _store_z(out, sweep, unit, "e")
-    out.depth -= 1
-    if not by_edge and Z in sweep.open:
-        _store_z(out, sweep, unit, "row")
-    if W in sweep.open and program.rows[W] == SHARED:
-        for path in unit.paths:
-            if path.w >= 0:
-                pointer = f"dw + row * {program.dims[W]} + {path.w} + u"
-                out.add(_store(pointer, f"dw{path.number}", unit, block.lanes))
-    names = ", ".join(arguments(sweep))
-    head = f"def unit_{n}({names}, row, block, u0, T: tl.constexpr, ROWS: tl.constexpr):"
-    return "\n".join(["@triton.jit", head, *out.lines])
-
-
-def _walk(out: Lines, sweep: Sweep, n: int, unit: Unit, indexed: bool) -> None:
-    """The loop over the edges of a row. Indices are read ahead, so that an edge's data do not wait for them."""
-    out.add("first = tl.load(ptr + row)", "last = tl.load(ptr + row + 1)")
-    if Z in sweep.given:
-        inside = "mask=inside" if unit.mul % blocks(sweep)[n].lanes else ""
-        loads = _segment_loads(sweep.program, unit.zs, "g", sweep.program.dims[Z], "row", inside)
-        out.add(*(f"{name} = {value}" for name, value in loads))
-    out.add("e = tl.load(order + first, mask=first < last, other=0)")
-    out.add("after = tl.load(order + first + 1, mask=first + 1 < last, other=0)")
-    out.add(*["s = tl.load(x_index + e)"] * indexed)
-    if sweep.ahead:
-        out.add("later = tl.load(order + first + 2, mask=first + 2 < last, other=0)")
-        out.add(*["s_after = tl.load(x_index + after)"] * indexed)
-        _load_edge(out, sweep, n, unit)
-    out.add("for t in range(first, last):")
-    out.depth += 1
-    if sweep.ahead:
-        out.add("last_read = tl.load(order + t + 3, mask=t + 3 < last, other=0)")
-        out.add(*["s_later = tl.load(x_index + later)"] * indexed)
-        _load_edge(out, sweep, n, unit, "after", "s_after", "_next")
-    else:
         out.add("later = tl.load(order + t + 2, mask=t + 2 < last, other=0)")
-        out.add(*["s_after = tl.load(x_index + after)"] * indexed)
-
-
-def _advance(out: Lines, sweep: Sweep, n: int, unit: Unit, indexed: bool) -> None:
-    """The next edge of `_walk`."""
-    if sweep.ahead:
-        out.add("e, after, later = after, later, last_read", *["s, s_after = s_after, s_later"] * indexed)
-        out.add(*(f"{name} = {name}_next" for name, _ in _loads(sweep, n, unit)))
-    else:
+        out.add(*[f"s_after = tl.load({index} + after)"] * indexed)
+        self._edge()
         out.add("e, after = after, later", *["s = s_after"] * indexed)
+        out.depth -= 1
+        if self.sweep.owner == X:
+            self._store_segments(self.unit.xs, "dx", "dx", self.program.dims[X], "row")
+        elif Z in self.opened:
+            self._store_segments(self.unit.zs, "z", "z", self.program.dims[Z], "row")
 
+    def _edge(self) -> None:
+        """What is done for edge e, with row s of the other operand."""
+        out = self.out
+        if self.sweep.indexed:
+            rows = "x_rows" if self.sweep.owner == Z else "z_rows"
+            out.add(f"known = (s >= 0) & (s < {rows})", "fill = tl.where(known, 0.0, NAN)")
+        self._load_edge()
+        for path in self.unit.paths:
+            self._path(path)
+        if X in self.opened and self.sweep.owner == Z:
+            at, width = part_columns(self.sweep)
+            for a in self.unit.xs:
+                for i in range(a.dim):
+                    start = at[self.n, a.number] + i * a.mul
+                    self._store(f"dx + e * {width} + {start} + u", f"dx{a.number}_{i}")
+        if Y in self.opened:
+            dim = self.program.dims[Y]
+            sums = {j: f"dy{j}" for j in range(dim) if f"dy{j}" in out.set}
+            store_lane_sums(out, sums, self.lanes, dim, f"dy + (e * {instances(self.sweep)} + block) * {dim}")
+        out.set = {name for name in out.set if name.startswith("z") or name in self._carried()}
 
-def _load_edge(out: Lines, sweep: Sweep, n: int, unit: Unit, e: str = "e", s: str = "s", suffix: str = "") -> None:
-    """Load what edge e reads, of row s of x."""
-    if sweep.program.rows[X] != EDGE and {X, HX} & set(sweep.given):
-        out.add(f"known = ({s} >= 0) & ({s} < x_rows)", "fill = tl.where(known, 0.0, NAN)")
-    out.add(*(f"{name}{suffix} = {value}" for name, value in _loads(sweep, n, unit, e, s)))
+    def _path(self, path: UnitPath) -> None:
+        out, weighted = self.out, path.w >= 0
+        out.add(f"# path {path.number}")
+        scale = "" if path.scale == 1 else f" * {path.scale!r}"
+        for slot, name in ((W, "w"), (HW, "hw")):
+            if weighted and slot in self.given:
+                out.add(f"{name}u = {name}_{path.number}{scale}")
+        into_w = W in self.opened and weighted
+        tangents = (HX in self.given, HY in self.given, HW in self.given and weighted)
+        opened = (X in self.opened, Y in self.opened, into_w, Z in self.opened)
+        write_path(out, path, Wanted(*opened, self.sweep.second, *tangents))
+        if into_w and self.shared:
+            out.add(*[f"dw{path.number} += f{scale}"] * ("f" in out.set))
+        elif into_w:
+            self._store(f"dw + {self._weights(path)}", "f", scale)
+        out.set.discard("f")
 
+    # --- what is read and written
 
-def _carried(sweep: Sweep, unit: Unit) -> list[str]:
-    """Variables that sum over the edges of a row."""
-    program, names = sweep.program, []
-    if Z in sweep.open and program.rows[Z] != EDGE:
-        names += [f"z{c.number}_{k}" for c in unit.zs for k in range(c.dim)]
-    if W in sweep.open and program.rows[W] == SHARED:
-        names += [f"dw{path.number}" for path in unit.paths if path.w >= 0]
-    return names
+    def _load_edge(self) -> None:
+        program, indexed = self.program, self.sweep.indexed
+        row = "s" if indexed else "e"
+        guarded = f"mask={'inside & ' if self.mask else ''}known, other=fill" if indexed else self.mask
+        used = sorted({cell.j for path in self.unit.paths for cell in path.cells})
+        for slot, name in ((Y, "y"), (HY, "hy")):
+            if slot in self.given:
+                self._set([(f"{name}{j}", f"{name} + e * {program.dims[Y]} + {j}", "") for j in used])
+        for slot, name in ((X, "x"), (HX, "hx")):
+            if slot in self.given:
+                self._set(self._segment_loads(self.unit.xs, name, program.dims[X], row, guarded))
+        if Z in self.given and (self.sweep.owner == X or self.sweep.by_edge):
+            mask, at = (guarded, row) if self.sweep.owner == X else (self.mask, "e")
+            self._set(self._segment_loads(self.unit.zs, "g", program.dims[Z], at, mask))
+        for path in self.unit.paths:
+            for slot, name in ((W, "w"), (HW, "hw")):
+                if path.w >= 0 and slot in self.given:
+                    self._set([(f"{name}_{path.number}", f"{name} + {self._weights(path)}", self.mask)])
 
+    def _weights(self, path: UnitPath) -> str:
+        """Offset of channel u's weight."""
+        return f"{path.w} + u" if self.shared else f"e * {self.program.dims[W]} + {path.w} + u"
 
-def _store(pointer: str, value: str, unit: Unit, lanes: int) -> str:
-    return f"tl.store({pointer}, {value}{', mask=inside' if unit.mul % lanes else ''})"
+    def _set(self, loads: Iterable[tuple[str, str, str]]) -> None:
+        """Load variables: (name, pointer, mask)."""
+        for name, pointer, mask in loads:
+            mask += ", other=0.0" if mask == "mask=inside" else ""
+            self.out.add(f"{name} = tl.load({pointer}{', ' if mask else ''}{mask}).to(T)")
+
+    def _segment_loads(
+        self, of: Iterable[Segment], name: str, dim: int, row: str, mask: str
+    ) -> list[tuple[str, str, str]]:
+        return [
+            (f"{name}{segment.number}_{k}", f"{name} + {row} * {dim} + {_column(self.program, segment, k)}", mask)
+            for segment in of
+            for k in range(segment.dim)
+        ]
+
+    def _store_segments(self, of: Iterable[Segment], name: str, pointer: str, dim: int, row: str) -> None:
+        for segment in of:
+            for k in range(segment.dim):
+                self._store(
+                    f"{pointer} + {row} * {dim} + {_column(self.program, segment, k)}", f"{name}{segment.number}_{k}"
+                )
+
+    def _store(self, pointer: str, name: str, scale: str = "") -> None:
+        """Store a variable, or zeros where it has no value."""
+        value = name + scale if name in self.out.set else f"tl.zeros([{self.lanes}], T)"
+        self.out.add(f"tl.store({pointer}, {value}{', ' if self.mask else ''}{self.mask})")
 
 
 def _column(program: Program, segment: Segment, component: int) -> str:
@@ -217,151 +230,61 @@ def _column(program: Program, segment: Segment, component: int) -> str:
     return f"{segment.start + component * segment.mul} + u"
 
 
-def _store_z(out: Lines, sweep: Sweep, unit: Unit, row: str) -> None:
-    program = sweep.program
-    lanes = min(power_of_two(unit.mul), sweep.lanes)
-    for segment in unit.zs:
-        for k in range(segment.dim):
-            pointer = f"z + {row} * {program.dims[Z]} + {_column(program, segment, k)}"
-            out.add(_store(pointer, out.value(f"z{segment.number}_{k}", lanes), unit, lanes))
+# --- the sum of the gradients of x
+
+SUM_LANES = 128
 
 
-def _loads(sweep: Sweep, n: int, unit: Unit, e: str = "e", s: str = "s") -> list[tuple[str, str]]:
-    """(variable, expression) of all that edge e reads, of row s of x."""
-    program, given, lanes = sweep.program, sweep.given, blocks(sweep)[n].lanes
-    inside = "mask=inside" if unit.mul % lanes else ""
-    row_x, mask_x = e, inside
-    if program.rows[X] != EDGE:
-        row_x, mask_x = s, f"mask={'inside & ' if inside else ''}known, other=fill"
-    loads = []
-    used = sorted({cell.j for path in unit.paths for cell in path.cells})
-    for slot, name in ((Y, "y"), (HY, "hy")):
-        if slot in given:
-            loads += [(f"{name}{j}", _load(f"{name} + {e} * {program.dims[Y]} + {j}", "")) for j in used]
-    for slot, name in ((X, "x"), (HX, "hx")):
-        if slot in given:
-            loads += _segment_loads(program, unit.xs, name, program.dims[X], row_x, mask_x)
-    if program.rows[Z] == EDGE and Z in given:
-        loads += _segment_loads(program, unit.zs, "g", program.dims[Z], e, inside)
-    for path in unit.paths:
-        for slot, name in ((W, "w"), (HW, "hw")):
-            if path.w >= 0 and slot in given:
-                loads.append((f"{name}_{path.number}", _load(f"{name} + {_weights(program, path, e)}", inside)))
-    return loads
+def sum_segments(sweep: Sweep) -> list[Segment]:
+    """The segments of x that have a gradient."""
+    read = {number for _, number in part_columns(sweep)[0]}
+    return [s for s in segments(sweep.program.operands[X].irreps) if s.number in read]  # type: ignore[arg-type]
 
 
-def _load(pointer: str, mask: str) -> str:
-    if mask and "other" not in mask:
-        mask += ", other=0.0"
-    return f"tl.load({pointer}{', ' if mask else ''}{mask}).to(T)"
-
-
-def _segment_loads(
-    program: Program, of: Iterable[Segment], name: str, dim: int, row: str, mask: str
-) -> list[tuple[str, str]]:
-    return [
-        (f"{name}{segment.number}_{k}", _load(f"{name} + {row} * {dim} + {_column(program, segment, k)}", mask))
-        for segment in of
-        for k in range(segment.dim)
-    ]
-
-
-def _weights(program: Program, path: UnitPath, e: str = "e") -> str:
-    """Offset of channel u's weight of a path."""
-    return f"{path.w} + u" if program.rows[W] == SHARED else f"{e} * {program.dims[W]} + {path.w} + u"
-
-
-def _edge(out: Lines, sweep: Sweep, n: int, unit: Unit) -> None:
-    """What is done for one edge e."""
-    program, given, opened = sweep.program, set(sweep.given), set(sweep.open)
-    lanes = blocks(sweep)[n].lanes
-    if not sweep.ahead or program.rows[Z] == EDGE:
-        _load_edge(out, sweep, n, unit)
-    for path in unit.paths:
-        out.add(f"# path {path.number}")
-        weighted = path.w >= 0
-        for slot, name in ((W, "w"), (HW, "hw")):
-            if weighted and slot in given:
-                scale = "" if path.scale == 1 else f" * {path.scale!r}"
-                out.add(f"{name}u = {name}_{path.number}{scale}")
-        into_w = W in opened and weighted
-        tangents = (HX in given, HY in given, HW in given and weighted)
-        write_path(out, path, Wanted(X in opened, Y in opened, into_w, Z in opened, sweep.second, *tangents))
-        if into_w:
-            value = f"{out.value('f', lanes)} * {path.scale!r}"
-            if program.rows[W] == SHARED:
-                out.add(f"dw{path.number} += {value}")
-            else:
-                out.add(_store(f"dw + {_weights(program, path)}", value, unit, lanes))
-            out.set.discard("f")
-    if X in opened:
-        at, width = part_columns(sweep)
-        for a in unit.xs:
-            for i in range(a.dim):
-                pointer = f"dx + e * {width} + {at[n, a.number] + i * a.mul} + u"
-                out.add(_store(pointer, out.value(f"dx{a.number}_{i}", lanes), unit, lanes))
-    if Y in opened:
-        sums = {j: f"dy{j}" for j in range(program.dims[Y]) if f"dy{j}" in out.set}
-        pointer = f"dy + (e * {instances(sweep)} + block) * {program.dims[Y]}"
-        store_lane_sums(out, sums, lanes, program.dims[Y], pointer)
-    carried = _carried(sweep, unit)
-    out.set = {name for name in out.set if name.startswith("z") or name in carried}
+def sum_instances(sweep: Sweep) -> int:
+    """Program instances of the sum for a row of x."""
+    return sum(-(-s.mul * s.dim // SUM_LANES) for s in sum_segments(sweep))
 
 
 @cache
 def sum_source(sweep: Sweep) -> str:
     """The kernel that sums the gradients of x that a sweep wrote for each edge, over the edges of a row of x."""
-    program = sweep.program
     at, width = part_columns(sweep)
-    indexed = program.rows[X] != EDGE
+    indexed, many = sweep.program.rows[X] != EDGE, sum_instances(sweep)
     names = "part, dx, ptr, order" if indexed else "part, dx"
     functions, lines, end, branch = [], [], 0, "if"
-    for segment in segments(program.operands[X].irreps):  # type: ignore[arg-type]
+    for segment in sum_segments(sweep):
         parts = [first for (_, number), first in at.items() if number == segment.number]
-        if not parts:
-            continue
-        functions.append(_sum_segment(program, segment, parts, width, names, indexed))
-        count = -(-segment.mul * segment.dim // SUM_LANES)
+        functions.append(_sum_segment(sweep.program, segment, parts, width, names, indexed))
         call = f"segment_{segment.number}({names}, row, (block - {end}) * {SUM_LANES}, T)"
-        end += count
+        end += -(-segment.mul * segment.dim // SUM_LANES)
         lines += [f"    {branch} block < {end}:", f"        {call}"]
         branch = "elif"
     head = [
         "@triton.jit",
         f"def sum_kernel({names}, T: tl.constexpr):",
         "    pid = tl.program_id(0).to(tl.int64)",
-        f"    row = pid // {end}",
-        f"    block = (pid % {end}).to(tl.int32)",
+        f"    row = pid // {many}",
+        f"    block = (pid % {many}).to(tl.int32)",
     ]
     return f"# {sweep.text}\n" + HEADER + "\n\n\n".join([*functions, "\n".join([*head, *lines])]) + "\n"
 
 
-SUM_LANES = 128
-
-
-def sum_blocks(sweep: Sweep) -> int:
-    """Program instances of the sum for a row of x."""
-    read = {number for _, number in part_columns(sweep)[0]}
-    of = segments(sweep.program.operands[X].irreps)  # type: ignore[arg-type]
-    return sum(-(-s.mul * s.dim // SUM_LANES) for s in of if s.number in read)
-
-
 def _sum_segment(program: Program, segment: Segment, parts: list[int], width: int, names: str, indexed: bool) -> str:
     size = segment.mul * segment.dim
-    column = (
-        "c"
-        if program.layout == "ir_mul" or segment.dim == 1
-        else f"(c % {segment.mul}) * {segment.dim} + c // {segment.mul}"
-    )
-    mask = "" if size % SUM_LANES == 0 else f", mask=c < {size}, other=0.0"
+    column = "c"
+    if program.layout == "mul_ir" and segment.dim > 1:
+        column = f"(c % {segment.mul}) * {segment.dim} + c // {segment.mul}"
+    mask = "" if size % SUM_LANES == 0 else f", mask=c < {size}"
+    other = ", other=0.0" if mask else ""
     out = Lines()
     out.add(f"c = c0 + tl.arange(0, {SUM_LANES})", f"total = tl.zeros([{SUM_LANES}], T)")
-    loads = [f"total += tl.load(part + e * {width} + {first} + c{mask})" for first in parts]
+    loads = [f"total += tl.load(part + e * {width} + {first} + c{mask}{other})" for first in parts]
     if indexed:
         out.add("for t in range(tl.load(ptr + row), tl.load(ptr + row + 1)):", "    e = tl.load(order + t)")
         out.add(*("    " + load for load in loads))
     else:
         out.add("e = row", *loads)
-    out.add(f"tl.store(dx + row * {program.dims[X]} + {segment.start} + {column}, total{mask.split(', other')[0]})")
+    out.add(f"tl.store(dx + row * {program.dims[X]} + {segment.start} + {column}, total{mask})")
     head = f"@triton.jit\ndef segment_{segment.number}({names}, row, c0, T: tl.constexpr):"
     return "\n".join([head, *out.lines])

@@ -11,15 +11,23 @@ import torch
 from torch import Tensor
 
 from equikern.backends.triton import emit
-from equikern.backends.triton.emit import HW, HX, HY, Sweep
 from equikern.backends.triton.plans import plan_of
+from equikern.backends.triton.sweep import (
+    HW,
+    HX,
+    HY,
+    NAMES,
+    RESULTS,
+    Sweep,
+    arguments,
+    instances,
+    part_columns,
+    sweep_units,
+)
 from equikern.errors import ShapeError
-from equikern.program import EDGE, SHARED, Program
+from equikern.program import EDGE, SHARED, Program, parse
 from equikern.program.program import W, X, Y, Z
 
-LANES = 32
-AHEAD = False
-OPTIONS: dict[str, Any] = {}
 ROWS = 64  # edges of a program instance where z has a row an edge and the weights are shared
 
 
@@ -46,23 +54,21 @@ class Kernels:
     def __init__(self, sweep: Sweep) -> None:
         program = sweep.program
         self.sweep, self.program, self.dims = sweep, program, program.dims
-        self.units = emit.sweep_units(sweep)
-        self.indexed_x, self.indexed_z = program.rows[X] != EDGE, program.rows[Z] != EDGE
+        self.units = sweep_units(sweep)
         self.shared = program.rows[W] == SHARED
-        self.instances = emit.instances(sweep)
-        self.part_width = emit.part_columns(sweep)[1]
-        self.sum_blocks = emit.sum_blocks(sweep)
-        # Segments that no path reads or sums, and weights of paths that take no part, are zero.
+        self.instances = instances(sweep)
+        self.part_width = part_columns(sweep)[1]
+        # Segments that no path reads or sums are zero.
         xs = {segment.number for unit in self.units for segment in unit.xs}
         zs = {segment.number for unit in self.units for segment in unit.zs}
         self.all_x = len(xs) == len(program.operands[X].irreps)  # type: ignore[arg-type]
         self.all_z = len(zs) == len(program.operands[Z].irreps)  # type: ignore[arg-type]
-        self.chunk = ROWS if not self.indexed_z and self.shared and W in sweep.open else 1
+        self.chunk = ROWS if sweep.by_edge and self.shared and W in sweep.open else 1
 
     @cached_property
     def arguments(self) -> tuple[str, ...]:
         """Names of the sweep kernel's arguments."""
-        return emit.arguments(self.sweep)
+        return arguments(self.sweep)
 
     @cached_property
     def sweep_kernel(self) -> Any:
@@ -74,12 +80,35 @@ class Kernels:
         """Compiled on the first launch for each dtype."""
         return compiled(emit.sum_source(self.sweep), "sum_kernel")
 
+    @cached_property
+    def sum_instances(self) -> int:
+        """Program instances of the sum kernel for a row of x."""
+        return emit.sum_instances(self.sweep)
+
 
 @cache
-def kernels(text: str, open: tuple[int, ...], given: tuple[int, ...], second: bool, fixed: bool) -> Kernels:
+def kernels(
+    text: str, open: tuple[int, ...], given: tuple[int, ...], second: bool, fixed: bool, owner: int = Z
+) -> Kernels:
     """The kernels that open slots of a base program, of those given, or of its derivative (`second`)."""
     reads = {t for s in open for t in (X, Y, W, Z) if t != s} | ({HX, HY, HW} if second else set())
-    return Kernels(Sweep(text, open, tuple(s for s in given if s in reads), second, fixed, LANES, AHEAD))
+    if owner == X:
+        reads -= {X, HX}
+    return Kernels(Sweep(text, open, tuple(s for s in given if s in reads), second, fixed, owner))
+
+
+@cache
+def own_pass(text: str, open: tuple[int, ...], given: tuple[int, ...], second: bool, fixed: bool) -> bool:
+    """Whether the gradient of x has a sweep of its own, over the edges of a row of x.
+
+    The other way is to write it by edge, and to sum that. It is decided which moves fewer bytes: a sweep of its own
+    reads weights, y and cotangents (which caches serve half) once more.
+    """
+    program = parse(text)
+    if X not in open or program.rows[X] == EDGE:
+        return False
+    again = (program.dims[W] + program.dims[Y]) * (2 if second else 1) if len(open) > 1 else 0
+    return again + program.dims[Z] / 2 < 2 * kernels(text, open, given, second, fixed).part_width
 
 
 def sweep(
@@ -96,17 +125,21 @@ def sweep(
     like = next(a for a in operands if a.ndim == 2)
     counts = _counts(base, given, index, open)
     _check(base, given, counts, like)
-    edges = counts[0]
-    asked = tuple(s for s in open if edges and base.dims[s] and (s == Z or given[Z] is not None))
+    asked = tuple(s for s in open if counts[0] and base.dims[s] and (s == Z or given[Z] is not None))
     found: dict[int, Tensor] = {}
     if asked:
-        made = kernels(base.text, asked, tuple(s for s, a in enumerate(given) if a is not None), second, fixed)
-        if made.units:
-            graph = _graph(base, index, edges, counts[2])
-            with torch.cuda.device(like.device) if like.is_cuda else nullcontext():
-                found = _launch(made, given, graph, open, counts, like)
-                if X in found:
-                    found[X] = _sum_x(made, found[X], index, edges, open[X], like)
+        there = tuple(s for s, a in enumerate(given) if a is not None)
+        with torch.cuda.device(like.device) if like.is_cuda else nullcontext():
+            if own_pass(base.text, asked, there, second, fixed):
+                made = kernels(base.text, (X,), there, second, fixed, X)
+                asked = tuple(s for s in asked if s != X)
+                if made.units:
+                    found |= _launch(made, given, _graph(made, index, counts), open, counts, like)
+            made = kernels(base.text, asked, there, second, fixed)
+            if asked and made.units:
+                found |= _launch(made, given, _graph(made, index, counts), open, counts, like)
+                if X in asked:
+                    found[X] = _sum_x(made, found[X], index, counts[0], open[X], like)
     return [found[s] if s in found else like.new_zeros(n, base.dims[s]) for s, n in open.items()]
 
 
@@ -152,8 +185,9 @@ def _check(base: Program, given: list[Tensor | None], counts: tuple[int, int, in
             )
 
 
-def _graph(base: Program, index: list[Tensor], edges: int, z_rows: int) -> dict[str, Tensor]:
-    """What the kernels read of the graph: the row of x of each edge, the edges of each row of z."""
+def _graph(made: Kernels, index: list[Tensor], counts: tuple[int, int, int]) -> dict[str, Tensor]:
+    """What a kernel reads of the graph: the row of the other operand of each edge, the edges of each row it owns."""
+    base, sweep = made.program, made.sweep
     for tensor in index:
         if tensor.dtype != torch.int64 or tensor.ndim != 1:
             raise ShapeError(
@@ -161,14 +195,15 @@ def _graph(base: Program, index: list[Tensor], edges: int, z_rows: int) -> dict[
                 "the edges."
             )
     kinds = dict(zip(base.index_kinds, index, strict=False))
-    if any(tensor.shape[0] != edges for tensor in kinds.values()):
+    if any(tensor.shape[0] != counts[0] for tensor in kinds.values()):
         sizes = {kind: tensor.shape[0] for kind, tensor in kinds.items()}
         raise ShapeError(f"the index tensors differ in length: {sizes}; give each one entry an edge.")
     graph = {}
-    if base.rows[X] != EDGE:
-        graph["x_index"] = kinds[base.rows[X]].contiguous()
-    if base.rows[Z] != EDGE:
-        graph["ptr"], graph["order"] = plan_of(base, Z, index, edges, z_rows)
+    if sweep.indexed:
+        graph["x_index" if sweep.owner == Z else "z_index"] = kinds[base.rows[sweep.other]].contiguous()
+    if not sweep.by_edge:
+        rows = counts[2] if sweep.owner == Z else counts[1]
+        graph["ptr"], graph["order"] = plan_of(base, sweep.owner, index, counts[0], rows)
     return graph
 
 
@@ -180,13 +215,16 @@ def _launch(
     counts: tuple[int, int, int],
     like: Tensor,
 ) -> dict[int, Tensor]:
-    """Run the sweep: its results, those of x by edge (`emit.part_columns`)."""
+    """Run the sweep: its results, those of x by edge (`part_columns`) if it does not own the rows of x."""
     (edges, x_rows, z_rows), dims, many = counts, made.dims, made.instances
     wide = torch.promote_types(like.dtype, torch.float32)
-    rows = z_rows if made.indexed_z else -(-edges // made.chunk)
+    owned = z_rows if made.sweep.owner == Z else x_rows
+    rows = -(-edges // made.chunk) if made.sweep.by_edge else owned
     results: dict[int, Tensor] = {}
     for slot in made.sweep.open:
-        if slot == X:
+        if slot == X and made.sweep.owner == X:
+            results[X] = (like.new_empty if made.all_x else like.new_zeros)(open[X], dims[X])
+        elif slot == X:
             results[X] = like.new_empty(edges, made.part_width, dtype=wide)
         elif slot == Y:
             # A part for each program instance of an edge's row; a single one is the result.
@@ -197,11 +235,11 @@ def _launch(
         else:
             results[Z] = (like.new_empty if made.all_z else like.new_zeros)(open[Z], dims[Z])
     if rows:
-        values: dict[str, Any] = {emit.NAMES[s]: given[s] for s in made.sweep.given} | graph
-        values |= {emit.RESULTS[s]: a for s, a in results.items()}
-        values |= {"edges": edges, "x_rows": x_rows}
+        values: dict[str, Any] = {NAMES[s]: given[s] for s in made.sweep.given} | graph
+        values |= {RESULTS[s]: a for s, a in results.items()}
+        values |= {"edges": edges, "x_rows": x_rows, "z_rows": z_rows}
         arguments = [values[n] for n in made.arguments]
-        made.sweep_kernel[(rows * many,)](*arguments, T=_type(like.dtype), ROWS=made.chunk, num_warps=1, **OPTIONS)
+        made.sweep_kernel[(rows * many,)](*arguments, T=_type(like.dtype), ROWS=made.chunk, num_warps=1)
     if Y in results and many > 1:
         results[Y] = results[Y].view(edges, many, dims[Y]).sum(1).to(like.dtype)
     if W in results and made.shared:
@@ -213,6 +251,6 @@ def _sum_x(made: Kernels, part: Tensor, index: list[Tensor], edges: int, rows: i
     """The gradient of x from its parts by edge."""
     dx = (like.new_empty if made.all_x else like.new_zeros)(rows, made.dims[X])
     if rows:
-        graph = plan_of(made.program, X, index, edges, rows) if made.indexed_x else ()
-        made.sum_kernel[(rows * made.sum_blocks,)](part, dx, *graph, T=_type(like.dtype), num_warps=1)
+        graph = plan_of(made.program, X, index, edges, rows) if made.program.rows[X] != EDGE else ()
+        made.sum_kernel[(rows * made.sum_instances,)](part, dx, *graph, T=_type(like.dtype), num_warps=1)
     return dx

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import torch
 
 from equikern.backends.triton import emit
-from equikern.backends.triton.emit import Sweep
 from equikern.backends.triton.launch import compiled
+from equikern.backends.triton.sweep import Sweep, arguments
 
 
 class Resources(NamedTuple):
@@ -27,7 +27,7 @@ class Resources(NamedTuple):
 def sweep_resources(sweep: Sweep, arch: int = 90, dtype: torch.dtype = torch.float32, **options: Any) -> Resources:
     """Of the sweep kernel compiled for sm_<arch>. TRITON_INTERPRET must be unset."""
     kernel = compiled(emit.sweep_source(sweep), "sweep_kernel")
-    return _resources(kernel, emit.arguments(sweep), arch, dtype, **options)
+    return _resources(kernel, arguments(sweep), arch, dtype, **options)
 
 
 def sum_resources(sweep: Sweep, arch: int = 90, dtype: torch.dtype = torch.float32) -> Resources:
@@ -45,7 +45,9 @@ def _resources(kernel: Any, names: tuple[str, ...], arch: int, dtype: torch.dtyp
     real = {torch.float32: "*fp32", torch.float64: "*fp64", torch.float16: "*fp16", torch.bfloat16: "*bf16"}[dtype]
     signature = dict.fromkeys(kernel.arg_names, "constexpr")
     for name in names:
-        integer = {"x_index": "*i64", "ptr": "*i64", "order": "*i64", "edges": "i64", "x_rows": "i64"}
+        integer = {"x_index": "*i64", "ptr": "*i64", "order": "*i64", "z_index": "*i64"} | dict.fromkeys(
+            ("edges", "x_rows", "z_rows"), "i64"
+        )
         signature[name] = integer.get(name, real)
     constants = {"T": tl.float64 if dtype == torch.float64 else tl.float32, "ROWS": 1}
     place = {name: (n,) for n, name in enumerate(kernel.arg_names)}

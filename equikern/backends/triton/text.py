@@ -20,10 +20,6 @@ class Lines:
         self.add(f"{name} {'+=' if name in self.set else '='} {value}")
         self.set.add(name)
 
-    def value(self, name: str, lanes: int) -> str:
-        """A variable, or zeros where it has no value."""
-        return name if name in self.set else f"tl.zeros([{lanes}], T)"
-
 
 def power_of_two(n: int) -> int:
     """The smallest power of two that is no less."""

@@ -84,9 +84,9 @@ def _tidy(value: float) -> float:
 
 
 @cache
-def units(text: str, by_output: bool, second: bool, fixed: bool) -> tuple[Unit, ...]:
-    """The units of a product program. `by_output`: z is summed, so its segments stay whole; `second`: twice the values
-    are kept; not `fixed`: unweighted paths drop out.
+def units(text: str, whole: str, second: bool, fixed: bool) -> tuple[Unit, ...]:
+    """The units of a product program. `whole`: the operand, "x" or "z", whose segments are summed and so stay in one
+    unit, "" if none; `second`: twice the values are kept; not `fixed`: unweighted paths drop out.
     """
     program = parse(text)
     xs, zs = segments(program.operands[X].irreps), segments(program.operands[-1].irreps)  # type: ignore[arg-type]
@@ -94,12 +94,12 @@ def units(text: str, by_output: bool, second: bool, fixed: bool) -> tuple[Unit, 
     paths = [path for path in paths if xs[path.x].mul and (fixed or path.w >= 0)]
 
     def cost(group: list[UnitPath]) -> int:
-        outputs = sum(zs[c].dim for c in {path.z for path in group}) * (2 if by_output and second else 1)
+        outputs = sum(zs[c].dim for c in {path.z for path in group}) * (2 if whole == "z" and second else 1)
         return outputs + sum(xs[a].dim for a in {path.x for path in group}) * (4 if second else 2)
 
     groups: list[list[UnitPath]] = []
     for path in paths:
-        same = [g for g in groups if by_output and any(other.z == path.z for other in g)]
+        same = [g for g in groups if whole and any(getattr(o, whole) == getattr(path, whole) for o in g)]
         near = [g for g in groups if any(other.x == path.x for other in g) and cost([*g, path]) <= WIDEST]
         if same or near:
             (same or near)[0].append(path)
