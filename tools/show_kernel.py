@@ -29,7 +29,7 @@ def main() -> None:
     if given.arch:
         from equikern.backends.triton.resources import sweep_resources
 
-        print(f"# sm_{given.arch}: {sweep_resources(made.sweep, given.arch)}")
+        print(f"# sm_{given.arch}: {sweep_resources(made, given.arch)}")
 
 
 if __name__ == "__main__":

@@ -16,12 +16,13 @@ import torch
 
 from equikern.backends import cpu, cpu_harmonics, cpu_spline, reference, reference_harmonics, triton
 from equikern.backends.constant import constant
+from equikern.backends.triton import harmonics as triton_harmonics
 from equikern.errors import BackendError
 from equikern.program import parse
 
 ORDER: tuple[ModuleType, ...] = (cpu, triton, reference)
 NAMES = tuple(backend.name for backend in ORDER)
-harmonics = {"cpu": cpu_harmonics, "reference": reference_harmonics}
+harmonics = {"cpu": cpu_harmonics, "triton": triton_harmonics, "reference": reference_harmonics}
 
 
 def _checked(name: str, source: str) -> str:
@@ -70,14 +71,14 @@ def _select(setting: str, program: str, device: str, dtype: torch.dtype) -> str:
     return _choose(setting, f"the program {program}", reasons(program, device, dtype))
 
 
-def select_harmonics(device: str, dtype: torch.dtype) -> str:
-    """The name of the backend that runs spherical harmonics; raises if the one asked for cannot."""
-    return _constant_select_harmonics(_setting, device, dtype)
+def select_harmonics(device: str, dtype: torch.dtype, lmax: int = 0) -> str:
+    """The name of the backend that runs spherical harmonics up to a degree; raises if the one asked for cannot."""
+    return _constant_select_harmonics(_setting, device, dtype, lmax)
 
 
 @constant
-def _constant_select_harmonics(setting: str, device: str, dtype: torch.dtype) -> str:
-    return _choose(setting, "spherical harmonics", {n: b.supports(device, dtype) for n, b in harmonics.items()})
+def _constant_select_harmonics(setting: str, device: str, dtype: torch.dtype, lmax: int) -> str:
+    return _choose(setting, "spherical harmonics", {n: b.supports(device, dtype, lmax) for n, b in harmonics.items()})
 
 
 def select_spline(device: str, dtype: torch.dtype) -> str:
@@ -87,7 +88,8 @@ def select_spline(device: str, dtype: torch.dtype) -> str:
 
 @constant
 def _constant_select_spline(setting: str, device: str, dtype: torch.dtype) -> str:
-    return _choose(setting, "a spline", {"cpu": cpu_spline.supports(device, dtype), "reference": None})
+    answers = {"cpu": cpu_spline.supports(device, dtype), "triton": "it has no kernel for splines", "reference": None}
+    return _choose(setting, "a spline", answers)
 
 
 def _choose(setting: str, what: str, answers: dict[str, str | None]) -> str:

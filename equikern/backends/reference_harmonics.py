@@ -15,7 +15,7 @@ from torch import Tensor
 from equikern.backends._harmonics import HarmonicsSpec, derivative, parse_spec, scale
 
 
-def supports(device: str, dtype: torch.dtype) -> str | None:
+def supports(device: str, dtype: torch.dtype, lmax: int = 0) -> str | None:
     """None: it takes every floating dtype, anywhere."""
     return None if dtype.is_floating_point else f"the vectors are {dtype}; they need a floating dtype"
 

@@ -68,6 +68,19 @@ def test_higher_orders_are_sums_of_sweeps():
     check_opening(get("mixed-weights").program.along([0, 1, 2]).along([0, 2]), [0, 1, 2])
 
 
+@pytest.mark.parametrize("spec", ["sh 0,1,2,3 component normalize", "sh 2,1,1 norm raw", "sh 0 integral normalize"])
+def test_harmonics_and_their_derivatives_are_those_of_the_reference(spec):
+    ours, theirs = backends.harmonics["triton"], backends.harmonics["reference"]
+    vec, h = torch.randn(2, 130, 3, dtype=torch.float64)
+    vec[:2] = torch.tensor([[0.0] * 3, [1e-200, 2e-200, 0.0]])
+    z = torch.randn_like(theirs.harmonics(spec, vec))
+    assert_close(ours.harmonics(spec, vec), theirs.harmonics(spec, vec), 1e-14)
+    assert_close(ours.harmonics_backward(spec, vec, z)[2:], theirs.harmonics_backward(spec, vec, z)[2:], 1e-14)
+    got, expected = (b.harmonics_double_backward(spec, vec, z, h) for b in (ours, theirs))
+    assert_close([a[2:] for a in got], [a[2:] for a in expected], 1e-14)
+    assert not any(a[0].any() for a in got) or "raw" in spec
+
+
 def test_a_row_of_x_that_is_not_there_gives_nan_and_no_fault():
     case = get("rows-sender-to-edge")
     given = inputs(case, torch.float32)

@@ -82,7 +82,7 @@ def sweeps(name):
     if own:
         found["x"] = kernels(text, (0,), (0, 1, 2, 3), False, True, 0)
         found["x, double backward"] = kernels(text, (0,), tuple(range(7)), True, True, 0)
-    return {label: made.sweep for label, made in found.items()}
+    return found
 
 
 @needs_triton
@@ -91,13 +91,13 @@ def sweeps(name):
 def test_kernels_compile_for_the_device_and_spill_nothing(name, arch):
     from equikern.backends.triton.resources import sum_resources, sweep_resources
 
-    for label, sweep in sweeps(name).items():
-        found = sweep_resources(sweep, arch)
+    for label, made in sweeps(name).items():
+        found = sweep_resources(made, arch)
         assert found.spilled == 0 and found.registers <= 224, f"{name} {label} sm_{arch}: {found}"
     assert sum_resources(sweeps("mace")["backward"], arch).spilled == 0
 
 
 def test_the_source_says_what_it_is_made_of():
-    source = emit.sweep_source(sweeps("schnet")["forward"])
+    source = emit.sweep_source(sweeps("schnet")["forward"].sweep)
     assert source.startswith(f"# {PROGRAMS['schnet'].text}\n# opens z\n")
     assert "z0_0 += y0 * a0" in source

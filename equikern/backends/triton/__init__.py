@@ -8,35 +8,22 @@ imported on the first call.
 
 from __future__ import annotations
 
-import os
-from functools import cache
-from importlib.util import find_spec
-
 import torch
 from torch import Tensor
 
 from equikern.backends._channelwise import channelwise
 from equikern.backends._derived import base_of, expanded
+from equikern.backends.triton.kernels import unavailable
 from equikern.backends.triton.launch import sweep
 from equikern.program import Program
 
 name = "triton"
-_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-
-
-@cache
-def _installed() -> bool:
-    return find_spec("triton") is not None
 
 
 def supports(program: Program, device: str, dtype: torch.dtype) -> str | None:
     """None where the kernels run the program, else the reason why not."""
-    if not _installed():
-        return "triton is not installed"
-    if device != "cuda" and not (device == "cpu" and os.environ.get("TRITON_INTERPRET", "0") == "1"):
-        return f"operands are on {device}; the kernels run on cuda (on the CPU only interpreted, TRITON_INTERPRET=1)"
-    if dtype not in _DTYPES:
-        return f"operands are {dtype}; the kernels have float32, float64, float16 and bfloat16"
+    if (reason := unavailable(device, dtype)) is not None:
+        return reason
     if program.family != "product":
         return f"it has no kernel for the family {program.family!r}"
     if not channelwise(program.text.split(" ~")[0]):

@@ -23,12 +23,11 @@ from equikern.backends.triton.sweep import (
     part_columns,
     sweep_units,
 )
-from equikern.backends.triton.text import Lines, store_lane_sums
+from equikern.backends.triton.text import HEADER, Lines, store_lane_sums
 from equikern.backends.triton.units import Segment, UnitPath, segments
 from equikern.program import EDGE, SHARED, Program
 from equikern.program.program import W, X, Y, Z
 
-HEADER = "import triton\nimport triton.language as tl\n\nNAN = tl.constexpr(float('nan'))\n\n\n"
 CONSTANTS = "T: tl.constexpr, ROWS: tl.constexpr"
 
 

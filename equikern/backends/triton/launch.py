@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import linecache
 from contextlib import nullcontext
 from functools import cache, cached_property
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from equikern.backends.triton import emit
+from equikern.backends.triton.kernels import compiled, float_type
 from equikern.backends.triton.plans import plan_of
 from equikern.backends.triton.sweep import (
     HW,
@@ -20,6 +20,7 @@ from equikern.backends.triton.sweep import (
     RESULTS,
     Sweep,
     arguments,
+    busiest,
     instances,
     part_columns,
     sweep_units,
@@ -28,24 +29,9 @@ from equikern.errors import ShapeError
 from equikern.program import EDGE, SHARED, Program, parse
 from equikern.program.program import W, X, Y, Z
 
+# Kernels that hold few values run faster with fewer registers: more of them are on a multiprocessor (measured, H200).
+NARROW, NARROW_REGISTERS = 100, 168
 ROWS = 64  # edges of a program instance where z has a row an edge and the weights are shared
-
-
-@cache
-def compiled(source: str, name: str) -> Any:
-    """The kernel `name` of an emitted source. Triton reads sources back, so this one is kept where inspect looks."""
-    file = f"<equikern {name} {abs(hash(source)):x}>"
-    linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
-    scope: dict[str, Any] = {"__name__": f"equikern.emitted.{name}"}
-    exec(compile(source, file, "exec"), scope)
-    return scope[name]
-
-
-@cache
-def _type(dtype: torch.dtype) -> Any:
-    import triton.language as tl
-
-    return tl.float64 if dtype == torch.float64 else tl.float32
 
 
 class Kernels:
@@ -63,7 +49,13 @@ class Kernels:
         zs = {segment.number for unit in self.units for segment in unit.zs}
         self.all_x = len(xs) == len(program.operands[X].irreps)  # type: ignore[arg-type]
         self.all_z = len(zs) == len(program.operands[Z].irreps)  # type: ignore[arg-type]
+        self.narrow = not sweep.second and busiest(sweep) <= NARROW
         self.chunk = ROWS if sweep.by_edge and self.shared and W in sweep.open else 1
+
+    def options(self, dtype: torch.dtype) -> dict[str, int]:
+        """Of the compiler."""
+        capped = self.narrow and dtype != torch.float64
+        return {"num_warps": 1, "maxnreg": NARROW_REGISTERS} if capped else {"num_warps": 1}
 
     @cached_property
     def arguments(self) -> tuple[str, ...]:
@@ -239,7 +231,8 @@ def _launch(
         values |= {RESULTS[s]: a for s, a in results.items()}
         values |= {"edges": edges, "x_rows": x_rows, "z_rows": z_rows}
         arguments = [values[n] for n in made.arguments]
-        made.sweep_kernel[(rows * many,)](*arguments, T=_type(like.dtype), ROWS=made.chunk, num_warps=1)
+        options = made.options(like.dtype)
+        made.sweep_kernel[(rows * many,)](*arguments, T=float_type(like.dtype), ROWS=made.chunk, **options)
     if Y in results and many > 1:
         results[Y] = results[Y].view(edges, many, dims[Y]).sum(1).to(like.dtype)
     if W in results and made.shared:
@@ -252,5 +245,5 @@ def _sum_x(made: Kernels, part: Tensor, index: list[Tensor], edges: int, rows: i
     dx = (like.new_empty if made.all_x else like.new_zeros)(rows, made.dims[X])
     if rows:
         graph = plan_of(made.program, X, index, edges, rows) if made.program.rows[X] != EDGE else ()
-        made.sum_kernel[(rows * made.sum_instances,)](part, dx, *graph, T=_type(like.dtype), num_warps=1)
+        made.sum_kernel[(rows * made.sum_instances,)](part, dx, *graph, T=float_type(like.dtype), num_warps=1)
     return dx

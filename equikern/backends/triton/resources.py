@@ -10,9 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from equikern.backends.triton import emit
-from equikern.backends.triton.launch import compiled
-from equikern.backends.triton.sweep import Sweep, arguments
+from equikern.backends.triton.launch import Kernels
 
 
 class Resources(NamedTuple):
@@ -24,19 +22,19 @@ class Resources(NamedTuple):
     code: int
 
 
-def sweep_resources(sweep: Sweep, arch: int = 90, dtype: torch.dtype = torch.float32, **options: Any) -> Resources:
+def sweep_resources(made: Kernels, arch: int = 90, dtype: torch.dtype = torch.float32) -> Resources:
     """Of the sweep kernel compiled for sm_<arch>. TRITON_INTERPRET must be unset."""
-    kernel = compiled(emit.sweep_source(sweep), "sweep_kernel")
-    return _resources(kernel, arguments(sweep), arch, dtype, **options)
+    return _resources(made.sweep_kernel, made.arguments, arch, dtype, made.options(dtype))
 
 
-def sum_resources(sweep: Sweep, arch: int = 90, dtype: torch.dtype = torch.float32) -> Resources:
+def sum_resources(made: Kernels, arch: int = 90, dtype: torch.dtype = torch.float32) -> Resources:
     """Of the kernel that sums the gradients of x."""
-    kernel = compiled(emit.sum_source(sweep), "sum_kernel")
-    return _resources(kernel, ("part", "dx", "ptr", "order"), arch, dtype)
+    return _resources(made.sum_kernel, ("part", "dx", "ptr", "order"), arch, dtype, {"num_warps": 1})
 
 
-def _resources(kernel: Any, names: tuple[str, ...], arch: int, dtype: torch.dtype, **options: Any) -> Resources:
+def _resources(
+    kernel: Any, names: tuple[str, ...], arch: int, dtype: torch.dtype, options: dict[str, int]
+) -> Resources:
     import triton
     import triton.language as tl
     from triton.backends.compiler import GPUTarget
@@ -57,7 +55,7 @@ def _resources(kernel: Any, names: tuple[str, ...], arch: int, dtype: torch.dtyp
         constexprs={place[n]: v for n, v in constants.items() if n in place},
         attrs={place[n]: [["tt.divisibility", 16]] for n in names if signature[n].startswith("*")},
     )
-    made = triton.compile(source, target=GPUTarget("cuda", arch, 32), options={"num_warps": 1, **options})
+    made = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
     return Resources(*_assembled(made.asm["ptx"]), made.metadata.shared, len(made.asm["cubin"]))
 
 

@@ -86,6 +86,12 @@ def _held(sweep: Sweep, unit: Unit) -> int:
     return zs * (2 if Z in sweep.open and Z in sweep.given else 1) + xs * (4 if sweep.second else 2) + sums
 
 
+def busiest(sweep: Sweep) -> int:
+    """The most values that a lane of the sweep holds."""
+    held = [_held(sweep, unit) * block.lanes for unit, block in zip(sweep_units(sweep), blocks(sweep), strict=True)]
+    return max(held, default=0) // WARP
+
+
 def instances(sweep: Sweep) -> int:
     """Program instances of a row."""
     return sum(block.instances for block in blocks(sweep))

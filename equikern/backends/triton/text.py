@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+HEADER = "import triton\nimport triton.language as tl\n\nNAN = tl.constexpr(float('nan'))\n\n\n"
+
 
 class Lines:
     """Lines of a function, and which of its variables have a value."""
