@@ -260,22 +260,44 @@ def harmonics(edges: int, device: str) -> list[dict[str, Any]]:
     return found
 
 
-def show(results: dict[str, Any]) -> None:
-    """Tables of what was measured."""
+def _time(cell: dict[str, Any] | None) -> str:
+    if cell is None:
+        return "–"
+    return cell.get("skipped") or f"{cell['median'] * 1e6:.0f}"
+
+
+def tables(results: dict[str, Any]) -> str:
+    """What was measured, as markdown."""
     facts = results["machine"]
-    print(
-        f"{facts['device']}, {facts['bandwidth'] / 1e9:.0f} GB/s copied, {facts['float32'] / 1e12:.1f} TFLOP/s float32"
-    )
+    name = {n: f"{n}-conv" for n in CONVOLUTIONS}
+    lines = [
+        f"{facts['device']}, torch {facts['torch']}, float32; {facts['bandwidth'] / 1e9:.0f} GB/s copied (read and "
+        f"written), {facts['float32'] / 1e12:.1f} TFLOP/s in a float32 matrix product, both measured in the same run.",
+        "",
+        "| case | edges | sweep | µs | share of the roofline |",
+        "|---|---|---|---|---|",
+    ]
     for row in results["kernels"]:
-        said = row.get("skipped") or f"{row['median'] * 1e6:9.1f} us  {row['roofline']:6.1%} of the roofline"
-        print(f"{row['case']:9s} {row['edges']:8d} {row['kernel']:16s} {said}")
+        share = "" if "skipped" in row else f"{row['roofline']:.0%}"
+        case = name.get(row["case"], row["case"])
+        lines.append(f"| {case} | {row['edges']} | {row['kernel']} | {_time(row)} | {share} |")
+    lines += [
+        "",
+        "| case | edges | step | equikern, µs | rival, µs | ratio | in a CUDA graph: ours, µs | rival, µs | ratio |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
     for row in results["steps"]:
         cells = []
-        for key in ("ours", "theirs", "ours graph", "theirs graph"):
-            if key in row:
-                said = row[key].get("skipped") or f"{row[key]['median'] * 1e6:.1f} us"
-                cells.append(f"{key} {said}")
-        print(f"{row['case']:9s} {row['edges']:8d} {row['step']:16s} {row['rival']:6s} " + ",  ".join(cells))
+        for mode in ("", " graph"):
+            ours, theirs = row.get("ours" + mode), row.get("theirs" + mode)
+            both = ours and theirs and "median" in ours and "median" in theirs
+            ratio = f"**{theirs['median'] / ours['median']:.1f}×**" if both else "–"
+            cells += [_time(ours), _time(theirs), ratio]
+        case = name.get(row["case"], row["case"])
+        lines.append(
+            f"| {case} | {row['edges']} | {row['step']} | {cells[0]} | {row['rival']} {' | '.join(cells[1:])} |"
+        )
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -284,8 +306,12 @@ def main() -> None:
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=CASES)
     parser.add_argument("--edges", nargs="+", type=int, default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--no-steps", action="store_true", help="only the sweeps")
+    parser.add_argument("--table", type=Path, help="print the tables of a file of results, measure nothing")
     parser.add_argument("--dry", action="store_true", help="small, on the CPU")
     given = parser.parse_args()
+    if given.table:
+        print(tables(json.loads(given.table.read_text())))
+        return
     device = "cpu" if given.dry else "cuda"
     torch.backends.cuda.matmul.allow_tf32 = False
     results: dict[str, Any] = {"machine": machine(device), "errors": {}, "kernels": [], "steps": []}
@@ -310,7 +336,7 @@ def main() -> None:
         for edges in sizes:
             results["steps"] += harmonics(edges, device)
         given.out.write_text(json.dumps(results, indent=1))
-    show(results)
+    print(tables(results))
 
 
 if __name__ == "__main__":

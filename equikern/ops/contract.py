@@ -9,6 +9,7 @@ the output's kind and that of x's kind (`ops/plan.py`).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -88,7 +89,13 @@ def along(
         slots = list(range(program.output))
     absent = operands[0].new_empty(0)
     appended = [tangents.get(slot) for slot in slots]
-    return program.along(slots), operands + [absent if t is None else t for t in appended], None
+    return _derived(program.text, tuple(slots)), operands + [absent if t is None else t for t in appended], None
+
+
+@cache
+def _derived(text: str, slots: tuple[int, ...]) -> Program:
+    """A program's derivative, made once: making one takes longer than many a kernel."""
+    return parse(text).along(slots)
 
 
 def _autograd(

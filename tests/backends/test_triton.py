@@ -31,7 +31,7 @@ PROGRAMS = {
 def test_interpreted_kernels_give_what_the_reference_gives():
     file = Path(__file__).with_name("interpreted_triton.py")
     environment = os.environ | {"TRITON_INTERPRET": "1"}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(file)]
+    command = [sys.executable, "-m", "pytest", "-qx", "-p", "no:cacheprovider", str(file)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]
 
