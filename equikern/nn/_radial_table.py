@@ -1,7 +1,7 @@
-"""`RadialTable`: a quintic spline through a function of the edge length, built in float64, measured, rebuilt on change.
+"""`RadialTable`: a spline through a function of the edge length, built in float64, measured, rebuilt on change.
 
 A radial network gives the weights of a convolution from one number, the length of an edge; a spline through it is exact
-to less than the network's own rounding in float32, and a kernel reads six rows of it instead of running the network.
+to less than the network's own rounding in float32, and a kernel reads eight rows of it instead of running the network.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from equikern.errors import EquikernError
-from equikern.nn._radial_fit import INTERVALS, Fit, fit, rows_of
+from equikern.nn._radial_fit import INTERVALS, Fit, fit, table_of
 from equikern.ops.spline import spline
 
 # What a table may differ from its function, of the largest weight: value, slope (per unit of length). Slopes of 1e-5
@@ -54,7 +54,7 @@ class RadialTable:
     def __call__(
         self, r: Tensor, dtype: torch.dtype, pair: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor] | None:
-        """What a `tabled` program reads for lengths r (E,): rows (n, W), factors b (E, 6), first rows knot (E,).
+        """What a `tabled` program reads for lengths r (E,): rows (n, W), factors b (E, 8), first rows knot (E,).
 
         rows is on the graph of the module's parameters, b on that of r. None where the module itself must be used:
         there is no table, an edge is shorter than the first knot, or somebody traces and values cannot be looked at;
@@ -127,7 +127,7 @@ class RadialTable:
     def _compute(self) -> Tensor:
         """(rows, W) in float64, on the graph of the parameters."""
         assert self._fit is not None
-        return rows_of(self._fit, self._values()).unflatten(1, (self.pairs, -1)).transpose(0, 1).flatten(0, 1)
+        return table_of(self._fit, self._values()).unflatten(1, (self.pairs, -1)).transpose(0, 1).flatten(0, 1)
 
     def _cast(self, dtype: torch.dtype) -> Tensor:
         if dtype not in self._rows:
