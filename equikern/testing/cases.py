@@ -18,7 +18,7 @@ from equikern.ops import plan
 from equikern.program import CONVOLUTION, EDGE, SHARED, Irreps, Program, Rows, by_species, linear, product, tabled
 
 SPECIES = 3
-KNOTS = 9  # rows of a table
+KNOTS = 15  # rows of a table
 EDGE_ROWS = Rows()
 Spec = tuple[Irreps, Irreps, Irreps, list[tuple[Any, ...]]]
 
