@@ -227,7 +227,9 @@ def weights_of_species(text: str, y: Tensor, w: Tensor) -> Tensor:
     parts = []
     for path, columns in zip(program.paths, program.weight_slices, strict=True):
         of_y = y[:, program.operands[1].irreps.slices()[path.in2]]  # type: ignore[union-attr]
-        parts.append(torch.matmul(of_y, w[columns].view(program.multiplicities(path))).transpose(0, 1).flatten(1))
+        matrices = w[columns].view(program.multiplicities(path))
+        # Not matmul: where gradients are recorded it copies the weights first.
+        parts.append(torch.bmm(of_y.expand(len(matrices), *of_y.shape), matrices).transpose(0, 1).flatten(1))
     return torch.cat(parts, 1)
 
 

@@ -23,6 +23,7 @@ INTERVALS = (32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 MOST_BREAKS = 8
 STEP = 2e-6  # of difference quotients, over r_max
 KINK = 4e-7  # how well a kink is located, over r_max
+SAMPLE = 4
 BLOCK, REACH = 64, 64  # coefficients solved together; sites beyond them that still matter (0.54 ** 64 is 4e-18)
 
 
@@ -72,6 +73,12 @@ def fit(function: Function, r_min: float, r_max: float, tolerance: tuple[float, 
     )
 
 
+def holds(function: Function, known: Fit, tolerance: tuple[float, float], table: Tensor) -> bool:
+    """Whether the table of a known fit is still within `tolerance`, looked at in every `SAMPLE`-th interval."""
+    _, value, slope = _errors(function, known.breaks, known.intervals, table, SAMPLE)
+    return bool(value.max() <= tolerance[0]) and bool(slope.max() <= tolerance[1])  # NaN: no
+
+
 def table_of(fit: Fit, function: Function) -> Tensor:
     """(rows, W): the table, differentiable in what the function depends on."""
     return _table(function, fit.breaks, fit.intervals)
@@ -117,24 +124,30 @@ def _table(function: Function, breaks: Sequence[float], intervals: Sequence[int]
     values = function(torch.cat(sites)).split([len(s) for s in sites])
     rows = []
     for v, n in zip(values, intervals, strict=True):
-        c = torch.cat([m @ v[near] for near, m in _solver(n)])
+        c = torch.cat([m.to(v) @ v[near] for near, m in _solver(n)])
         rows.append(torch.stack([c.diff(dim=0), c[1:]], 1).flatten(0, 1))  # differences and coefficients by turns
     return torch.cat(rows)
 
 
-def _errors(function: Function, breaks: Sequence[float], intervals: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
-    """r and the errors of value and slope there, over the largest value.
+def _errors(
+    function: Function,
+    breaks: Sequence[float],
+    intervals: Sequence[int],
+    table: Tensor | None = None,
+    every: int = 1,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """r and the errors of value and slope there, over the largest value; of the table, in every so many intervals.
 
     They are largest at 0.5 and 0.25 of an interval; at the ends of a piece, where sites crowd, a grid is looked at.
     """
-    table = _table(function, breaks, intervals)
+    table = _table(function, breaks, intervals) if table is None else table
     step, row = STEP * breaks[-1], 0
     points: list[Tensor] = []
     value: list[Tensor] = []
     slope: list[Tensor] = []
     largest = table.new_tensor(1e-300)
     for (a, b), n in zip(itertools.pairwise(breaks), intervals, strict=True):
-        inner, ends = torch.arange(n), torch.tensor([0, 1, 2, 3, n - 4, n - 3, n - 2, n - 1])
+        inner, ends = torch.arange(0, n, every), torch.tensor([0, 1, 2, 3, n - 4, n - 3, n - 2, n - 1])
         # Not at the very ends: a difference quotient must not look across a kink.
         grid = (0.02, 0.1, 0.3, 0.4, 0.6, 0.7, 0.8, 0.9, 0.98)
         for t, at in ((0.25, inner), (0.5, inner), *((t, ends) for t in grid)):
