@@ -96,15 +96,15 @@ void multiply(int64_t rows, const T* a, int64_t a_row, const Packed<T>& b, int64
                       add, c + at, c_row);
 }
 
-// C (m, n) += A^T B over rows: A (rows, m), B (rows, n), n a multiple of the lanes.
+// C (m, n) = A^T B over rows, or C += A^T B: A (rows, m), B (rows, n), n a multiple of the lanes.
 template <class T>
-void add_outer(int64_t rows, const T* a, int64_t a_row, int64_t m, const T* b, int64_t b_row, int64_t n, T* c,
-               int64_t c_row) {
+void outer(int64_t rows, const T* a, int64_t a_row, int64_t m, const T* b, int64_t b_row, int64_t n, bool add, T* c,
+           int64_t c_row) {
     constexpr int64_t width = TILE_VECTORS * lanes<T>;
     int64_t at = 0;
     for (; at + width <= n; at += width)
-        columns<T, TILE_VECTORS>(m, rows, a, 1, a_row, b + at, b_row, nullptr, true, c + at, c_row);
-    if (at < n) columns<T, 1>(m, rows, a, 1, a_row, b + at, b_row, nullptr, true, c + at, c_row);
+        columns<T, TILE_VECTORS>(m, rows, a, 1, a_row, b + at, b_row, static_cast<const T*>(nullptr), add, c + at, c_row);
+    if (at < n) columns<T, 1>(m, rows, a, 1, a_row, b + at, b_row, static_cast<const T*>(nullptr), add, c + at, c_row);
 }
 
 // Pack B[i][j] = from[row[i] * row_step + column[j] * column_step], zero where row or column is -1.
@@ -116,14 +116,19 @@ void pack(const Packed<T>& b, const T* from, const std::vector<int64_t>& row, in
         const int64_t count = std::min(width, b.n - at);
         T* to = b.data + at * b.k;
         int64_t start[width];
-        bool all = true;
-        for (int64_t j = 0; j < count; ++j) start[j] = column[at + j], all = all && start[j] >= 0;
-        for (int64_t j = 0; j < count; ++j) start[j] *= column_step;
+        bool all = count == width, beside = all && column_step == 1;
+        for (int64_t j = 0; j < count; ++j) {
+            start[j] = column[at + j] * column_step;
+            all = all && start[j] >= 0;
+            beside = beside && all && start[j] == start[0] + j;
+        }
         for (int64_t i = 0; i < b.k; ++i, to += count) {
             const T* line = from + row[i] * row_step;
             if (row[i] < 0)
                 std::fill_n(to, count, T(0));
-            else if (all && count == width)
+            else if (beside)
+                std::copy_n(line + start[0], width, to);
+            else if (all)
                 for (int64_t j = 0; j < width; ++j) to[j] = line[start[j]];
             else
                 for (int64_t j = 0; j < count; ++j) to[j] = start[j] < 0 ? T(0) : line[start[j]];

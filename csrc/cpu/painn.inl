@@ -36,7 +36,7 @@ class Painn {
             blocks([&](int64_t begin, int64_t end, Scratch& t) { interact(l, begin, end, t); });
         }
         blocks([&](int64_t begin, int64_t end, Scratch& t) { read_out(begin, end, t); });
-        if (D && a_.d_weights) gradients_.emplace_back(s_, m_), read_out_gradients();
+        if (D && a_.d_weights) gradients_.emplace_back(s_, m_, a_.d_weights), read_out_gradients();
         std::fill_n(g_length_.p, a_.edges * (1 + D), T(0));
         std::fill_n(g_unit_.p, 3 * a_.edges * (1 + D), T(0));
         for (int64_t l = s_.layers - 1; l >= 0; --l) {
@@ -55,7 +55,7 @@ class Painn {
                 const Rows<T>& gq = gq_[current_];
                 add_rows_of<T>(1, gq[n] + gq.half, 0, P_, g.embedding + a_.species[n] * P_);
             }
-            g.unpack(s_, m_, a_.d_weights);
+            g.unpack(s_, m_);
         }
     }
 
@@ -293,7 +293,7 @@ class Painn {
             if (filter_gradient) {
                 const Rows<T> radial = t.edges.radial_rows(0);
                 outer_tangent<T>(count, radial.p, radial.half, m_.K, m_.K, product.p, product.half, 3 * P_, n_columns,
-                                 filter_gradient, 3 * P_);
+                                 true, filter_gradient, 3 * P_);
             }
         }
         if (!inner) return;
@@ -304,13 +304,23 @@ class Painn {
     }
 
     // g^T x over all atoms, for a matrix (out, in); each thread takes rows of it.
-    void outer(Rows<T> g, int64_t out, Rows<T> x, int64_t in, T* to, int64_t to_row, int64_t repeat = 1) {
+    void outer_rows(Rows<T> g, int64_t out, Rows<T> x, int64_t in, T* to, int64_t to_row, int64_t repeat = 1) {
         constexpr int64_t step = 4 * TILE_ROWS;
         blocks_of((out + step - 1) / step, 1, [&](int64_t part, int64_t, Scratch&) {
             const int64_t first = part * step, count = std::min(step, out - first);
             outer_tangent<T>(N_ * repeat, g.p + first, g.half, g.width / repeat, count, x.p, x.half, x.width / repeat,
-                             in, to + first * to_row, to_row);
+                             in, false, to + first * to_row, to_row);
         });
+    }
+    // As above for the thirds that g holds, `at` their places; thirds nobody reads have zero gradient.
+    void outer_thirds(Rows<T> g, int64_t out, Rows<T> x, T* to, std::array<int64_t, 3> at) {
+        for (int64_t n = 0; n < 3; ++n, g.p += P_) {
+            T* const place = to + at[n] * P_ * P_;
+            if (n * P_ < out)
+                outer_rows(g, P_, x, P_, place, P_);
+            else
+                std::fill_n(place, P_ * P_, T(0));
+        }
     }
     Rows<T> activated(Rows<T> x) {
         const Rows<T> y{activated_.data(), x.width, x.half};
@@ -330,21 +340,21 @@ class Painn {
             g.last_bias[0] += c;
         }
         add_rows_of<T>(N_, gread_.p + gread_.half, m_.H, m_.H, g.readout_bias);
-        outer(gread_, m_.H, last_, P_, g.readout, P_);
+        outer_rows(gread_, m_.H, last_, P_, g.readout, P_);
     }
 
     void weight_gradients(int64_t l) {
         const auto& g = gradients_[0].layers[l];
         const Layer& y = layers_[l];
         const int64_t out = updated(l) * P_, sent = thirds(l) * P_;
-        outer(ga_, out, activated(y.hidden), P_, g.update2, P_);
+        outer_thirds(ga_, out, activated(y.hidden), g.update2, {0, 2, 1});
         add_rows_of<T>(N_, ga_.p + ga_.half, 3 * P_, out, g.update2_bias);
-        outer(gs_, P_, y.x, 2 * P_, g.update1, 2 * P_);
+        outer_rows(gs_, P_, y.x, 2 * P_, g.update1, 2 * P_);
         add_rows_of<T>(N_, gs_.p + gs_.half, P_, P_, g.update1_bias);
-        outer(gvu_, 2 * P_, y.mid, P_, g.mix, P_, 3);
-        outer(gphi_, sent, activated(y.phi1), P_, g.phi2, P_);
+        outer_rows(gvu_, 2 * P_, y.mid, P_, g.mix, P_, 3);
+        outer_thirds(gphi_, sent, activated(y.phi1), g.phi2, {0, 1, 2});
         add_rows_of<T>(N_, gphi_.p + gphi_.half, 3 * P_, sent, g.phi2_bias);
-        outer(gphi1_, P_, y.q, P_, g.phi1, P_);
+        outer_rows(gphi1_, P_, y.q, P_, g.phi1, P_);
         add_rows_of<T>(N_, gphi1_.p + gphi1_.half, P_, P_, g.phi1_bias);
     }
 

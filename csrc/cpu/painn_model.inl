@@ -108,7 +108,8 @@ int64_t painn_packed_size(const PainnSizes& s) {
     return PainnModel<T>(s, nullptr).size;
 }
 
-// Gradients of the weights, (out, in) in padded sections but for the filters, (radial functions, out).
+// Gradients of the weights, (out, in) in padded sections but for the filters, (radial functions, out). Where nothing is
+// padded the matrices are torch's tensors themselves, `to`.
 template <class T>
 struct PainnGradients {
     struct Layer {
@@ -116,9 +117,12 @@ struct PainnGradients {
     };
     std::vector<Layer> layers;
     T *embedding, *readout, *readout_bias, *last, *last_bias;
+    T* const* to;
+    bool padded;
     Buffer<T> memory;
 
-    PainnGradients(const PainnSizes& s, const PainnModel<T>& m) : layers(s.layers) {
+    PainnGradients(const PainnSizes& s, const PainnModel<T>& m, T* const* to_)
+        : layers(s.layers), to(to_), padded(m.P != s.channels || m.H != s.hidden) {
         const int64_t size = carve(s, m, nullptr);
         memory = Buffer<T>(size);
         std::fill_n(memory.data(), size, T(0));
@@ -128,24 +132,29 @@ struct PainnGradients {
     int64_t carve(const PainnSizes& s, const PainnModel<T>& m, T* base) {
         const int64_t P = m.P;
         Carver<T> c{base};
+        const auto matrix = [&](int64_t size, T* torch) { return padded ? c.take(size) : torch; };
         embedding = c.take(s.species * P);
+        T* const* t = to + 1;
         for (Layer& l : layers) {
-            l.phi1 = c.take(P * P), l.phi1_bias = c.take(P), l.phi2 = c.take(3 * P * P), l.phi2_bias = c.take(3 * P);
-            l.filter = c.take(m.K * 3 * P), l.mix = c.take(2 * P * P);
-            l.update1 = c.take(2 * P * P), l.update1_bias = c.take(P);
-            l.update2 = c.take(3 * P * P), l.update2_bias = c.take(3 * P);
+            l.phi1 = matrix(P * P, t[0]), l.phi1_bias = c.take(P);
+            l.phi2 = matrix(3 * P * P, t[2]), l.phi2_bias = c.take(3 * P);
+            l.filter = c.take(m.K * 3 * P), l.mix = matrix(2 * P * P, t[6]);
+            l.update1 = matrix(2 * P * P, t[7]), l.update1_bias = c.take(P);
+            l.update2 = matrix(3 * P * P, t[9]), l.update2_bias = c.take(3 * P);
+            t += kPainnLayerTensors;
         }
-        readout = c.take(m.H * P), readout_bias = c.take(m.H), last = c.take(m.H), last_bias = c.take(1);
+        readout = matrix(m.H * P, t[0]), readout_bias = c.take(m.H), last = c.take(m.H), last_bias = c.take(1);
         return c.used;
     }
 
     // To torch's tensors, in the order of the weights.
-    void unpack(const PainnSizes& s, const PainnModel<T>& m, T* const* to) const {
+    void unpack(const PainnSizes& s, const PainnModel<T>& m) const {
         const auto one = sections<T>(s.channels, {0}), two = sections<T>(s.channels, {0, 1});
         const auto three = sections<T>(s.channels, {0, 1, 2}), kept = sections<T>(s.channels, {0, 2, 1});
         const auto hidden = sections<T>(s.hidden, {0}), row = std::vector<int64_t>{0};
         const auto matrix = [](T* out, const T* g, const std::vector<int64_t>& o, const std::vector<int64_t>& i,
                                int64_t width) {
+            if (out == g) return;
             for (size_t r = 0; r < o.size(); ++r)
                 for (size_t c = 0; o[r] >= 0 && c < i.size(); ++c)
                     if (i[c] >= 0) out[o[r] * width + i[c]] = g[r * i.size() + c];
@@ -162,7 +171,7 @@ struct PainnGradients {
             }
             matrix(t[6], l.mix, two, one, s.channels);
             matrix(t[7], l.update1, one, two, 2 * s.channels), matrix(t[8], l.update1_bias, row, one, 0);
-            matrix(t[9], l.update2, kept, one, s.channels), matrix(t[10], l.update2_bias, row, kept, 0);
+            matrix(t[9], l.update2, three, one, s.channels), matrix(t[10], l.update2_bias, row, kept, 0);
             t += kPainnLayerTensors;
         }
         matrix(t[0], readout, hidden, one, s.channels), matrix(t[1], readout_bias, row, hidden, 0);

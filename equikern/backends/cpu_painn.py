@@ -32,11 +32,17 @@ def _kernel(text: str) -> _C.Painn:
     )
 
 
+@cache
+def packed_size(text: str, dtype: torch.dtype) -> int:
+    """How many numbers the packed weights are."""
+    return _kernel(text).packed_size(dtype == torch.float64)  # type: ignore[no-any-return]
+
+
 def pack(text: str, weights: list[Tensor]) -> Tensor:
     """The weights as the kernels read them, one flat tensor."""
     kernel, like = _kernel(text), weights[0]
     double = like.dtype == torch.float64
-    packed = like.new_empty(kernel.packed_size(double))
+    packed = like.new_empty(packed_size(text, like.dtype))
     held = [w.detach().contiguous() for w in weights]
     (kernel.pack_double if double else kernel.pack_float)([w.data_ptr() for w in held], packed.data_ptr())
     return packed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import is_
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -54,10 +55,8 @@ class ForceGraph:
         self.model = model
         self.species = species.to(torch.int64, copy=True)
         self.set_edges(edge_index)
-        # Where the model keeps its weights: reading them there costs a tenth of asking the modules.
-        module: torch.nn.Module = model  # type: ignore[assignment]
-        self._places = [(m._parameters, name) for m in module.modules() for name in m._parameters]
-        self._seen: list[tuple[int, int, int]] = []
+        self._packed_of: list[Tensor] = []
+        self._versions: list[tuple[int, int]] = []
 
     def set_edges(self, edge_index: Tensor) -> None:
         """Take a new neighbour list, (2, E)."""
@@ -100,14 +99,13 @@ class ForceGraph:
         return energies.sum(dtype=torch.float64), forces, vec, g
 
     def _energies(self, vec: Tensor) -> tuple[Tensor, Tensor]:
+        config, weights = self.model.whole()
         if not packs(vec):
-            config, weights = self.model.whole()
             return painn(config, vec, self._plans, weights)
-        weights = [place[name] for place, name in self._places]  # type: ignore[misc]
-        # A tensor in a parameter's place, its data and what was done to them.
-        seen = [(id(w), w.data_ptr(), w._version) for w in weights if w is not None]
-        if seen != self._seen:
-            self._config, self._held = self.model.whole()
-            self._packed = pack(self._config, self._held)
-            self._seen = seen
-        return evaluate_packed(self._config, vec, self._plans, self._packed)
+        # Packed again when a parameter is another tensor, has other data, or was written to.
+        versions = [(w._version, w.data_ptr()) for w in weights]
+        same = len(weights) == len(self._packed_of) and all(map(is_, weights, self._packed_of))
+        if not same or versions != self._versions:
+            self._packed = pack(config, weights)
+            self._packed_of, self._versions = weights, versions
+        return evaluate_packed(config, vec, self._plans, self._packed)

@@ -21,17 +21,18 @@ from equikern.backends._painn import PaiNNConfig, parse_painn
 from equikern.errors import BackendError, ShapeError
 from equikern.ops.engine import LIBRARY, wanted
 
-LIBRARY.define("painn(str spec, Tensor vec, Tensor[] graph, Tensor[] weights) -> (Tensor, Tensor)")
+LIBRARY.define("painn(str spec, Tensor vec, Tensor[] graph, Tensor[] weights) -> (Tensor, Tensor, Tensor)")
 LIBRARY.define(
-    "painn_backward(str spec, Tensor vec, Tensor[] graph, Tensor[] weights, Tensor? d_energy, Tensor? d_g, "
-    "bool need_weights) -> (Tensor, Tensor[])"
+    "painn_backward(str spec, Tensor vec, Tensor[] graph, Tensor[] weights, Tensor packed, Tensor? d_energy, "
+    "Tensor? d_g, bool need_weights) -> (Tensor, Tensor[])"
 )
 _ops = torch.ops.equikern
 
 
-def _painn(spec: str, vec: Tensor, graph: list[Tensor], weights: list[Tensor]) -> tuple[Tensor, Tensor]:
+def _painn(spec: str, vec: Tensor, graph: list[Tensor], weights: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     _check(parse_painn(spec), vec, graph, weights)
-    return cpu_painn.evaluate(spec, vec, graph, cpu_painn.pack(spec, weights))
+    packed = cpu_painn.pack(spec, weights)
+    return (*cpu_painn.evaluate(spec, vec, graph, packed), packed)
 
 
 def _painn_backward(
@@ -39,6 +40,7 @@ def _painn_backward(
     vec: Tensor,
     graph: list[Tensor],
     weights: list[Tensor],
+    packed: Tensor,
     d_energy: Tensor | None,
     d_g: Tensor | None,
     need_weights: bool,
@@ -48,12 +50,13 @@ def _painn_backward(
     for name, given, shape in (("energy", d_energy, (atoms,)), ("g", d_g, vec.shape)):
         if given is not None and (given.shape != shape or given.dtype != vec.dtype or not given.is_cpu):
             raise ShapeError(f"painn: the cotangent of {name} is {tuple(given.shape)} {given.dtype}; expected {shape}.")
-    packed = cpu_painn.pack(spec, weights)
+    _check_packed(spec, vec, packed)
     return cpu_painn.gradient(spec, vec, graph, weights, packed, (d_energy, d_g), need_weights)
 
 
-def _fake_painn(spec: str, vec: Tensor, graph: list[Tensor], weights: list[Tensor]) -> tuple[Tensor, Tensor]:
-    return vec.new_empty(graph[0].shape[0]), vec.new_empty(vec.shape)
+def _fake_painn(spec: str, vec: Tensor, graph: list[Tensor], weights: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    packed = vec.new_empty(cpu_painn.packed_size(spec, vec.dtype))
+    return vec.new_empty(graph[0].shape[0]), vec.new_empty(vec.shape), packed
 
 
 def _fake_backward(
@@ -61,6 +64,7 @@ def _fake_backward(
     vec: Tensor,
     graph: list[Tensor],
     weights: list[Tensor],
+    packed: Tensor,
     d_energy: Tensor | None,
     d_g: Tensor | None,
     need_weights: bool,
@@ -72,23 +76,26 @@ class _PaiNN(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, spec: str, split: int, vec: Tensor, *tensors: Tensor) -> Any:
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(vec, *tensors)
         ctx.spec, ctx.split = spec, split
         with torch._C._AutoDispatchBelowAutograd():
-            return _ops.painn(spec, vec, tensors[:split], tensors[split:])
+            energy, g, packed = _ops.painn(spec, vec, tensors[:split], tensors[split:])
+        ctx.mark_non_differentiable(packed)
+        ctx.save_for_backward(vec, packed, *tensors)
+        return energy, g, packed
 
     @staticmethod
-    def backward(ctx: Any, d_energy: Tensor | None, d_g: Tensor | None) -> tuple[Tensor | None, ...]:
-        vec, *tensors = ctx.saved_tensors
+    def backward(ctx: Any, d_energy: Tensor | None, d_g: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+        vec, packed, *tensors = ctx.saved_tensors
         graph, weights = tensors[: ctx.split], tensors[ctx.split :]
-        gradients: list[Tensor | None] = [None] * len(ctx.saved_tensors)
-        slots = wanted(ctx, first=2, count=len(gradients))
-        if slots and not (d_energy is None and d_g is None):
-            need_weights = any(slot > 0 for slot in slots)
-            d_vec, d_weights = _ops.painn_backward(ctx.spec, vec, graph, weights, d_energy, d_g, need_weights)
-            for slot in slots:
-                gradients[slot] = d_weights[slot - 1 - ctx.split] if slot else d_vec
-        return None, None, *gradients
+        need_vec = bool(wanted(ctx, first=2, count=1))
+        # They come together: one that is wanted answers for all.
+        need_weights = any(wanted(ctx, first=3 + ctx.split + n, count=1) for n in range(len(weights)))
+        if (d_energy is None and d_g is None) or not (need_vec or need_weights):
+            return (None,) * (3 + len(tensors))
+        given = (weights, packed, d_energy, d_g, need_weights)
+        d_vec, d_weights = _ops.painn_backward(ctx.spec, vec, graph, *given)
+        unwanted = [None] * len(weights)
+        return None, None, d_vec if need_vec else None, *([None] * ctx.split), *(d_weights or unwanted)
 
 
 def _autograd_painn(spec: str, vec: Tensor, graph: list[Tensor], weights: list[Tensor]) -> Any:
@@ -104,6 +111,7 @@ def _autograd_backward(
     vec: Tensor,
     graph: list[Tensor],
     weights: list[Tensor],
+    packed: Tensor,
     d_energy: Tensor | None,
     d_g: Tensor | None,
     need_weights: bool,
@@ -116,7 +124,7 @@ def _autograd_backward(
             "call the model itself."
         )
     with torch._C._AutoDispatchBelowAutograd():
-        return _ops.painn_backward(spec, vec, graph, weights, d_energy, d_g, need_weights)
+        return _ops.painn_backward(spec, vec, graph, weights, packed, d_energy, d_g, need_weights)
 
 
 def _refuse_tangents(tensors: Sequence[Tensor]) -> None:
@@ -151,6 +159,13 @@ def _check_weights(spec: PaiNNConfig, like: Tensor, weights: Sequence[Tensor]) -
             )
 
 
+def _check_packed(spec: str, vec: Tensor, packed: Tensor) -> None:
+    if packed.dtype is not vec.dtype:
+        raise ShapeError(f"painn: the weights are {packed.dtype}, the edge vectors {vec.dtype}; use one dtype.")
+    if packed.shape != (cpu_painn.packed_size(spec, vec.dtype),) or not packed.is_cpu:
+        raise ShapeError(f"painn: packed weights {tuple(packed.shape)} on {packed.device} are not those of {spec}.")
+
+
 def _check_graph(vec: Tensor, graph: Sequence[Tensor]) -> None:
     if len(graph) != 7:
         raise ShapeError(f"painn: got {len(graph)} arrays of a graph; species, the ends and two plans are 7.")
@@ -174,7 +189,7 @@ def painn(config: PaiNNConfig, vec: Tensor, graph: Sequence[Tensor], weights: Se
     """
     graph, weights = list(graph), list(weights)
     if backends.select_painn(vec.device.type, vec.dtype) == "cpu":
-        return _ops.painn(config.text, vec, graph, weights)  # type: ignore[no-any-return]
+        return _ops.painn(config.text, vec, graph, weights)[:2]  # type: ignore[no-any-return]
     _check(config, vec, graph, weights)
     records = torch.is_grad_enabled() and any(t.requires_grad for t in (vec, *weights))
     with torch.enable_grad():
@@ -198,6 +213,5 @@ def pack(config: PaiNNConfig, weights: Sequence[Tensor]) -> Tensor:
 def evaluate_packed(config: PaiNNConfig, vec: Tensor, graph: Sequence[Tensor], packed: Tensor) -> tuple[Tensor, Tensor]:
     """`painn` without derivatives, of packed weights."""
     _check_graph(vec, graph)
-    if packed.dtype is not vec.dtype:
-        raise ShapeError(f"painn: the weights are {packed.dtype}, the edge vectors {vec.dtype}; use one dtype.")
+    _check_packed(config.text, vec, packed)
     return cpu_painn.evaluate(config.text, vec, list(graph), packed)
