@@ -38,7 +38,8 @@ void check_grouped(const char* what, int64_t atoms, int64_t edges, const int64_t
     for (int64_t n = 0; n < atoms; ++n) {
         if (ptr[n] > ptr[n + 1] || ptr[n + 1] > edges) refuse();
         for (int64_t at = ptr[n]; at < ptr[n + 1]; ++at)
-            if (order[at] < 0 || order[at] >= edges || end[order[at]] != n || (at > ptr[n] && order[at - 1] >= order[at]))
+            if (order[at] < 0 || order[at] >= edges || end[order[at]] != n ||
+                (at > ptr[n] && order[at - 1] >= order[at]))
                 refuse();
     }
 }
@@ -47,11 +48,11 @@ void check_grouped(const char* what, int64_t atoms, int64_t edges, const int64_t
 class Painn {
    public:
     Painn(int64_t layers, int64_t channels, int64_t hidden, int64_t basis, int64_t species, bool bessel, double cutoff,
-          double epsilon)
-        : sizes_{layers, channels, hidden, basis, species, bessel, cutoff, epsilon} {
-        if (layers < 1 || channels < 1 || hidden < 1 || basis < (bessel ? 1 : 2) || species < 1 || !(cutoff > 0) ||
-            !(epsilon > 0))
-            throw std::invalid_argument("Painn: sizes, cutoff and epsilon must be positive, Gaussians at least 2");
+          double epsilon, double width)
+        : sizes_{layers, channels, hidden, basis, species, bessel, cutoff, epsilon, width} {
+        if (layers < 1 || channels < 1 || hidden < 1 || basis < 1 || species < 1 || !(cutoff > 0) || !(epsilon > 0) ||
+            !(width > 0))
+            throw std::invalid_argument("Painn: sizes, cutoff, epsilon and width must be positive");
     }
 
     int64_t packed_size(bool f64) const {
@@ -94,7 +95,7 @@ class Painn {
    private:
     template <class T>
     std::vector<T*> pointers(const std::vector<uintptr_t>& addresses) const {
-        if (static_cast<int64_t>(addresses.size()) != 5 + eqk::kPainnLayerTensors * sizes_.layers)
+        if (static_cast<int64_t>(addresses.size()) != 5 + !sizes_.bessel + eqk::kPainnLayerTensors * sizes_.layers)
             throw std::invalid_argument("Painn: the number of weights does not fit the layers");
         std::vector<T*> found;
         for (uintptr_t address : addresses) found.push_back(pointer<T>(address));
@@ -108,7 +109,7 @@ class Painn {
 
 void bind_painn(py::module_& m) {
     py::class_<Painn>(m, "Painn", "PaiNN of given sizes.")
-        .def(py::init<int64_t, int64_t, int64_t, int64_t, int64_t, bool, double, double>())
+        .def(py::init<int64_t, int64_t, int64_t, int64_t, int64_t, bool, double, double, double>())
         .def("packed_size", &Painn::packed_size)
         .def("pack_float", &Painn::pack<float>)
         .def("pack_double", &Painn::pack<double>)

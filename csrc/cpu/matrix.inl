@@ -32,9 +32,7 @@ EQK_INLINE void tile(int64_t k, const T* a, int64_t a_row, int64_t a_k, const T*
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 2
         for (int v = 0; v < V; ++v)
-            sum[r][v] = add    ? load(c + r * c_row + v * lanes<T>)
-                        : bias ? load(bias + v * lanes<T>)
-                               : Vec<T>{};
+            sum[r][v] = add ? load(c + r * c_row + v * lanes<T>) : bias ? load(bias + v * lanes<T>) : Vec<T>{};
     for (int64_t i = 0; i < k; ++i, a += a_k, b += b_row) {
         Vec<T> column[V];
 #pragma GCC unroll 2
@@ -61,8 +59,8 @@ void columns(int64_t rows, int64_t k, const T* a, int64_t a_row, int64_t a_k, co
         const int64_t height = rows / tiles + (n < rows % tiles);
         const T* at = a + row * a_row;
         T* to = c + row * c_row;
-#define EQK_TILE(R) \
-    case R:         \
+#define EQK_TILE(R)                                                       \
+    case R:                                                               \
         tile<T, R, V>(k, at, a_row, a_k, b, b_row, bias, add, to, c_row); \
         break
         switch (height) {
@@ -103,7 +101,8 @@ void outer(int64_t rows, const T* a, int64_t a_row, int64_t m, const T* b, int64
     constexpr int64_t width = TILE_VECTORS * lanes<T>;
     int64_t at = 0;
     for (; at + width <= n; at += width)
-        columns<T, TILE_VECTORS>(m, rows, a, 1, a_row, b + at, b_row, static_cast<const T*>(nullptr), add, c + at, c_row);
+        columns<T, TILE_VECTORS>(m, rows, a, 1, a_row, b + at, b_row, static_cast<const T*>(nullptr), add, c + at,
+                                 c_row);
     if (at < n) columns<T, 1>(m, rows, a, 1, a_row, b + at, b_row, static_cast<const T*>(nullptr), add, c + at, c_row);
 }
 

@@ -29,7 +29,7 @@ class Painn {
     void run() {
         blocks_of(a_.edges, 256, [&](int64_t begin, int64_t end, Scratch& t) {
             for (int64_t e = begin; e < end; ++e)
-                geometry<T, D>(s_, e, a_.vec, a_.d_g, length_, unit_, jet_, t.room.data());
+                geometry<T, D>(s_, m_.centres, e, a_.vec, a_.d_g, length_, unit_, jet_, t.room.data());
         });
         for (int64_t l = 0; l < s_.layers; ++l) {
             blocks([&](int64_t begin, int64_t end, Scratch& t) { features(l, begin, end, t); });
@@ -124,7 +124,7 @@ class Painn {
         rows.first = first;
         return rows;
     }
-    int64_t thirds(int64_t layer) const { return layer == 0 ? 2 : 3; }            // of phi: no vectors at the start
+    int64_t thirds(int64_t layer) const { return layer == 0 ? 2 : 3; }               // of phi: no vectors at the start
     int64_t updated(int64_t layer) const { return layer + 1 == s_.layers ? 2 : 3; }  // of a: no vectors at the end
 
     // phi of a block of atoms.
@@ -211,8 +211,7 @@ class Painn {
             update_backward<T, D>(P_, y.a[n], y.a.half, y.vu[n], y.vu.half, gq[n], gq.half, more ? gmu[n] : nullptr,
                                   gmu.half, ga[n], ga.half, gvu[n], gvu.half);
         multiply_rows<T, D>(begin, end, ga, w.update2_t, updated(l) * P_, P_, nullptr, false, gs);
-        for (int64_t n = begin; n < end; ++n)
-            silu_backward<T, D>(P_, y.hidden[n], y.hidden.half, gs[n], gs.half);
+        for (int64_t n = begin; n < end; ++n) silu_backward<T, D>(P_, y.hidden[n], y.hidden.half, gs[n], gs.half);
         multiply_rows<T, D>(begin, end, gs, w.update1_t, P_, 2 * P_, nullptr, false, gx);
         for (int64_t n = begin; n < end; ++n) {
             lengths_backward<T, D>(P_, y.vu[n], y.vu.half, y.x[n] + P_, y.x.half, gx[n] + P_, gx.half, gvu[n],
@@ -298,8 +297,7 @@ class Painn {
         }
         if (!inner) return;
         multiply_rows<T, D>(begin, end, gphi, w.phi2_t, n_columns, P_, nullptr, false, gphi1);
-        for (int64_t n = begin; n < end; ++n)
-            silu_backward<T, D>(P_, y.phi1[n], y.phi1.half, gphi1[n], gphi1.half);
+        for (int64_t n = begin; n < end; ++n) silu_backward<T, D>(P_, y.phi1[n], y.phi1.half, gphi1[n], gphi1.half);
         multiply_rows<T, D>(begin, end, gphi1, w.phi1_t, P_, P_, nullptr, true, to_q);
     }
 

@@ -21,7 +21,7 @@ struct Rows {
 // Derivatives 0 ... orders-1 by the length d of cutoff times (radial functions, 1), zero from the cutoff on; to
 // (orders, K), the last function being 1. `room` holds 3 rows of K rounded up to whole vectors.
 template <class T>
-void radial_jet(const PainnSizes& s, T d, int orders, T* room, T* to) {
+void radial_jet(const PainnSizes& s, const T* centres, T d, int orders, T* room, T* to) {
     const int64_t n = s.basis, K = n + 1, width = round_up<T>(K);
     if (!(d < T(s.cutoff))) {
         // NaN goes on as NaN.
@@ -48,11 +48,9 @@ void radial_jet(const PainnSizes& s, T d, int orders, T* room, T* to) {
             g0[k] = T(f), g1[k] = T(f1), g2[k] = T(-a * a * f - 2 * f1 / r);
         }
     } else {
-        const T step = T(s.cutoff / double(n - 1)), c = T(1) / (step * step);
-        T* offset = g1;
-        for (int64_t k = 0; k < width; ++k) offset[k] = d - step * T(k);
+        const T c = T(1 / (s.width * s.width));
         for (int64_t k = 0; k < width; k += lanes<T>) {
-            const Vec<T> x = load(offset + k), g = exponential<T>(x * x * (T(-0.5) * c));
+            const Vec<T> x = d - load(centres + k), g = exponential<T>(x * x * (T(-0.5) * c));
             store(g0 + k, g);
             store(g1 + k, -c * x * g);
             store(g2 + k, c * (c * x * x - T(1)) * g);
@@ -69,14 +67,14 @@ void radial_jet(const PainnSizes& s, T d, int orders, T* room, T* to) {
 
 // Lengths and directions of edges, their tangents along h, and the radial functions. A vector of zero has no direction.
 template <class T, bool D>
-void geometry(const PainnSizes& s, int64_t edge, const T* vec, const T* h, Rows<T> length, Rows<T> unit, Rows<T> jet,
-              T* room) {
+void geometry(const PainnSizes& s, const T* centres, int64_t edge, const T* vec, const T* h, Rows<T> length,
+              Rows<T> unit, Rows<T> jet, T* room) {
     const T* v = vec + 3 * edge;
     const T d = std::sqrt(v[0] * v[0] + v[1] * v[1] + v[2] * v[2]);
     T* u = unit[edge];
     length[edge][0] = d;
     for (int x = 0; x < 3; ++x) u[x] = d == T(0) ? T(0) : v[x] / d;
-    radial_jet(s, d, D ? 3 : 2, room, jet[edge]);
+    radial_jet(s, centres, d, D ? 3 : 2, room, jet[edge]);
     if constexpr (D) {
         const T zero[3] = {}, *t = h ? h + 3 * edge : zero;
         const T change = u[0] * t[0] + u[1] * t[1] + u[2] * t[2];
@@ -148,8 +146,7 @@ template <class T, bool D>
 struct Unit {
     Num<T, D> c[3];
     Unit(Rows<T> unit, int64_t edge) {
-        for (int x = 0; x < 3; ++x)
-            c[x] = fixed<T, D>(unit[edge][x], D ? unit[edge][(D ? unit.half : 0) + x] : T(0));
+        for (int x = 0; x < 3; ++x) c[x] = fixed<T, D>(unit[edge][x], D ? unit[edge][(D ? unit.half : 0) + x] : T(0));
     }
 };
 
@@ -167,8 +164,7 @@ EQK_INLINE void message(int64_t P, const T* w, int64_t w_half, const T* phi, int
                 put(mu + x * P + c, out_half,
                     get<T, D>(mu + x * P + c, out_half) + r * u.c[x] + v * get<T, D>(mu_j + x * P + c, mu_half));
         } else {
-            for (int x = 0; x < 3; ++x)
-                put(mu + x * P + c, out_half, get<T, D>(mu + x * P + c, out_half) + r * u.c[x]);
+            for (int x = 0; x < 3; ++x) put(mu + x * P + c, out_half, get<T, D>(mu + x * P + c, out_half) + r * u.c[x]);
         }
     }
 }

@@ -26,14 +26,14 @@ struct Carver {
 template <class T>
 struct PainnModel {
     struct Layer {
-        Packed<T> phi1, phi2, filter, mix, update1, update2;       // x (in, out)
-        Packed<T> phi1_t, phi2_t, mix_t, update1_t, update2_t;     // x (out, in), for the backward pass
+        Packed<T> phi1, phi2, filter, mix, update1, update2;    // x (in, out)
+        Packed<T> phi1_t, phi2_t, mix_t, update1_t, update2_t;  // x (out, in), for the backward pass
         T *phi1_bias, *phi2_bias, *update1_bias, *update2_bias;
     };
     int64_t P, H, K;  // padded channels and hidden width; radial functions and one, whose weight is the filters' bias
     std::vector<Layer> layers;
     Packed<T> readout, readout_t;
-    T *embedding, *readout_bias, *last, *last_bias;
+    T *embedding, *readout_bias, *last, *last_bias, *centres;
     int64_t size;
 
     PainnModel(const PainnSizes& s, T* base)
@@ -50,6 +50,7 @@ struct PainnModel {
         }
         readout = c.matrix(P, H), readout_t = c.matrix(H, P);
         readout_bias = c.take(H), last = c.take(H), last_bias = c.take(1);
+        centres = c.take(round_up<T>(K));
         size = c.used;
     }
 };
@@ -101,6 +102,8 @@ void painn_pack(const PainnSizes& s, const T* const* w, T* packed) {
     }
     both(m.readout, &m.readout_t, t[0], one, hidden, s.channels), vector(m.readout_bias, t[1], hidden);
     vector(m.last, t[2], hidden), m.last_bias[0] = t[3][0];
+    std::fill_n(m.centres, round_up<T>(m.K), T(0));
+    if (!s.bessel) std::copy_n(t[4], s.basis, m.centres);
 }
 
 template <class T>

@@ -12,11 +12,12 @@ template <class T, bool D>
 void multiply_rows(int64_t begin, int64_t end, Rows<T> a, const Packed<T>& b, int64_t k, int64_t n, const T* bias,
                    bool add, Rows<T> c, int64_t repeat = 1) {
     for (int64_t half = 0; half <= D; ++half)
-        multiply((end - begin) * repeat, a[begin] + half * a.half, a.width / repeat, b, k, n, half ? nullptr : bias, add,
-                 c[begin] + half * c.half, c.width / repeat);
+        multiply((end - begin) * repeat, a[begin] + half * a.half, a.width / repeat, b, k, n, half ? nullptr : bias,
+                 add, c[begin] + half * c.half, c.width / repeat);
 }
 
-// The tangent of sum over rows of a^T b, (m, n), to C or added to it: A's values with B's tangents and the other way round.
+// The tangent of sum over rows of a^T b, (m, n), to C or added to it: A's values with B's tangents and the other way
+// round.
 template <class T>
 void outer_tangent(int64_t rows, const T* a, int64_t a_half, int64_t a_row, int64_t m, const T* b, int64_t b_half,
                    int64_t b_row, int64_t n, bool add, T* c, int64_t c_row) {
@@ -70,8 +71,7 @@ void update(int64_t P, const T* a, int64_t a_half, const T* vu, int64_t vu_half,
             get<T, D>(q + c, q_half) + get<T, D>(a + c, a_half) + get<T, D>(a + P + c, a_half) * dot);
         if (!mu_to) continue;
         const auto av = get<T, D>(a + 2 * P + c, a_half);
-        for (int x = 0; x < 3; ++x)
-            put(mu_to + x * P + c, mu_to_half, get<T, D>(mu + x * P + c, mu_half) + av * u[x]);
+        for (int x = 0; x < 3; ++x) put(mu_to + x * P + c, mu_to_half, get<T, D>(mu + x * P + c, mu_half) + av * u[x]);
     }
 }
 

@@ -1,4 +1,4 @@
-"""PaiNN on the CPU as one native call: energies with their derivatives, and the gradients of both (csrc/cpu/painn.hpp)."""
+"""PaiNN on the CPU as one native call: energies, their derivatives, the gradients of both (csrc/cpu/painn.hpp)."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def supports(device: str, dtype: torch.dtype) -> str | None:
 @cache
 def _kernel(text: str) -> _C.Painn:
     s = parse_painn(text)
-    return _C.Painn(
-        s.layers, s.channels, s.hidden, s.num_basis, s.num_species, s.basis == "bessel", s.cutoff, s.epsilon
-    )
+    bessel = s.basis == "bessel"
+    sizes = s.layers, s.channels, s.hidden, s.num_basis, s.num_species
+    return _C.Painn(*sizes, bessel, s.cutoff, s.epsilon, 1.0 if bessel else s.gaussian_width)
 
 
 @cache
@@ -90,5 +90,7 @@ def gradient(
     """Gradients by vec and by the weights of cotangents . (energies, derivatives by vec)."""
     d_vec = vec.new_empty(vec.shape)
     d_weights = [torch.empty_like(w, memory_format=torch.contiguous_format) for w in weights] if need_weights else []
+    if d_weights and "centres" in parse_painn(text).weights():
+        d_weights[-1].zero_()  # they are not trained
     _run(text, vec, graph, packed, [*cotangents, d_vec], d_weights)
     return d_vec, d_weights

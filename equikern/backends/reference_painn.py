@@ -15,22 +15,21 @@ from torch.nn.functional import linear, silu
 from equikern.backends._painn import PaiNNConfig
 
 
-def _basis(spec: PaiNNConfig, d: Tensor) -> Tensor:
-    if spec.basis == "bessel":
+def _basis(spec: PaiNNConfig, d: Tensor, centres: Tensor | None) -> Tensor:
+    if centres is None:
         k = torch.arange(1, spec.num_basis + 1, dtype=d.dtype, device=d.device)
         return torch.sinc(k * (d / spec.cutoff)) * (k * (pi / spec.cutoff))
-    step = spec.cutoff / (spec.num_basis - 1)
-    offsets = step * torch.arange(spec.num_basis, dtype=d.dtype, device=d.device)
-    return torch.exp(-0.5 * ((d - offsets) / step) ** 2)
+    return torch.exp(-0.5 * ((d - centres) / spec.gaussian_width) ** 2)
 
 
 def energies(spec: PaiNNConfig, vec: Tensor, graph: list[Tensor], weights: list[Tensor]) -> Tensor:
     """(N,) of edge vectors (E, 3), graph (species, sender, receiver, ...), weights in the spec's order."""
     species, sender, receiver = graph[:3]
-    given = iter(weights)
+    centres = weights[-1] if spec.basis == "gaussian" else None
+    given = iter(weights if centres is None else weights[:-1])
     d = vec.norm(dim=1, keepdim=True)  # (E, 1)
     u = (vec / torch.where(d > 0, d, 1.0)).unsqueeze(2)  # (E, 3, 1); a vector of zero has no direction
-    basis = _basis(spec, d)  # (E, K)
+    basis = _basis(spec, d, centres)  # (E, K)
     envelope = torch.where(d < spec.cutoff, 0.5 * (1 + torch.cos(d * (pi / spec.cutoff))), 0.0)
     q = next(given)[species]  # (N, C)
     mu = q.new_zeros(q.shape[0], 3, q.shape[1])  # (N, 3, C)

@@ -61,6 +61,8 @@ class PaiNN(nn.Module):
         super().__init__()
         self.config = config = config or PaiNNConfig()
         c = config.channels
+        if config.basis == "gaussian":
+            self.register_buffer("centres", torch.linspace(0, config.cutoff, config.num_basis))
         self.embedding = nn.Embedding(config.num_species, c)
         self.layers = nn.ModuleList([Interaction(config) for _ in range(config.layers)])
         self.readout = nn.Sequential(nn.Linear(c, config.hidden), nn.SiLU(), nn.Linear(config.hidden, 1))
@@ -81,7 +83,7 @@ class PaiNN(nn.Module):
         if config.basis == "bessel":
             basis = radial.bessel(d, config.num_basis, config.cutoff, "schnetpack")
         else:
-            basis = radial.gaussian(d, config.num_basis, config.cutoff)
+            basis = torch.exp(-0.5 * ((d.unsqueeze(1) - self.centres) / config.gaussian_width) ** 2)
         envelope = radial.cosine_cutoff(d, config.cutoff).unsqueeze(1)
         q = self.embedding(species)  # (N, C)
         mu = q.new_zeros(q.shape[0], 3, q.shape[1])  # (N, 3, C)
@@ -98,8 +100,8 @@ class PaiNN(nn.Module):
             phi, update = m["phi"]._modules, m["update"]._modules  # type: ignore[union-attr]
             for linear in (phi["0"], phi["2"], m["filter"], m["mix"], update["0"], update["2"]):
                 weights += [w for w in linear._parameters.values() if w is not None]  # type: ignore[union-attr]
-        weights += [w for linear in self.readout for w in linear._parameters.values()]
-        return self.config, weights
+        weights += [w for linear in self.readout for w in linear._parameters.values() if w is not None]
+        return self.config, [*weights, *self._buffers.values()]  # type: ignore[list-item]
 
     def energy_and_forces(
         self,
@@ -127,7 +129,9 @@ class PaiNN(nn.Module):
         config, weights = self.whole()
         plans = [species, *graph.index, *graph.by_sender]
         energies, g = painn(config, edge_vec, plans, weights)
-        forces = positions.new_zeros(positions.shape).index_add(0, graph.receiver, g).index_add(0, graph.sender, g, alpha=-1)
+        forces = (
+            positions.new_zeros(positions.shape).index_add(0, graph.receiver, g).index_add(0, graph.sender, g, alpha=-1)
+        )
         if batch is None:
             return energies.sum().reshape(1), forces
         return energies.new_zeros(num_graphs).index_add(0, batch, energies), forces

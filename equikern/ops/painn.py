@@ -101,6 +101,7 @@ class _PaiNN(torch.autograd.Function):
 def _autograd_painn(spec: str, vec: Tensor, graph: list[Tensor], weights: list[Tensor]) -> Any:
     _refuse_tangents([vec, *weights])
     if torch.is_grad_enabled() and any(t.requires_grad for t in (vec, *weights)):
+        _refuse_centres(spec, weights)
         return _PaiNN.apply(spec, len(graph), vec, *graph, *weights)
     with torch._C._AutoDispatchBelowAutograd():
         return _ops.painn(spec, vec, graph, weights)
@@ -125,6 +126,13 @@ def _autograd_backward(
         )
     with torch._C._AutoDispatchBelowAutograd():
         return _ops.painn_backward(spec, vec, graph, weights, packed, d_energy, d_g, need_weights)
+
+
+def _refuse_centres(spec: str, weights: list[Tensor]) -> None:
+    if "centres" in parse_painn(spec).weights() and weights[-1].requires_grad:
+        raise BackendError(
+            "painn: the centres of the Gaussians are not trained; the layers of the model can train them."
+        )
 
 
 def _refuse_tangents(tensors: Sequence[Tensor]) -> None:
@@ -180,7 +188,9 @@ def _check_graph(vec: Tensor, graph: Sequence[Tensor]) -> None:
         raise ShapeError(f"painn: the edge vectors are {tuple(vec.shape)}; the graph reads ({edges}, 3).")
 
 
-def painn(config: PaiNNConfig, vec: Tensor, graph: Sequence[Tensor], weights: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+def painn(
+    config: PaiNNConfig, vec: Tensor, graph: Sequence[Tensor], weights: Sequence[Tensor]
+) -> tuple[Tensor, Tensor]:
     """Atomic energies e (N,) and d(sum e)/d(vec), (E, 3), of edge vectors (E, 3); both differentiable once.
 
     graph: species (N,), sender, receiver (E,), and the plans by receiver and by sender, int64 (see above). weights:
