@@ -57,9 +57,8 @@ def test_painn(benchmark: Any, atoms: int, step: str) -> None:
         assert (a.detach() - b.detach()).norm() < 1e-3 * b.detach().norm(), f"{step} disagrees; it is not timed"
     count = painn.flops(len(species), edges.shape[1]) * (1 if "forces" in step else 3)
     benchmark.group = f"painn {atoms} {step}"
-    benchmark.extra_info.update(
-        case="PaiNN 128x3", edges=atoms, unit="atom", step=step, flops=count, extra={"edges an atom": edges.shape[1] / atoms}
-    )  # fmt: skip
+    extra = {"edges an atom": edges.shape[1] / atoms}
+    benchmark.extra_info.update(case="PaiNN 128x3", edges=atoms, unit="atom", step=step, flops=count, extra=extra)
     rounds = 7 if atoms < 100 else 3
     alternate(benchmark, ours, {"eager torch": eagerly, "equikern's layers": by_layers}, rounds)
 
