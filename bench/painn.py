@@ -35,7 +35,7 @@ def eager_twin() -> tuple[PaiNN, Any]:
 
 
 def system(atoms: int) -> tuple[Tensor, Tensor, Tensor]:
-    """species, positions, edges within the cutoff: a small cluster, or a piece of a rattled lattice, 40 edges an atom."""
+    """species, positions, edges within the cutoff: a small cluster, or a piece of a rattled lattice."""
     generator = torch.Generator().manual_seed(0)
     if atoms <= 27:
         side, spacing = 3, 1.2
