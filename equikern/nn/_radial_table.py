@@ -1,7 +1,7 @@
-"""`RadialTable`: a cubic spline through a function of the edge length, built in float64, measured, rebuilt on change.
+"""`RadialTable`: a quintic spline through a function of the edge length, built in float64, measured, rebuilt on change.
 
 A radial network gives the weights of a convolution from one number, the length of an edge; a spline through it is exact
-to less than the network's own rounding in float32, and a kernel reads four rows of it instead of running the network.
+to less than the network's own rounding in float32, and a kernel reads six rows of it instead of running the network.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from equikern.ops.spline import spline
 # would do for weights, but not for forces that are to be as exact as the network in float32 gives them.
 TOLERANCE = (1e-7, 3e-6)
 LARGEST = 256 << 20  # bytes
+TRAINED = 4
 
 
 class RadialTable:
@@ -53,20 +54,22 @@ class RadialTable:
     def __call__(
         self, r: Tensor, dtype: torch.dtype, pair: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor] | None:
-        """What a `tabled` program reads for lengths r (E,): rows (n, W), factors b (E, 4), first rows knot (E,).
+        """What a `tabled` program reads for lengths r (E,): rows (n, W), factors b (E, 6), first rows knot (E,).
 
         rows is on the graph of the module's parameters, b on that of r. None where the module itself must be used:
         there is no table, an edge is shorter than the first knot, or somebody traces and values cannot be looked at;
-        also where it is cheaper, with fewer edges than the table has intervals.
+        also where it is cheaper, with fewer edges than the table has intervals (`TRAINED` times as many where
+        it trains: derivatives by its parameters take the module in float64 at the table's sites).
         """
         if _get_current_dispatch_mode() is not None or torch.compiler.is_compiling() or r.shape[0] < INTERVALS[0]:
             return None
-        if not 0 < len(self) <= r.shape[0] or not bool(r.detach().amin() >= self.r_min):
+        parameters = [p for p in self.radial.parameters() if p.requires_grad]
+        attached = torch.is_grad_enabled() and bool(parameters)
+        needed = len(self) * (TRAINED if attached and all(m.training for m in self.radial.modules()) else 1)
+        if not 0 < needed <= r.shape[0] or not bool(r.detach().amin() >= self.r_min):
             return None
         assert self._fit is not None
         b, knot = spline(r, self._fit.breaks, self._fit.intervals)
-        parameters = [p for p in self.radial.parameters() if p.requires_grad]
-        attached = torch.is_grad_enabled() and bool(parameters)
         rows = _Rows.apply(self, dtype, *parameters) if attached else self._cast(dtype)
         return rows, b.to(dtype), knot if pair is None else knot + pair * self._fit.rows
 
