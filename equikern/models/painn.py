@@ -62,6 +62,7 @@ class PaiNN(nn.Module):
         self.config = config = config or PaiNNConfig()
         c = config.channels
         if config.basis == "gaussian":
+            self.centres: Tensor
             self.register_buffer("centres", torch.linspace(0, config.cutoff, config.num_basis))
         self.embedding = nn.Embedding(config.num_species, c)
         self.layers = nn.ModuleList([Interaction(config) for _ in range(config.layers)])
@@ -101,7 +102,9 @@ class PaiNN(nn.Module):
             for linear in (phi["0"], phi["2"], m["filter"], m["mix"], update["0"], update["2"]):
                 weights += [w for w in linear._parameters.values() if w is not None]  # type: ignore[union-attr]
         weights += [w for linear in self.readout for w in linear._parameters.values() if w is not None]
-        return self.config, [*weights, *self._buffers.values()]  # type: ignore[list-item]
+        if self.config.basis == "gaussian":
+            weights.append(self.centres)
+        return self.config, weights
 
     def energy_and_forces(
         self,

@@ -82,7 +82,8 @@ from equikern.testing.painn import CONFIGS, painn_inputs
 torch.use_deterministic_algorithms(True)
 torch.utils.deterministic.fill_uninitialized_memory = True
 assert cpu.target() == {target!r}, cpu.target()
-for id, config in CONFIGS.items():
+for id in ("odd", "wide", "trained-size"):
+    config = CONFIGS[id]
     for atoms in (1, 40):
         for dtype, limit in ((torch.float32, 3e-4), (torch.float64, 1e-12)):
             vec, graph, weights = painn_inputs(config, atoms, dtype)
