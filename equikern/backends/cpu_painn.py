@@ -10,7 +10,7 @@ from torch import Tensor
 from equikern.backends._painn import parse_painn
 from equikern.backends.extension import _C, MISSING
 from equikern.backends.threads import threads
-from equikern.errors import ShapeError
+from equikern.errors import BackendError, ShapeError
 
 
 def supports(device: str, dtype: torch.dtype) -> str | None:
@@ -22,6 +22,12 @@ def supports(device: str, dtype: torch.dtype) -> str | None:
     if dtype not in (torch.float32, torch.float64):
         return f"the vectors are {dtype}; the kernels have float32 and float64"
     return None
+
+
+def _require(tensor: Tensor) -> None:
+    reason = supports(tensor.device.type, tensor.dtype)
+    if reason:
+        raise BackendError(f"backend 'cpu' cannot run PaiNN: {reason}; use backend 'reference'.")
 
 
 @cache
@@ -41,6 +47,7 @@ def packed_size(text: str, dtype: torch.dtype) -> int:
 def pack(text: str, weights: list[Tensor]) -> Tensor:
     """The weights as the kernels read them, one flat tensor."""
     kernel, like = _kernel(text), weights[0]
+    _require(like)
     double = like.dtype == torch.float64
     packed = like.new_empty(packed_size(text, like.dtype))
     held = [w.detach().contiguous() for w in weights]
@@ -52,6 +59,7 @@ def _run(
     text: str, vec: Tensor, graph: list[Tensor], packed: Tensor, out: list[Tensor | None], weights: list[Tensor] | None
 ) -> None:
     kernel, species = _kernel(text), graph[0]
+    _require(vec)
     run = kernel.run_double if vec.dtype == torch.float64 else kernel.run_float
     held = [vec.contiguous(), *(t.contiguous() for t in graph), *(None if t is None else t.contiguous() for t in out)]
     address = [0 if t is None else t.data_ptr() for t in held]

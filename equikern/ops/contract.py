@@ -48,7 +48,7 @@ def _call(
     program: Program, backend: str, operands: list[Tensor], index: Sequence[Tensor], rows: list[int], open: list[int]
 ) -> list[Tensor]:
     """The op, past the dispatcher and the program's text where nothing would see the difference."""
-    if not plain(*operands, *index):
+    if not plain(operands, index):
         return _op(program.text, backend, operands, list(index), rows, open)  # type: ignore[no-any-return]
     if not torch.is_grad_enabled() or not any(a.requires_grad for a in operands):
         return backends.get(backend).contract(program, operands, list(index), rows, open)  # type: ignore[no-any-return]
@@ -64,7 +64,7 @@ class _Contract(torch.autograd.Function):
         ctx.save_for_backward(*tensors)
         ctx.program, ctx.backend, ctx.open, ctx.split = program, backend, open, split
         operands, index = list(tensors[:split]), list(tensors[split:])
-        if plain(*tensors):
+        if plain(operands, index):
             return tuple(_run(program, backend, operands, index, rows, open))
         with torch._C._AutoDispatchBelowAutograd():
             return tuple(_op(program, backend, operands, index, rows, open))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -57,10 +58,10 @@ def direct(*tensors: Tensor) -> bool:
         for tensor in tensors:
             if tensor.requires_grad:
                 return False
-    return plain(*tensors)
+    return plain(tensors)
 
 
-def plain(*tensors: Tensor) -> bool:
+def plain(tensors: Sequence[Tensor], integers: Sequence[Tensor] = ()) -> bool:
     """As `direct`, but recording may be on: what an autograd Function may call, and be called, past the dispatcher."""
     if (
         torch.compiler.is_compiling()
@@ -70,8 +71,11 @@ def plain(*tensors: Tensor) -> bool:
         or torch._C._dispatch_tls_local_include_set().raw_repr() not in _PLAIN_THREAD
     ):
         return False
+    for tensor in integers:
+        # Only a subclass or a transform, which the thread would show, hides anything in them.
+        if type(tensor) not in _PLAIN_TYPES:
+            return False
     for tensor in tensors:
-        # By identity of the type first: a subclass may intercept calls.
         if type(tensor) not in _PLAIN_TYPES or torch._C._dispatch_keys(tensor).raw_repr() not in _PLAIN_TENSOR:
             return False
     return True

@@ -180,6 +180,20 @@ def test_what_does_not_fit_is_refused_before_anything_is_computed(what, change):
         painn(config, *change(*painn_inputs(config, 4, torch.float64)))
 
 
+def test_the_op_itself_refuses_what_the_kernels_cannot_read():
+    config = CONFIGS["odd"]
+    vec, graph, weights = painn_inputs(config, 4, torch.float16)
+    with pytest.raises(BackendError, match="float16"):
+        op(config.text, vec, graph, weights)
+    with pytest.raises(BackendError, match="float16"):
+        pack(config, weights)
+    vec, graph, weights = painn_inputs(config, 4, torch.float64)
+    with pytest.raises(ShapeError, match="packed"):
+        evaluate_packed(config, vec, graph, pack(config, weights)[1:])
+    with pytest.raises(ShapeError, match="use one dtype"):
+        evaluate_packed(config, vec.float(), graph, pack(config, weights))
+
+
 @pytest.mark.parametrize(
     "wrong", [{"layers": 0}, {"channels": 2.5}, {"cutoff": float("inf")}, {"basis": "wave"}, {"num_basis": 1}]
 )
