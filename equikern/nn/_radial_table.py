@@ -21,6 +21,7 @@ from equikern.ops.spline import spline
 # would do for weights, but not for forces that are to be as exact as the network in float32 gives them.
 TOLERANCE = (1e-7, 3e-6)
 LARGEST = 256 << 20  # bytes
+TRAINED = 4
 
 
 class RadialTable:
@@ -57,16 +58,18 @@ class RadialTable:
 
         rows is on the graph of the module's parameters, b on that of r. None where the module itself must be used:
         there is no table, an edge is shorter than the first knot, or somebody traces and values cannot be looked at;
-        also where it is cheaper, with fewer edges than the table has intervals.
+        also where it is cheaper, with fewer edges than the table has intervals (`TRAINED` times as many where
+        parameters want derivatives: those take the module in float64 at the table's sites).
         """
         if _get_current_dispatch_mode() is not None or torch.compiler.is_compiling() or r.shape[0] < INTERVALS[0]:
             return None
-        if not 0 < len(self) <= r.shape[0] or not bool(r.detach().amin() >= self.r_min):
+        parameters = [p for p in self.radial.parameters() if p.requires_grad]
+        attached = torch.is_grad_enabled() and bool(parameters)
+        needed = len(self) * (TRAINED if attached else 1)
+        if not 0 < needed <= r.shape[0] or not bool(r.detach().amin() >= self.r_min):
             return None
         assert self._fit is not None
         b, knot = spline(r, self._fit.breaks, self._fit.intervals)
-        parameters = [p for p in self.radial.parameters() if p.requires_grad]
-        attached = torch.is_grad_enabled() and bool(parameters)
         rows = _Rows.apply(self, dtype, *parameters) if attached else self._cast(dtype)
         return rows, b.to(dtype), knot if pair is None else knot + pair * self._fit.rows
 

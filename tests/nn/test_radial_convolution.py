@@ -10,7 +10,7 @@ from equikern.ops import spherical_harmonics
 from equikern.testing import RadialNetwork, uvu_paths
 
 SPEC = uvu_paths("16x0e+8x1o", "0e+1o+2e", 2, "natural")
-NODES, EDGES = 60, 9000
+NODES, EDGES = 60, 26000
 
 
 def layer(species=None, **options):

@@ -86,6 +86,16 @@ def test_the_module_itself_runs_for_few_and_for_short_edges():
     assert table(short, torch.float32) is None
 
 
+def test_parameters_that_train_ask_for_more_edges():
+    table = RadialTable(RadialNetwork(3), 5.0)
+    r = lengths(2 * len(table)).float()
+    assert table(r, torch.float32) is None
+    with torch.no_grad():
+        assert table(r, torch.float32) is not None
+    table.radial.requires_grad_(False)
+    assert table(r, torch.float32) is not None
+
+
 def change_by_load(radial):
     radial.load_state_dict({name: 1.5 * t for name, t in radial.state_dict().items()})
 
