@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+SCALE = 0.1  # of the energy: random weights then give forces of a few eV/angstrom, as molecules have
+
 
 class Interaction(nn.Module):
     """x_i <- gate(linear(x_i) + linear(sum over edges (j -> i) of R(r) (x_j tensor Y)) / sqrt(degree))."""
@@ -74,7 +76,7 @@ class Network(nn.Module):
         x = self.species(numbers)
         for layer in self.layers:
             x = layer(x, harmonics, self.radial_basis(length), sender, receiver)
-        return self.readout(x).sum()  # type: ignore[no-any-return]
+        return SCALE * self.readout(x).sum()  # type: ignore[no-any-return]
 
     def radial_basis(self, length: Tensor) -> Tensor:
         """Bessel functions times NequIP's polynomial envelope (p = 6): (E,) -> (E, B)."""

@@ -92,8 +92,8 @@ def test_parameters_that_train_ask_for_more_edges():
     assert table(r, torch.float32) is None
     with torch.no_grad():
         assert table(r, torch.float32) is not None
-    table.radial.requires_grad_(False)
-    assert table(r, torch.float32) is not None
+    assert table.radial.eval() and table(r, torch.float32) is not None
+    assert table.radial.train().requires_grad_(False) and table(r, torch.float32) is not None
 
 
 def change_by_load(radial):
