@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from equikern.backends import cpu_linear, cpu_modes, cpu_nodes
+from equikern.backends import cpu_linear, cpu_modes, cpu_nodes, cpu_species
 from equikern.backends.extension import _C, MISSING
 from equikern.backends.threads import threads
 from equikern.errors import BackendError, ShapeError
@@ -153,6 +153,8 @@ def _product(
         return _sweep(base, operands, index, open, fixed=fixed)
     if cpu_nodes.takes(base.text):
         return cpu_nodes.sweep(base, operands, index, open)
+    if cpu_species.takes(base.text):
+        return cpu_species.sweep(base, operands, index, open)
     return cpu_modes.sweep(base, operands, index, open, fixed=fixed)
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from equikern.errors import BackendError, EquikernError
-from equikern.interop import e3nn, mace, nequip, sevennet
+from equikern.interop import e3nn, e3nn_nodes, mace, nequip, sevennet
 from equikern.interop.swap import Swap, device_and_dtype, install, installed, remove
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -157,6 +157,10 @@ def _stand_in(module: nn.Module, model: nn.Module) -> Swap | str | None:
         made = e3nn.product_swap(module)
     elif e3nn.is_harmonics(module):
         made = e3nn.harmonics_swap(module)
+    elif e3nn_nodes.is_linear(module):
+        made = e3nn_nodes.linear_swap(module)
+    elif e3nn_nodes.is_gate(module):
+        made = e3nn_nodes.gate_swap(module)
     else:
         return None
     if isinstance(made, str):

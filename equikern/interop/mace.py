@@ -131,7 +131,7 @@ class InteractionSwap(ConvolutionSwap):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         module: Any = self.module
-        if any(map(_watched, (module.conv_tp, module.conv_tp_weights))):
+        if any(map(e3nn.watched, (module.conv_tp, module.conv_tp_weights))):
             return self.own(*args, **kwargs)
         view = _View(module, conv_fusion=True, conv_tp=self._messages, conv_tp_weights=self._weights)
         return type(module).forward(view, *args, **kwargs)
@@ -182,11 +182,6 @@ class InteractionSwap(ConvolutionSwap):
         return self.module.conv_tp  # type: ignore[return-value]
 
 
-def _watched(module: nn.Module) -> bool:
-    """Whether somebody's hooks want to see what a module gets and gives."""
-    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
-
-
 def interaction_swap(module: Any, model: nn.Module | None) -> Swap | str:
     """The stand-in for a module with `is_interaction` in a model, or the reason why it stays."""
     product = module.conv_tp
@@ -207,15 +202,6 @@ def interaction_swap(module: Any, model: nn.Module | None) -> Swap | str:
 # --- symmetric contraction
 
 
-def species_of(attributes: Tensor) -> Tensor | None:
-    """(N,): the column that is 1 in each row of one-hot attributes (N, Z); None if they are something else."""
-    if attributes.requires_grad or attributes.ndim != 2 or not attributes.shape[1]:
-        return None
-    species = attributes.argmax(1)
-    one_hot = torch.zeros_like(attributes).scatter_(1, species.unsqueeze(1), 1.0)
-    return species if torch.equal(one_hot, attributes) else None
-
-
 class ContractionSwap(Swap):
     """Polynomials of node features (N, C, D) with weights of the species that one-hot attributes (N, Z) name."""
 
@@ -223,7 +209,7 @@ class ContractionSwap(Swap):
     matrix: Tensor  # (terms, polynomials) float64
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
-        species = species_of(y)
+        species = None if e3nn.values_hidden() else e3nn.species_of(y)
         if species is None or self.why_not(x.device.type, x.dtype) is not None or x.dtype != y.dtype:
             return self.own(x, y)  # type: ignore[no-any-return]
         weight = torch.cat([w for each in self._weights() for w in each], 1)  # (Z, polynomials, C)

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from equikern.graph import Graph
 from equikern.interop import e3nn
 from equikern.interop.convolution import ConvolutionSwap
-from equikern.interop.swap import Swap, close, runs
+from equikern.interop.swap import Swap, close, installed, runs
 from equikern.nn import RadialTable
+from equikern.ops import evaluate
 from equikern.program import CONVOLUTION
 
 _STRUCTURE = (
@@ -84,8 +85,18 @@ def radial_table(model: nn.Module, interaction: Any) -> RadialTable | None:
     return RadialTable(radial, r_max) if agrees else None
 
 
+def embedding_of_species(model: nn.Module) -> nn.Embedding | None:
+    """The embedding that the model's node attributes are, if they are nothing else."""
+    found: list[Any] = [m for m in model.modules() if hasattr(m, "embed_module") and hasattr(m, "set_features")]
+    if len(found) != 1 or found[0].do_categorical_graph_field_embed or type(found[0].embed_module) is not nn.Embedding:
+        return None
+    return found[0].embed_module  # type: ignore[no-any-return]
+
+
 class InteractionSwap(ConvolutionSwap):
     """linear, normalisation, sum over edges (j -> i) of w (x_j tensor y), linear, plus the self-connection."""
+
+    embedding: nn.Embedding | None = None
 
     def __call__(self, data: Any) -> Any:
         module: Any = self.module
@@ -97,7 +108,7 @@ class InteractionSwap(ConvolutionSwap):
             or torch.is_autocast_enabled(x.device.type)
         ):
             return self.own(data)
-        sc = None if module.sc is None else module.sc(x, data[NODES])
+        sc = None if module.sc is None else self._self_connection(x, data)
         data[FEATURES] = module.linear_1(x)
         data = module.avg_num_neighbors_norm(data)
         if not module.is_first_layer:
@@ -109,11 +120,34 @@ class InteractionSwap(ConvolutionSwap):
         data[FEATURES] = x if sc is None else x + sc
         return data
 
+    def _self_connection(self, x: Tensor, data: Any) -> Tensor:
+        """The self-connection, a linear map for each species where the node attributes are rows of the embedding."""
+        connection: Any = self.module.sc
+        swap, attributes, species = installed(connection), data[NODES], data[TYPES].view(-1)
+        if isinstance(swap, e3nn.ProductSwap) and not e3nn.watched(connection) and self._embeds(attributes, species):
+            program = e3nn.by_species(swap.program.text)
+            if program is not None and runs(program, x, attributes, connection.weight):
+                assert self.embedding is not None
+                return evaluate(program, (x, self.embedding.weight, connection.weight), [species])
+        return connection(x, attributes)  # type: ignore[no-any-return]
+
+    def _embeds(self, attributes: Tensor, species: Tensor) -> bool:
+        """Whether attributes are rows of the embedding, in value and, where they have one, in gradient."""
+        if self.embedding is None or e3nn.values_hidden() or species.shape != attributes.shape[:1]:
+            return False
+        weight, node = self.embedding.weight, attributes.grad_fn
+        if attributes.requires_grad:
+            if node is None or "EmbeddingBackward" not in node.name():
+                return False
+            leaf = node.next_functions[0][0]
+            if getattr(leaf, "variable", None) is not weight:
+                return False
+        return weight.dtype == attributes.dtype and torch.equal(nn.functional.embedding(species, weight), attributes)
+
     def _watched(self) -> bool:
         """Whether somebody's hooks want to see the product or the radial network by themselves."""
         module: Any = self.module
-        parts = (module.tp_scatter, module.tp_scatter.tp, module.edge_mlp)
-        return any(p._forward_hooks or p._forward_pre_hooks or p._backward_hooks for p in parts)
+        return any(map(e3nn.watched, (module.tp_scatter, module.tp_scatter.tp, module.edge_mlp)))
 
     def covers(self) -> list[nn.Module]:
         """See Swap. Linear maps and self-connection have stand-ins of their own."""
@@ -145,7 +179,7 @@ class InteractionSwap(ConvolutionSwap):
         """See Swap."""
         made = interaction_swap(self.module, None)
         if isinstance(made, InteractionSwap):
-            made.table, made.tables = self.table, self.tables
+            made.table, made.tables, made.embedding = self.table, self.tables, self.embedding
         return made
 
     def constants(self) -> nn.Module:
@@ -166,5 +200,6 @@ def interaction_swap(module: Any, model: nn.Module | None) -> Swap | str:
     if isinstance(program, str):
         return program
     swap = InteractionSwap(module, program)
-    swap.table = None if model is None else radial_table(model, module)
+    if model is not None:
+        swap.table, swap.embedding = radial_table(model, module), embedding_of_species(model)
     return swap

@@ -63,7 +63,7 @@ class InteractionSwap(ConvolutionSwap):
         module: Any = self.module
         x, y, edge_index = data[module.key_x], data[module.key_filter], data[module.key_edge_idx]
         if (
-            self._watched()
+            e3nn.watched(module.convolution)
             or not runs(self.program, x, y, data[module.key_weight_input])
             or torch.is_autocast_enabled(x.device.type)
         ):
@@ -77,11 +77,6 @@ class InteractionSwap(ConvolutionSwap):
             x = torch.tensor_split(x, data[LOCAL])[0]
         data[module.key_x] = x
         return data
-
-    def _watched(self) -> bool:
-        """Whether somebody's hooks want to see the product by itself."""
-        product = self.module.convolution
-        return bool(product._forward_hooks or product._forward_pre_hooks or product._backward_hooks)  # type: ignore[union-attr]
 
     def agrees(self) -> bool:
         """See Swap. The graph has three nodes and four edges."""

@@ -52,20 +52,21 @@ class RadialTable:
         self._reason = ""
 
     def __call__(
-        self, r: Tensor, dtype: torch.dtype, pair: Tensor | None = None
+        self, r: Tensor, dtype: torch.dtype, pair: Tensor | None = None, *, trained: bool = True
     ) -> tuple[Tensor, Tensor, Tensor] | None:
         """What a `tabled` program reads for lengths r (E,): rows (n, W), factors b (E, 4), first rows knot (E,).
 
         rows is on the graph of the module's parameters, b on that of r. None where the module itself must be used:
         there is no table, an edge is shorter than the first knot, or somebody traces and values cannot be looked at;
         also where it is cheaper, with fewer edges than the table has intervals (`TRAINED` times as many where
-        it trains: derivatives by its parameters take the module in float64 at the table's sites).
+        parameters want derivatives: those take the module in float64 at the table's sites). `trained` is False where
+        derivatives of parameters, though right, are not expected.
         """
         if _get_current_dispatch_mode() is not None or torch.compiler.is_compiling() or r.shape[0] < INTERVALS[0]:
             return None
         parameters = [p for p in self.radial.parameters() if p.requires_grad]
         attached = torch.is_grad_enabled() and bool(parameters)
-        needed = len(self) * (TRAINED if attached and all(m.training for m in self.radial.modules()) else 1)
+        needed = len(self) * (TRAINED if attached and trained else 1)
         if not 0 < needed <= r.shape[0] or not bool(r.detach().amin() >= self.r_min):
             return None
         assert self._fit is not None

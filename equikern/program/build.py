@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from math import sqrt
 from typing import Any, NamedTuple
 
 from equikern.errors import ProgramError
 from equikern.program.irreps import Irreps
 from equikern.program.program import EDGE, MODES, Operand, Path, Program, mode_shapes
+from equikern.program.text import parse
 
 IRREP_NORMALIZATIONS = ("component", "norm", "none")
 PATH_NORMALIZATIONS = ("element", "path", "none")
@@ -81,8 +83,14 @@ def tabled(program: Program, offsets: Sequence[int]) -> Program:
 
     Operands x y w[knot] b[edge] z: w (rows, weights) is the table, b (E, len(offsets)) the factors of its rows.
     """
+    return _tabled(program.text, tuple(offsets))
+
+
+@cache
+def _tabled(text: str, offsets: tuple[int, ...]) -> Program:
+    program = parse(text)
     x, y, w, z = program.operands
-    operands = (x, y, w._replace(row="knot", offsets=tuple(offsets)), Operand("b", EDGE, len(offsets)), z)
+    operands = (x, y, w._replace(row="knot", offsets=offsets), Operand("b", EDGE, len(offsets)), z)
     return Program("table", program.layout, operands, program.paths)
 
 
