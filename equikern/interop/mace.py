@@ -72,7 +72,7 @@ def embedding_swap(module: Any) -> Swap | str:
 
 
 class Radial(nn.Module):
-    """Lengths (E,) to weights (E, W): radial embedding, network and, where it is apart, cutoff, as MACE applies them."""
+    """Lengths (E,) to weights (E, W): radial embedding, network and, if it is apart, cutoff, as MACE applies them."""
 
     def __init__(self, embedding: nn.Module, network: nn.Module) -> None:
         super().__init__()
@@ -248,9 +248,9 @@ def contraction_swap(module: Any) -> Swap | str:
     if e3nn.arguments(module) != ["x", "y"]:
         return f"its forward takes ({', '.join(e3nn.arguments(module))}), not (x, y)"
     try:
-        irreps = [[(mul, (ir.l, ir.p)) for mul, ir in each] for each in (module.irreps_in, module.irreps_out)]
+        x, z = ([(mul, (ir.l, ir.p)) for mul, ir in each] for each in (module.irreps_in, module.irreps_out))
         correlations = {int(each.correlation) for each in module.contractions}
-        polynomials = symmetric(*irreps, max(correlations), layout_x="channels")
+        polynomials = symmetric(x, z, max(correlations), layout_x="channels")
     except (ProgramError, ValueError, AttributeError) as error:
         return f"it is no symmetric contraction: {error}"
     columns = []

@@ -174,7 +174,8 @@ def symmetric_contraction(program: Symmetric, x: Tensor, weight: Tensor, species
     if x.ndim != 2 or not x.is_floating_point() or weight.ndim != 3:
         raise ShapeError(
             f"symmetric_contraction: x is {tuple(x.shape)} {x.dtype}, weight {tuple(weight.shape)}; give "
-            f"floating-point x (N, {program.irreps_x.dim}) and weight (species, {len(program.terms)}, {program.channels})."
+            f"floating-point x (N, {program.irreps_x.dim}) and weight (species, {len(program.terms)}, "
+            f"{program.channels})."
         )
     backend = backends.select_symmetric(x.device.type, x.dtype)
     return _op(program.text, backend, species, weight.shape[0], [weight, x.new_empty(0), x], [Z])[0]  # type: ignore[no-any-return]

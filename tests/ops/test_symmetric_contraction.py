@@ -21,7 +21,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("id", SYMMETRIC)
 def test_the_kernel_agrees_with_the_reference_to_third_order(id, dtype):
-    order = 2 if id == "mace-128" else 3
+    size = len(SYMMETRIC[id][0].terms)  # the reference walks through them one by one
+    order = 1 if size > 200 else 2 if size > 60 else 3
     got = symmetric_derivatives(id, dtype, "cpu", order, dtype)
     expected = symmetric_derivatives(id, torch.float64, "reference", order, dtype)
     assert_close(got, expected, tolerance(SYMMETRIC[id][0], dtype, order, max(SYMMETRIC[id][1], 1)))
