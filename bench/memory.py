@@ -1,5 +1,7 @@
 """Peak memory of a step beyond its inputs and the tensors it returns: python bench/memory.py RIVAL CASE EDGES [STEP]
 
+With the radial network inside, nothing is subtracted but the inputs.
+
 Runs in a process of its own, prints bytes. The largest resident size during the step (Linux: VmHWM, reset before it)
 counts every allocator, torch's and ours. A step on few edges comes first, so that code and tables are there.
 """
@@ -15,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 STEPS = ("forward", "forward+backward", "force training")
+# With the radial network, in total: the step of test_radial_convolution.py
+RADIAL = {f"{step}, with radial network": step for step in ("forward", "forward+backward", "training")}
 
 
 def resident(what: str) -> int:
@@ -58,8 +62,27 @@ def inputs(name: str, edges: int, columns: int) -> tuple[Any, Any]:
     return (*(t.requires_grad_() for t in tensors), index), (out, *(torch.randn_like(t) for t in tensors))
 
 
+def radial_peak(rival: str, name: str, edges: int, step: str) -> int:
+    """Bytes of a convolution with its radial network beyond inputs, results counted, measured in this process."""
+    import test_radial_convolution as bench
+    import torch
+
+    torch.set_num_threads(1)
+    f, run = bench.layers(name)[0 if rival == "equikern" else 1], bench.STEPS[RADIAL[step]]
+    for n in (60, 10000):  # e3nn is compiled in its first calls; a table is made where it will be used
+        for _ in range(3):
+            run(f, bench.inputs(name, n))
+    given = bench.inputs(name, edges)
+    reset()
+    before = resident("VmRSS")
+    run(f, given)
+    return max(resident("VmHWM") - before, 0)
+
+
 def peak(rival: str, name: str, edges: int, step: str) -> int:
     """Bytes beyond inputs and results, measured in this process."""
+    if step in RADIAL:
+        return radial_peak(rival, name, edges, step)
     import baselines
     import torch
 

@@ -1,4 +1,7 @@
-"""Peak memory of a convolution's step beyond inputs and returned tensors, ours and e3nn's, each in fresh processes."""
+"""Peak memory of a convolution's step beyond inputs and returned tensors, ours and e3nn's, each in fresh processes.
+
+With the radial network inside, it is all memory beyond the inputs.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import pytest
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the peak memory from Linux's /proc")
-@pytest.mark.parametrize("step", memory.STEPS)
+@pytest.mark.parametrize("step", [*memory.STEPS, *memory.RADIAL])
 @pytest.mark.parametrize("name", ["mace", "nequip", "sevennet"])
 def test_memory(benchmark: Any, name: str, edges: int, step: str) -> None:
     found = {rival: memory.measure(rival, name, edges, step) for rival in ("equikern", "e3nn")}

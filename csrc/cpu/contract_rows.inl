@@ -114,15 +114,19 @@ void to_outside(const std::vector<Placed>& segments, bool mul_ir, const T* from,
     }
 }
 
-// out[row] = sum of c * in[column], for EDGES edges side by side.
+// out[row] = sum of c * in[column], for EDGES edges side by side; entries come row by row.
 template <class T>
 void apply(const Sparse& sparse, const T* in, T* out) {
     std::fill_n(out, sparse.rows * EDGES, T(0));
-    for (const Entry& entry : sparse.entries) {
-        const T c = entry.c<T>();
-        const T* from = in + static_cast<int64_t>(entry.column) * EDGES;
-        T* to = out + static_cast<int64_t>(entry.row) * EDGES;
-        for (int e = 0; e < EDGES; ++e) to[e] += c * from[e];
+    const Entry* const end = sparse.entries.data() + sparse.entries.size();
+    for (const Entry* entry = sparse.entries.data(); entry != end;) {
+        const int row = entry->row;
+        T sum[EDGES] = {};
+        for (; entry != end && entry->row == row; ++entry) {
+            const T* from = in + static_cast<int64_t>(entry->column) * EDGES;
+            for (int e = 0; e < EDGES; ++e) sum[e] += entry->c<T>() * from[e];
+        }
+        for (int e = 0; e < EDGES; ++e) out[static_cast<int64_t>(row) * EDGES + e] = sum[e];
     }
 }
 

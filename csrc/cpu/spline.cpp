@@ -1,5 +1,6 @@
 #include "spline.hpp"
 
+#include <array>
 #include <cmath>
 #include <stdexcept>
 
@@ -21,32 +22,26 @@ std::vector<Piece> pieces_of(const std::vector<double>& breaks, const std::vecto
         if (!(breaks[p] < breaks[p + 1]) || intervals[p] < 1)
             throw std::invalid_argument("the breaks of a spline rise, and every piece has an interval");
         pieces.push_back({breaks[p], double(intervals[p]) / (breaks[p + 1] - breaks[p]), intervals[p] - 1, row});
-        row += 2 * intervals[p] + 4;
+        row += intervals[p] + kSplineRows - 1;
     }
     return pieces;
 }
 
-// Factors of d_0, c_1, d_1 and d_2 in the cubic over [0, 1], differentiated.
-void basis(double t, int order, double* b) {
-    const double s = 1 - t;
-    b[1] = order == 0 ? 1 : 0;
-    if (order == 0) {
-        b[0] = -s * s * s / 6;
-        b[2] = (((3 - 2 * t) * t + 3) * t + 1) / 6;
-        b[3] = t * t * t / 6;
-    } else if (order == 1) {
-        b[0] = s * s / 2;
-        b[2] = 0.5 + s * t;
-        b[3] = t * t / 2;
-    } else if (order == 2) {
-        b[0] = -s;
-        b[2] = s - t;
-        b[3] = t;
-    } else {
-        b[0] = order == 3 ? 1 : 0;
-        b[2] = order == 3 ? -2 : 0;
-        b[3] = b[0];
+// The factors of c_0 ... c_5 in the quintic over [0, 1], 120 times their coefficients of t^0 ... t^5.
+constexpr double quintics[6][kSplineRows] = {
+    {1, 26, 66, 26, 1, 0},    {-5, -50, 0, 50, 5, 0},  {10, 20, -60, 20, 10, 0},
+    {-10, 20, 0, -20, 10, 0}, {5, -20, 30, -20, 5, 0}, {-1, 5, -10, 10, -5, 1},
+};
+
+// Their `order`-th derivatives: coefficients of t^0 ... t^5.
+std::array<std::array<double, kSplineRows>, 6> derived(int order) {
+    std::array<std::array<double, kSplineRows>, 6> c{};
+    for (int power = order; power < 6; ++power) {
+        double factor = 1.0 / 120;
+        for (int n = 0; n < order; ++n) factor *= power - n;
+        for (int k = 0; k < kSplineRows; ++k) c[power - order][k] = factor * quintics[power][k];
     }
+    return c;
 }
 
 }  // namespace
@@ -55,6 +50,7 @@ template <class T>
 void spline(int64_t edges, const T* length, const std::vector<double>& breaks, const std::vector<int64_t>& intervals,
             int order, T* b, int64_t* knot) {
     const std::vector<Piece> pieces = pieces_of(breaks, intervals);
+    const auto coefficients = derived(order);
     const double end = breaks.back();
     for (int64_t e = 0; e < edges; ++e) {
         const double r = static_cast<double>(length[e]), inside = r > end ? end : r;
@@ -64,11 +60,13 @@ void spline(int64_t edges, const T* length, const std::vector<double>& breaks, c
         const double at = (inside - piece.begin) * piece.steps;
         int64_t interval = at > 0 ? static_cast<int64_t>(at) : 0;  // NaN: the first, with factors that are NaN
         if (interval > piece.last) interval = piece.last;
-        double values[kSplineRows], scale = r > end && order > 0 ? 0 : 1;
-        basis(at - static_cast<double>(interval), order, values);
+        const double t = at - static_cast<double>(interval);
+        double scale = r > end && order > 0 ? 0 : 1, values[kSplineRows] = {};
+        for (int power = 5; power >= 0; --power)
+            for (int c = 0; c < kSplineRows; ++c) values[c] = values[c] * t + coefficients[power][c];
         for (int n = 0; n < order; ++n) scale *= piece.steps;
         if (std::isnan(r)) scale = r;
-        knot[e] = piece.row + 2 * interval;
+        knot[e] = piece.row + interval;
         for (int c = 0; c < kSplineRows; ++c) b[e * kSplineRows + c] = static_cast<T>(values[c] * scale);
     }
 }

@@ -1,8 +1,7 @@
-"""Fitting a cubic spline to functions of one variable: pieces, sites, measured errors, kinks.
+"""Fitting a quintic spline to functions of one variable: pieces, sites, measured errors, kinks.
 
-A piece of n intervals has n + 3 coefficients (ops/spline.py says how a table holds them). They interpolate at its n + 1
-knots and at the middles of its first and last interval: sites that interleave with the knots (I. J. Schoenberg and
-A. Whitney, 1953).
+A piece of n intervals has n + 5 coefficients. They interpolate at its n + 1 knots and at the middles of its first two
+and last two intervals: sites that interleave with the knots (I. J. Schoenberg and A. Whitney, 1953).
 """
 
 from __future__ import annotations
@@ -15,15 +14,15 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from equikern.ops.spline import OFFSETS
+from equikern.ops.spline import ROWS
 
 Function = Callable[[Tensor], Tensor]
 # Numbers of intervals that are tried, shared by the pieces: few, so that their matrices are made once.
-INTERVALS = (256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096)
+INTERVALS = (64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
 MOST_BREAKS = 8
 STEP = 2e-6  # of difference quotients, over r_max
 KINK = 4e-7  # how well a kink is located, over r_max
-BLOCK, REACH = 64, 40  # coefficients solved together; sites beyond them that still matter (0.27 ** 40 is 1e-23)
+BLOCK, REACH = 64, 48  # coefficients solved together; sites beyond them that still matter (0.43 ** 48 is 3e-18)
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class Fit:
     @property
     def rows(self) -> int:
         """Rows of the table."""
-        return sum(2 * n + 4 for n in self.intervals)
+        return sum(n + ROWS - 1 for n in self.intervals)
 
 
 def fit(function: Function, r_min: float, r_max: float, tolerance: tuple[float, float], like: Fit | None) -> Fit | str:
@@ -58,8 +57,8 @@ def fit(function: Function, r_min: float, r_max: float, tolerance: tuple[float, 
                 return Fit(tuple(breaks), tuple(intervals), found)
             kink = _concentrated(function, breaks, r, slope, (r_max - r_min) / count)
             if kink is None or len(breaks) >= MOST_BREAKS:
-                # Errors fall with the fourth and the third power of the intervals.
-                needed = 0.9 * count * max((found[0] / tolerance[0]) ** 0.25, (found[1] / tolerance[1]) ** (1 / 3))
+                # Errors fall with the sixth and the fifth power of the intervals.
+                needed = 0.9 * count * max((found[0] / tolerance[0]) ** (1 / 6), (found[1] / tolerance[1]) ** (1 / 5))
                 break
             breaks = sorted([*breaks, kink])
     return (
@@ -75,13 +74,13 @@ def rows_of(fit: Fit, function: Function) -> Tensor:
 
 def _share(breaks: Sequence[float], count: int) -> list[int]:
     lengths = [b - a for a, b in itertools.pairwise(breaks)]
-    return [max(4, round(count * length / sum(lengths))) for length in lengths]
+    return [max(ROWS, round(count * length / sum(lengths))) for length in lengths]
 
 
 def _sites(intervals: int) -> Tensor:
     """The sites of a piece in units of its intervals, rising."""
     knots = torch.arange(intervals + 1, dtype=torch.float64)
-    middles = torch.tensor([0.5, intervals - 0.5], dtype=torch.float64)
+    middles = torch.tensor([0.5, 1.5, intervals - 1.5, intervals - 0.5], dtype=torch.float64)
     return torch.cat([knots, middles]).sort().values
 
 
@@ -89,11 +88,10 @@ def _sites(intervals: int) -> Tensor:
 def _solver(intervals: int) -> tuple[tuple[slice, Tensor], ...]:
     """For each block of coefficients, the sites that matter to it and the matrix that takes their values to it."""
     sites = _sites(intervals)
-    first = sites.long().clamp(max=intervals - 1)  # coefficient that a site reads, of four
-    values = {0.0: (1 / 6, 4 / 6, 1 / 6, 0.0), 0.5: (1 / 48, 23 / 48, 23 / 48, 1 / 48), 1.0: (0.0, 1 / 6, 4 / 6, 1 / 6)}
-    b = torch.tensor([values[t] for t in (sites - first).tolist()], dtype=torch.float64)
+    first = sites.long().clamp(max=intervals - 1)  # coefficient that a site reads, of six
+    b = torch.ops.equikern.spline("reference", sites, [0.0, float(intervals)], [intervals], 0)[0]
     matrix = torch.zeros(len(sites), len(sites), dtype=torch.float64)
-    matrix.scatter_(1, first[:, None] + torch.arange(4), b)
+    matrix.scatter_(1, first[:, None] + torch.arange(ROWS), b)
     blocks = []
     for start in range(0, len(sites), BLOCK):
         near = slice(max(0, start - REACH), min(len(sites), start + BLOCK + REACH))
@@ -110,15 +108,14 @@ def _table(function: Function, breaks: Sequence[float], intervals: Sequence[int]
     values = function(torch.cat(sites)).split([len(s) for s in sites])
     rows = []
     for v, n in zip(values, intervals, strict=True):
-        c = torch.cat([m @ v[near] for near, m in _solver(n)])
-        rows.append(torch.stack([c.diff(dim=0), c[1:]], 1).flatten(0, 1))  # differences and coefficients by turns
+        rows += [m @ v[near] for near, m in _solver(n)]
     return torch.cat(rows)
 
 
 def _errors(function: Function, breaks: Sequence[float], intervals: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
     """r and the errors of value and slope there, over the largest value.
 
-    They are largest at 0.5 and 0.21 of an interval; at the ends of a piece, where sites crowd, a grid is looked at.
+    They are largest at 0.5 and 0.24 of an interval; at the ends of a piece, where sites crowd, a grid is looked at.
     """
     table = _table(function, breaks, intervals)
     step, row = STEP * breaks[-1], 0
@@ -127,20 +124,20 @@ def _errors(function: Function, breaks: Sequence[float], intervals: Sequence[int
     slope: list[Tensor] = []
     largest = table.new_tensor(1e-300)
     for (a, b), n in zip(itertools.pairwise(breaks), intervals, strict=True):
-        inner, ends = torch.arange(n), torch.tensor(sorted({0, 1, n - 2, n - 1}))
+        inner, ends = torch.arange(n), torch.tensor(sorted({0, 1, 2, n - 3, n - 2, n - 1}))
         # Not at the very ends: a difference quotient must not look across a kink.
         grid = (0.02, 0.1, 0.3, 0.4, 0.6, 0.7, 0.8, 0.9, 0.98)
-        for t, at in ((0.21, inner), (0.5, inner), *((t, ends) for t in grid)):
+        for t, at in ((0.24, inner), (0.5, inner), *((t, ends) for t in grid)):
             r = a + (at.double() + t) * ((b - a) / n)
             below, exact, above = function(torch.cat([r - step, r, r + step])).chunk(3)
             for order, errors, expected in ((0, value, exact), (1, slope, (above - below) / (2 * step))):
                 factors, _ = torch.ops.equikern.spline("reference", r.new_tensor([t]), [0.0, float(n)], [n], order)
                 factors = factors * (n / (b - a)) ** order
-                got = sum(f * table[row + 2 * at + c] for f, c in zip(factors[0], OFFSETS, strict=True))
+                got = sum(f * table[row + at + c] for c, f in enumerate(factors[0]))
                 errors.append((got - expected).abs_().amax(1))
             points.append(r)
             largest = torch.maximum(largest, exact.abs().max())
-        row += 2 * n + 4
+        row += n + ROWS - 1
     return torch.cat(points), torch.cat(value) / largest, torch.cat(slope) / largest
 
 

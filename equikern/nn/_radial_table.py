@@ -1,7 +1,7 @@
-"""`RadialTable`: a cubic spline through a function of the edge length, built in float64, measured, rebuilt on change.
+"""`RadialTable`: a quintic spline through a function of the edge length, built in float64, measured, rebuilt on change.
 
 A radial network gives the weights of a convolution from one number, the length of an edge; a spline through it is exact
-to less than the network's own rounding in float32, and a kernel reads four rows of it instead of running the network.
+to less than the network's own rounding in float32, and a kernel reads six rows of it instead of running the network.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class RadialTable:
     def __call__(
         self, r: Tensor, dtype: torch.dtype, pair: Tensor | None = None, *, trained: bool = True
     ) -> tuple[Tensor, Tensor, Tensor] | None:
-        """What a `tabled` program reads for lengths r (E,): rows (n, W), factors b (E, 4), first rows knot (E,).
+        """What a `tabled` program reads for lengths r (E,): rows (n, W), factors b (E, 6), first rows knot (E,).
 
         rows is on the graph of the module's parameters, b on that of r. None where the module itself must be used:
         there is no table, an edge is shorter than the first knot, or somebody traces and values cannot be looked at;

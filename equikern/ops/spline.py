@@ -1,10 +1,9 @@
-"""`equikern::spline`: the rows of a table that a length reads, and their cubic B-spline factors.
+"""`equikern::spline`: the rows of a table that a length reads, and their quintic B-spline factors.
 
 Piece p of the spline reaches from breaks[p] to breaks[p+1] in n = intervals[p] equal steps and has coefficients c_0 ...
-c_(n+2). The table holds, by turns, their differences d_j = c_(j+1) - c_j and c_(j+1), 2n + 4 rows: slopes are then sums
-of differences and do not suffer from the rounding of large, nearly equal coefficients. The value at r is
-sum_k b[k] table[knot + OFFSETS[k]]. Below the first break the first polynomial goes on; from the last break on, the
-value there holds. The derivative of the op is the op at the next order.
+c_(n+4), rows of the table. The value at r is sum_k b[k] table[knot + k] over ROWS rows, four times continuously
+differentiable within a piece. Below the first break the first polynomial goes on; from the last break on, the value
+there holds. The derivative of the op is the op at the next order. (C. de Boor, A practical guide to splines, 1978.)
 """
 
 from __future__ import annotations
@@ -22,12 +21,20 @@ from equikern.backends import cpu_spline
 from equikern.errors import ShapeError
 from equikern.ops.engine import LIBRARY
 
-OFFSETS = (0, 1, 2, 4)  # of d_0, c_1, d_1 and d_2 of an interval
+ROWS = 6
+OFFSETS = tuple(range(ROWS))  # of the rows that an edge reads, from its knot
 
 LIBRARY.define("spline(str backend, Tensor r, float[] breaks, int[] intervals, int order) -> (Tensor b, Tensor knot)")
 _op = torch.ops.equikern.spline.default
-# Their factors are cubics in t on [0, 1], six times which are here, constant first.
-_CUBICS = ((-1, 3, -3, 1), (6, 0, 0, 0), (1, 3, 3, -2), (0, 0, 0, 1))
+# Their factors are quintics in t on [0, 1], 120 times which are here, constant first.
+_QUINTICS = (
+    (1, -5, 10, -10, 5, -1),
+    (26, -50, 20, 20, -20, 5),
+    (66, 0, -60, 0, 30, -10),
+    (26, 50, 20, -20, -20, 10),
+    (1, 5, 10, 10, 5, -5),
+    (0, 0, 0, 0, 0, 1),
+)
 
 
 def _run(backend: str, r: Tensor, breaks: list[float], intervals: list[int], order: int) -> tuple[Tensor, Tensor]:
@@ -48,15 +55,15 @@ def _reference(r: Tensor, breaks: list[float], intervals: list[int], order: int)
     at = (inside - begin) * steps
     interval = torch.minimum(at.nan_to_num().long().clamp(min=0), counts[piece] - 1)
     t = at - interval
-    cubics = torch.tensor(_CUBICS, dtype=torch.float64, device=r.device) / 6  # (4 rows, 4 powers)
+    quintics = torch.tensor(_QUINTICS, dtype=torch.float64, device=r.device) / 120  # (6 rows, 6 powers)
     for _ in range(order):
-        cubics = torch.nn.functional.pad(cubics[:, 1:] * torch.arange(1, 4, device=r.device), (0, 1))
-    b = t.unsqueeze(1) ** torch.arange(4, device=r.device) @ cubics.t() * steps.unsqueeze(1) ** order
+        quintics = torch.nn.functional.pad(quintics[:, 1:] * torch.arange(1, 6, device=r.device), (0, 1))
+    b = t.unsqueeze(1) ** torch.arange(6, device=r.device) @ quintics.t() * steps.unsqueeze(1) ** order
     if order:
         b = torch.where((lengths > breaks[-1]).unsqueeze(1), 0.0, b)
     b = torch.where(lengths.isnan().unsqueeze(1), lengths.unsqueeze(1), b)
-    first = torch.cat([counts.new_zeros(1), (2 * counts + 4).cumsum(0)[:-1]])
-    return b.to(r.dtype), first[piece] + 2 * interval
+    first = torch.cat([counts.new_zeros(1), (counts + ROWS - 1).cumsum(0)[:-1]])
+    return b.to(r.dtype), first[piece] + interval
 
 
 LIBRARY.impl("spline", _run, "CompositeExplicitAutograd")
@@ -64,7 +71,7 @@ LIBRARY.impl("spline", _run, "CompositeExplicitAutograd")
 
 @torch.library.register_fake("equikern::spline", lib=LIBRARY)
 def _fake(backend: str, r: Tensor, breaks: list[float], intervals: list[int], order: int) -> tuple[Tensor, Tensor]:
-    return r.new_empty(r.shape[0], len(OFFSETS)), r.new_empty(r.shape[0], dtype=torch.int64)
+    return r.new_empty(r.shape[0], ROWS), r.new_empty(r.shape[0], dtype=torch.int64)
 
 
 class _Spline(torch.autograd.Function):
@@ -103,13 +110,14 @@ LIBRARY.impl("spline", _autograd, "Autograd")
 
 
 def spline(r: Tensor, breaks: Sequence[float], intervals: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """The factors b (E, 4) and first rows knot (E,) of lengths r (E,): the value is sum of b table[knot + OFFSETS].
+    """The factors b (E, 6) and first rows knot (E,) of lengths r (E,): the value is sum over k of b_k table[knot + k].
 
-    breaks (P+1, rising, in the unit of r), intervals (P): see the module. b is twice continuously differentiable in r
-    but at the inner breaks. Raises ShapeError for r that is not one-dimensional or no floating-point tensor.
+    breaks (P+1, rising, in the unit of r), intervals (P): see the module. b is four times continuously
+    differentiable in r but at the inner breaks. Raises ShapeError for r that is not one-dimensional or
+    no floating-point tensor.
 
     >>> spline(torch.tensor([0.5]), [0.0, 1.0], [2])
-    (tensor([[-0.1667,  1.0000,  0.1667,  0.0000]]), tensor([2]))
+    (tensor([[0.0083, 0.2167, 0.5500, 0.2167, 0.0083, 0.0000]]), tensor([1]))
     """
     if r.ndim != 1 or not r.is_floating_point():
         raise ShapeError(f"spline: r is {tuple(r.shape)} {r.dtype}; give floating-point lengths (E,).")
