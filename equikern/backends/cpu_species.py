@@ -12,7 +12,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from equikern.backends.cpu_linear import Side, multiply
+from equikern.backends.cpu_linear import Groups, Side, check_species, multiply
 from equikern.errors import ShapeError
 from equikern.program import EDGE, SHARED, Path, Program, parse, wigner_3j
 from equikern.program.program import W, X, Y, Z
@@ -35,39 +35,29 @@ def takes(text: str) -> bool:
 
 def sweep(base: Program, operands: list[Tensor], index: list[Tensor], open: dict[int, int]) -> list[Tensor]:
     """dF/da for each open slot; `operands` are x y w g, `index` holds the species of the rows."""
-    given = [a.contiguous() if a.ndim == 2 else None for a in operands]
+    given = [a if a.ndim == 2 else None for a in operands]
     like = next(a for a in given if a is not None)
-    species = _check(base, given, index, open)
-    asked = [s for s in open if len(species) and all(given[k] is not None for k in (X, Y, W, Z) if k not in (s, Z))]
+    rows = _check(base, given, index, open, like)
+    asked = [s for s in open if rows and all(given[k] is not None for k in (X, Y, W, Z) if k not in (s, Z))]
     asked = [s for s in asked if s == Z or given[Z] is not None]
     if not asked:
         return [like.new_zeros(n, base.dims[s]) for s, n in open.items()]
-    call = _Call(base, given, species, like, {s: open[s] for s in asked})
+    call = _Call(base, given, index[0].contiguous(), like, {s: open[s] for s in asked})
     for path, columns in zip(base.paths, base.weight_slices, strict=True):
         call.add(path, columns)
     found = call.finished()
     return [found[s] if s in found else like.new_zeros(n, base.dims[s]) for s, n in open.items()]
 
 
-def _check(base: Program, given: list[Tensor | None], index: list[Tensor], open: dict[int, int]) -> Tensor:
-    """The species of the rows (E,), int64; raises ShapeError for tensors that do not fit."""
-    like = next(a for a in given if a is not None)
-    species = index[0]
-    if species.dtype != torch.int64 or species.ndim != 1 or species.device.type != "cpu":
-        raise ShapeError(
-            f"the index is {tuple(species.shape)} {species.dtype} on {species.device}; it must be one-dimensional "
-            "int64 on the CPU."
-        )
-    rows = len(species)
-    counts = [rows, open.get(Y, 0) if given[Y] is None else len(given[Y]), 1, rows]  # type: ignore[arg-type]
-    for slot, a in enumerate(given):
-        n = counts[slot]
+def _check(base: Program, given: list[Tensor | None], index: list[Tensor], open: dict[int, int], like: Tensor) -> int:
+    """The number of rows; raises ShapeError for tensors that do not fit."""
+    rows, y = check_species(index[0]), given[Y]
+    counts = [rows, open.get(Y, 0) if y is None else y.shape[0], 1, rows]
+    for slot, (a, n) in enumerate(zip(given, counts, strict=True)):
         wrong = a is not None and (a.shape != (n, base.dims[slot]) or a.dtype != like.dtype or a.device.type != "cpu")
         if wrong or open.get(slot, n) != n:
-            raise ShapeError(
-                f"slot {slot} does not fit {(n, base.dims[slot])} {like.dtype} on cpu.\n  program   {base}"
-            )
-    return species.contiguous()
+            raise ShapeError(f"slot {slot} is not {(n, base.dims[slot])} {like.dtype} on cpu.\n  program   {base}")
+    return rows
 
 
 class _Call:
@@ -76,24 +66,15 @@ class _Call:
     def __init__(
         self, base: Program, given: list[Tensor | None], species: Tensor, like: Tensor, asked: dict[int, int]
     ) -> None:
-        from equikern.backends import cpu  # it chooses among the ways and is complete only now
-
         self.base, self.like, self.asked = base, like, asked
         x, y, self.w, g = given
-        count = asked[Y] if y is None else len(y)
-        ptr, order = cpu.plan(species, species, count, count)
-        ends = ptr.tolist()
-        self.present = [t for t in range(count) if ends[t + 1] > ends[t]]
-        self.groups = [(ends[t], ends[t + 1]) for t in self.present]
-        self.order = order if len(self.present) > 1 else None
-        self.y = None if y is None else y[self.present]  # (P, v)
-        self.sides = {s: Side(base, s, self._sorted(a)) for s, a in ((X, x), (Z, g)) if a is not None}
-        self.results = {s: Side(base, s, like.new_empty(n, base.dims[s])) for s, n in asked.items() if s in (X, Z)}
+        self.groups = Groups(species, asked[Y] if y is None else y.shape[0])
+        self.y = None if y is None else y[self.groups.present]  # (P, v)
+        self.sides = {s: Side(base.text, s, self.groups.sorted(a)) for s, a in ((X, x), (Z, g)) if a is not None}
+        rows = {s: like.new_empty(n, base.dims[s]) for s, n in asked.items() if s in (X, Z)}
+        self.results = {s: Side(base.text, s, a) for s, a in rows.items()}
         self.dw = like.new_zeros(1, base.dims[W]) if W in asked else None
-        self.dy = like.new_zeros(len(self.present), base.dims[Y]) if Y in asked else None
-
-    def _sorted(self, a: Tensor) -> Tensor:
-        return a if self.order is None else a.index_select(0, self.order)
+        self.dy = like.new_zeros(len(self.groups.present), base.dims[Y]) if Y in asked else None
 
     def add(self, path: Path, columns: slice) -> None:
         """What a path gives to each result."""
@@ -103,36 +84,32 @@ class _Call:
         y_columns = self.base.operands[Y].irreps.slices()[path.in2]  # type: ignore[union-attr]
         y = None if self.y is None else self.y[:, y_columns]
         weight = None if self.w is None else self.w[0, columns].view(m1, m2, m3)
-        rows = [slice(first * ir.dim, last * ir.dim) for first, last in self.groups]
         if self.results and weight is not None and y is not None:
-            matrices = list(zip(rows, _matrices(y, weight), strict=True))
+            matrices = _matrices(y, weight)
             if Z in self.results:
-                self.results[Z].add(path.out, self.sides[X].matrix(path.in1), matrices, scale)
+                self.results[Z].add(path.out, self.sides[X].matrix(path.in1), matrices, self.groups, scale)
             if X in self.results:
-                turned = [(group, matrix.t()) for group, matrix in matrices]
-                self.results[X].add(path.in1, self.sides[Z].matrix(path.out), turned, scale)
+                turned = [matrix.t() for matrix in matrices]
+                self.results[X].add(path.in1, self.sides[Z].matrix(path.out), turned, self.groups, scale)
         if self.dw is None and self.dy is None:
             return
-        sums = self.like.new_empty(m1, len(self.groups), m3)
+        sums = self.like.new_empty(m1, len(self.groups.present), m3)
         x, g = self.sides[X].matrix(path.in1), self.sides[Z].matrix(path.out)
-        for n, group in enumerate(rows):
-            multiply(x[group].t(), g[group], sums[:, n], scale, add=False)
+        for n, part in enumerate(self.groups.of(ir.dim)):
+            multiply(x[part].t(), g[part], sums[:, n], scale, add=False)
         if self.dw is not None and y is not None:
-            self.dw[0, columns].view(m1, m2, m3).add_(torch.matmul(y.t(), sums))
+            torch.matmul(y.t(), sums, out=self.dw[0, columns].view(m1, m2, m3))
         if self.dy is not None and weight is not None:
             self.dy[:, y_columns] += torch.matmul(sums, weight.transpose(1, 2)).sum(0)
 
     def finished(self) -> dict[int, Tensor]:
-        """The results, in the order of rows."""
-        found = {}
-        for slot, side in self.results.items():
-            rows = side.finished()
-            found[slot] = rows if self.order is None else torch.empty_like(rows).index_copy_(0, self.order, rows)
+        """The results, in the order of rows outside."""
+        found = {slot: self.groups.restored(side.finished()) for slot, side in self.results.items()}
         if self.dw is not None:
             found[W] = self.dw
         if self.dy is not None:
             found[Y] = self.like.new_zeros(self.asked[Y], self.base.dims[Y])
-            found[Y][self.present] = self.dy
+            found[Y][self.groups.present] = self.dy
         return found
 
 

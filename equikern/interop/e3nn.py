@@ -22,7 +22,19 @@ from equikern.errors import ProgramError
 from equikern.interop.swap import Swap, close, runs, why_no_harmonics
 from equikern.ops import evaluate
 from equikern.ops.harmonics import spherical_harmonics
-from equikern.program import SHARED, Irreps, Path, Program, Rows, parse, product_of_paths, wigner_3j
+from equikern.program import (
+    EDGE,
+    SHARED,
+    Irreps,
+    Path,
+    Program,
+    Rows,
+    linear_of_species,
+    parse,
+    product_of_paths,
+    wigner_3j,
+)
+from equikern.program import by_species as with_species
 
 _PRODUCT = (
     "irreps_in1", "irreps_in2", "irreps_out", "instructions",
@@ -65,8 +77,8 @@ class ProductSwap(Swap):
         """x (..., dim), y (..., dim), w (..., n), or (n,) where it is shared -> (..., dim)."""
         shared = self.module.shared_weights
         if not values_hidden() and (species := self._species(x, y)) is not None:
-            program, one_hot = by_species(self.program.text), torch.eye(y.shape[1], dtype=y.dtype, device=y.device)
-            return evaluate(program, (x, one_hot, w), [species])  # type: ignore[arg-type]
+            one_hot = torch.eye(y.shape[1], dtype=y.dtype, device=y.device)
+            return evaluate(species_programs(self.program.text)[0], (x, one_hot, w), [species])  # type: ignore[index]
         batch = torch.broadcast_shapes(x.shape[:-1], y.shape[:-1], () if shared else w.shape[:-1])
         rows = prod(batch)
         x = x.expand(*batch, x.shape[-1]).reshape(rows, x.shape[-1])
@@ -82,7 +94,7 @@ class ProductSwap(Swap):
     def _species(self, x: Tensor, y: Tensor) -> Tensor | None:
         """(E,): the column of y that is 1 in each row; None where y is no constant one-hot matrix."""
         rows = (x.ndim, y.ndim) == (2, 2) and 0 < len(y) == len(x) and y.shape[1] > 1
-        if not rows or y.requires_grad or by_species(self.program.text) is None:
+        if not rows or y.requires_grad or species_programs(self.program.text) is None:
             return None
         return species_of(y)
 
@@ -194,17 +206,29 @@ def _sign(symbol: Any, ours: Any) -> float | None:
 
 
 @cache
-def by_species(text: str) -> Program | None:
-    """The program with y's rows indexed by species, if it multiplies by scalars and mixes channels by shared weights.
-
-    Where few rows of y differ it costs what a linear map costs.
+def species_programs(text: str) -> tuple[Program, Program] | None:
+    """A program that multiplies by scalars y and mixes channels by shared weights, with y by species, and as a linear
+    map by species; else None. Where few rows of y differ they cost what a linear map costs.
     """
     program = parse(text)
     x, y, w, z = program.operands
     scalars = all(ir.l == 0 for _, ir in y.irreps)  # type: ignore[union-attr]
-    if w.row != SHARED or not scalars or any(path.mode != "uvw" for path in program.paths):
+    rows = (x.row, y.row, w.row, z.row) == (EDGE, EDGE, SHARED, EDGE)
+    if not rows or not scalars or any(path.mode != "uvw" for path in program.paths):
         return None
-    return Program("product", program.layout, (x, y._replace(row="species"), w, z), program.paths)
+    return with_species(program), linear_of_species(program)
+
+
+def weights_of_species(text: str, y: Tensor, w: Tensor) -> Tensor:
+    """(species, n): the weights of `linear_of_species`, for y (species, dim) and the product's weights w (n,)."""
+    program = parse(text)
+    parts = []
+    for path, columns in zip(program.paths, program.weight_slices, strict=True):
+        of_y = y[:, program.operands[1].irreps.slices()[path.in2]]  # type: ignore[union-attr]
+        matrices = w[columns].view(program.multiplicities(path))
+        # Not matmul: where gradients are recorded it copies the weights first.
+        parts.append(torch.bmm(of_y.expand(len(matrices), *of_y.shape), matrices).transpose(0, 1).flatten(1))
+    return torch.cat(parts, 1)
 
 
 def species_of(y: Tensor) -> Tensor | None:

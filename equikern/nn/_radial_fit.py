@@ -22,6 +22,7 @@ INTERVALS = (64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
 MOST_BREAKS = 8
 STEP = 2e-6  # of difference quotients, over r_max
 KINK = 4e-7  # how well a kink is located, over r_max
+SAMPLE = 8
 BLOCK, REACH = 64, 48  # coefficients solved together; sites beyond them that still matter (0.43 ** 48 is 3e-18)
 
 
@@ -67,6 +68,12 @@ def fit(function: Function, r_min: float, r_max: float, tolerance: tuple[float, 
     )
 
 
+def holds(function: Function, known: Fit, tolerance: tuple[float, float], table: Tensor) -> bool:
+    """Whether the table of a known fit is still within `tolerance`, looked at in every `SAMPLE`-th interval."""
+    _, value, slope = _errors(function, known.breaks, known.intervals, table, SAMPLE)
+    return bool(value.max() <= tolerance[0]) and bool(slope.max() <= tolerance[1])  # NaN: no
+
+
 def rows_of(fit: Fit, function: Function) -> Tensor:
     """(rows, W): the table, differentiable in what the function depends on."""
     return _table(function, fit.breaks, fit.intervals)
@@ -108,23 +115,29 @@ def _table(function: Function, breaks: Sequence[float], intervals: Sequence[int]
     values = function(torch.cat(sites)).split([len(s) for s in sites])
     rows = []
     for v, n in zip(values, intervals, strict=True):
-        rows += [m @ v[near] for near, m in _solver(n)]
+        rows += [m.to(v) @ v[near] for near, m in _solver(n)]
     return torch.cat(rows)
 
 
-def _errors(function: Function, breaks: Sequence[float], intervals: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
-    """r and the errors of value and slope there, over the largest value.
+def _errors(
+    function: Function,
+    breaks: Sequence[float],
+    intervals: Sequence[int],
+    table: Tensor | None = None,
+    every: int = 1,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """r and the errors of value and slope there, over the largest value; of the table, in every so many intervals.
 
     They are largest at 0.5 and 0.24 of an interval; at the ends of a piece, where sites crowd, a grid is looked at.
     """
-    table = _table(function, breaks, intervals)
+    table = _table(function, breaks, intervals) if table is None else table
     step, row = STEP * breaks[-1], 0
     points: list[Tensor] = []
     value: list[Tensor] = []
     slope: list[Tensor] = []
     largest = table.new_tensor(1e-300)
     for (a, b), n in zip(itertools.pairwise(breaks), intervals, strict=True):
-        inner, ends = torch.arange(n), torch.tensor(sorted({0, 1, 2, n - 3, n - 2, n - 1}))
+        inner, ends = torch.arange(0, n, every), torch.tensor(sorted({0, 1, 2, n - 3, n - 2, n - 1}))
         # Not at the very ends: a difference quotient must not look across a kink.
         grid = (0.02, 0.1, 0.3, 0.4, 0.6, 0.7, 0.8, 0.9, 0.98)
         for t, at in ((0.24, inner), (0.5, inner), *((t, ends) for t in grid)):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from equikern.ops import plan
-from equikern.program import CONVOLUTION, EDGE, SHARED, Irreps, Program, Rows, linear, product, tabled
+from equikern.program import CONVOLUTION, EDGE, SHARED, Irreps, Program, Rows, by_species, linear, product, tabled
 
 SPECIES = 3
 KNOTS = 9  # rows of a table
@@ -372,6 +372,13 @@ def _rows() -> list[Case]:
             "linear-wide",
             linear("33x0e+16x1o+7x2e+2x0e", "32x0e+5x1o+3x1e", [(0, 0, 0.5), (1, 1, 2.0), (3, 0, 1.0), (1, 1, 0.3)]),
             9,
+        ),
+        Case("linear-species", by_species(linear("33x0e+5x1o", "7x0e+16x1o", [(0, 0, 0.5), (1, 1, 2.0)])), 9),
+        Case(
+            "linear-species-16",
+            by_species(linear("4x0e+3x1o", "16x0e+2x1o", [(0, 0, 0.5), (1, 1, 2.0)], layout="ir_mul")),
+            5,
+            tags=frozenset({"small"}),
         ),
         Case("linear-ir-mul", linear("3x1o", "2x1o", [(0, 0, 0.5)], layout="ir_mul"), 3, tags=frozenset({"small"})),
     ]

@@ -1,4 +1,4 @@
-"""Other libraries' potentials with random weights, and their inputs from ASE's atoms, for tests and benches."""
+"""Other libraries' potentials and their inputs from ASE's atoms, for tests and benches."""
 
 from __future__ import annotations
 
@@ -114,3 +114,20 @@ def mace_input(
         return next(iter(loader)).to_dict()  # type: ignore[no-any-return]
     finally:
         torch.set_default_dtype(before)
+
+
+def sevennet(name: str) -> nn.Module:
+    """A trained SevenNet of the sevenn package, "7net-0" or "7net-l3i5", for single structures, in evaluation mode."""
+    from sevenn.util import load_checkpoint
+
+    model = load_checkpoint(name).build_model()
+    model.set_is_batch_data(False)
+    return model.eval()  # type: ignore[no-any-return]
+
+
+def sevennet_input(atoms: Any, model: nn.Module) -> Any:
+    """SevenNet's data of one structure; the model adds to it: give each call a `clone()`."""
+    from sevenn.atom_graph_data import AtomGraphData
+    from sevenn.train.dataload import unlabeled_atoms_to_graph
+
+    return AtomGraphData.from_numpy_dict(unlabeled_atoms_to_graph(atoms, model.cutoff))
