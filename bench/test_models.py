@@ -1,8 +1,8 @@
 """Whole potentials, accelerated and as they are: energy with forces, and one step of force training, of crystals.
 
 Rattled copper of 32 and 108 atoms; one structure a step. The weights of SevenNet are trained ones, those of NequIP
-random. A training step takes the gradients of a loss of energy and forces and changes the parameters; ours has tables in
-training too (`accelerate(model, tables="always")`).
+random. A training step takes the gradients of a loss of energy and forces and changes the parameters; ours has tables
+in training too (`accelerate(model, tables="always")`).
 """
 
 from __future__ import annotations
