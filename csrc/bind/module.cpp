@@ -1,4 +1,4 @@
-// The module; with modes.cpp the only file that knows Python: pointers and sizes in, exceptions out.
+// The module; with modes.cpp and painn.cpp the only files that know Python: pointers and sizes in, exceptions out.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -13,6 +13,7 @@
 namespace py = pybind11;
 
 void bind_modes(py::module_& m);  // modes.cpp
+void bind_painn(py::module_& m);  // painn.cpp
 
 namespace {
 
@@ -201,4 +202,5 @@ PYBIND11_MODULE(_C, m) {
     bind_spline(m);
     bind_harmonics(m);
     bind_modes(m);
+    bind_painn(m);
 }

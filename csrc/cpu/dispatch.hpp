@@ -7,6 +7,7 @@
 #include "contract.hpp"
 #include "harmonics.hpp"
 #include "modes.hpp"
+#include "painn.hpp"
 
 namespace eqk {
 
@@ -17,6 +18,7 @@ struct Implementation {
     const ContractKernels* contract;
     const HarmonicsKernels* harmonics;
     const ModeKernels* modes;
+    const PainnKernels* painn;
 };
 
 // Best first.

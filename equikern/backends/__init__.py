@@ -14,7 +14,7 @@ from types import ModuleType
 
 import torch
 
-from equikern.backends import cpu, cpu_harmonics, cpu_spline, reference, reference_harmonics
+from equikern.backends import cpu, cpu_harmonics, cpu_painn, cpu_spline, reference, reference_harmonics
 from equikern.backends.constant import constant
 from equikern.errors import BackendError
 from equikern.program import parse
@@ -88,6 +88,16 @@ def select_spline(device: str, dtype: torch.dtype) -> str:
 @constant
 def _constant_select_spline(setting: str, device: str, dtype: torch.dtype) -> str:
     return _choose(setting, "a spline", {"cpu": cpu_spline.supports(device, dtype), "reference": None})
+
+
+def select_painn(device: str, dtype: torch.dtype) -> str:
+    """The name of the backend that runs PaiNN as one op; raises if the one asked for cannot."""
+    return _constant_select_painn(_setting, device, dtype)
+
+
+@constant
+def _constant_select_painn(setting: str, device: str, dtype: torch.dtype) -> str:
+    return _choose(setting, "PaiNN", {"cpu": cpu_painn.supports(device, dtype), "reference": None})
 
 
 def _choose(setting: str, what: str, answers: dict[str, str | None]) -> str:

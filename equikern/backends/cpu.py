@@ -212,9 +212,10 @@ def _counts(
 
     def rows(*slots: int) -> int | None:
         for slot in slots:
-            a = given[slot] if slot < len(given) else None
-            if slot in open or a is not None:
-                return open[slot] if a is None else a.shape[0]
+            if slot < len(given) and (a := given[slot]) is not None:
+                return a.shape[0]
+            if slot in open:
+                return open[slot]
         return None
 
     if base.index_kinds:
@@ -239,7 +240,7 @@ def _check(base: Program, given: list[Tensor | None], counts: tuple[int, int, in
         kind = slot % len(base.operands)
         if a is None:
             continue
-        if a.shape != (expected[kind], base.dims[kind]) or a.dtype != like.dtype or a.device.type != "cpu":
+        if a.shape != (expected[kind], base.dims[kind]) or a.dtype != like.dtype or not a.is_cpu:
             raise ShapeError(
                 f"slot {slot} is {tuple(a.shape)} {a.dtype} on {a.device}; the program reads "
                 f"{(expected[kind], base.dims[kind])} {like.dtype} on cpu.\n  program   {base}"
@@ -252,13 +253,13 @@ def _graph(base: Program, index: list[Tensor], edges: int, z_rows: int) -> list[
     Their values the kernel checks, against the rows there are.
     """
     for tensor in index:
-        if tensor.dtype != torch.int64 or tensor.ndim != 1 or tensor.device.type != "cpu":
+        if tensor.dtype is not torch.int64 or tensor.ndim != 1 or not tensor.is_cpu:
             raise ShapeError(
                 f"an index is {tuple(tensor.shape)} {tensor.dtype} on {tensor.device}; it must be one-dimensional "
                 "int64 on the CPU. Make a Graph of the edges."
             )
-    kinds = dict(zip(base.index_kinds, (tensor.contiguous() for tensor in index), strict=False))
-    if any(tensor.shape[0] != edges for tensor in kinds.values()):
+    kinds = {kind: tensor.contiguous() for kind, tensor in zip(base.index_kinds, index, strict=False)}
+    if [tensor.shape[0] for tensor in kinds.values()] != [edges] * len(kinds):
         sizes = {kind: tensor.shape[0] for kind, tensor in kinds.items()}
         raise ShapeError(f"the index tensors differ in length: {sizes}; give each one entry an edge.")
     x_index, z_index, knot = kinds.get(base.rows[X]), kinds.get(base.rows[base.output]), kinds.get(base.rows[W])

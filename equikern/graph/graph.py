@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import torch
 from torch import Tensor
 
@@ -58,3 +60,8 @@ class Graph:
     def index(self) -> list[Tensor]:
         """What `ops.evaluate` takes for a program with rows x[sender], z[receiver]."""
         return [self.sender, self.receiver, self.ptr, self.order]
+
+    @cached_property
+    def by_sender(self) -> tuple[Tensor, Tensor]:
+        """The edges grouped by sender, (ptr, order) as in `ops.plan`; made at first use."""
+        return plan(self.receiver, self.sender, self.num_nodes, self.num_senders)

@@ -1,6 +1,7 @@
 """Layers."""
 
 from equikern.nn._convolution import Convolution
+from equikern.nn._force_graph import force_graph
 from equikern.nn._messages import PaiNNMessage, SchNetMessage
 from equikern.nn._mixed import MixedConvolution
 from equikern.nn._radial_convolution import RadialConvolution
@@ -8,4 +9,5 @@ from equikern.nn._radial_table import RadialTable
 
 __all__ = [
     "Convolution", "MixedConvolution", "PaiNNMessage", "RadialConvolution", "RadialTable", "SchNetMessage",
+    "force_graph",
 ]  # fmt: skip

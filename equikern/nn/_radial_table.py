@@ -1,7 +1,7 @@
-"""`RadialTable`: a quintic spline through a function of the edge length, built in float64, measured, rebuilt on change.
+"""`RadialTable`: a spline through a function of the edge length, built in float64, measured, rebuilt on change.
 
 A radial network gives the weights of a convolution from one number, the length of an edge; a spline through it is exact
-to less than the network's own rounding in float32, and a kernel reads six rows of it instead of running the network.
+to less than the network's own rounding in float32, and a kernel reads eight rows of it instead of running the network.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from equikern.errors import EquikernError
-from equikern.nn._radial_fit import INTERVALS, Fit, fit, holds, rows_of
+from equikern.nn._radial_fit import INTERVALS, Fit, fit, holds, table_of
 from equikern.ops.spline import spline
 
 # What a table may differ from its function, of the largest weight: value, slope (per unit of length). Slopes of 1e-5
@@ -57,7 +57,7 @@ class RadialTable:
     def __call__(
         self, r: Tensor, dtype: torch.dtype, pair: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor] | None:
-        """What a `tabled` program reads for lengths r (E,): rows (n, W), factors b (E, 6), first rows knot (E,).
+        """What a `tabled` program reads for lengths r (E,): rows (n, W), factors b (E, 8), first rows knot (E,).
 
         rows is on the graph of the module's parameters, b on that of r. None where the module itself must be used:
         there is no table, an edge is shorter than the first knot, or somebody traces and values cannot be looked at;
@@ -107,7 +107,7 @@ class RadialTable:
         self._rows, self._reason, before, self._fit = {}, "", self._fit, None
         with torch.no_grad():
             if before is not None and _near(now, self._measured_of):
-                table = rows_of(before, self._values(torch.float64))
+                table = table_of(before, self._values(torch.float64))
                 if holds(self._values(torch.float64), before, TOLERANCE, table):
                     self._fit, self._rows = before, {torch.float64: self._by_pair(table)}
                     return
@@ -139,7 +139,7 @@ class RadialTable:
     def _compute(self, dtype: torch.dtype) -> Tensor:
         """(rows, W) computed in a dtype, on the graph of the parameters."""
         assert self._fit is not None
-        return self._by_pair(rows_of(self._fit, self._values(dtype)))
+        return self._by_pair(table_of(self._fit, self._values(dtype)))
 
     def _by_pair(self, table: Tensor) -> Tensor:
         """(pairs * rows, W) of a table (rows, pairs * W)."""

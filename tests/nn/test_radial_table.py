@@ -8,7 +8,7 @@ import torch
 
 from equikern.errors import EquikernError
 from equikern.nn import RadialTable
-from equikern.nn._radial_fit import fit, holds, rows_of
+from equikern.nn._radial_fit import fit, holds, table_of
 from equikern.nn._radial_table import TOLERANCE
 from equikern.ops.spline import OFFSETS
 from equikern.testing import RadialNetwork
@@ -212,5 +212,5 @@ def test_a_sample_of_the_errors_finds_a_table_that_does_not_hold_any_more():
         return lambda r: torch.sin(frequency * r).unsqueeze(1)
 
     known = fit(wave(2), 0.5, 5.0, TOLERANCE, like=None)
-    assert holds(wave(2), known, TOLERANCE, rows_of(known, wave(2)))
-    assert not holds(wave(9), known, TOLERANCE, rows_of(known, wave(9)))
+    assert holds(wave(2), known, TOLERANCE, table_of(known, wave(2)))
+    assert not holds(wave(9), known, TOLERANCE, table_of(known, wave(9)))
