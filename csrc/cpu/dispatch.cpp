@@ -10,6 +10,8 @@ namespace eqk {
     extern const ContractKernels contract_kernels;   \
     extern const HarmonicsKernels harmonics_kernels; \
     extern const ModeKernels mode_kernels;           \
+    extern const PainnKernels painn_kernels;         \
+    extern const SymmetricKernels symmetric_kernels; \
     }
 
 EQK_DECLARE(base)
@@ -20,17 +22,31 @@ EQK_DECLARE(avx512)
 
 namespace {
 
-const Implementation base_impl{"base", [] { return true; }, &base::contract_kernels, &base::harmonics_kernels,
-                               &base::mode_kernels};
+const Implementation base_impl{"base",
+                               [] { return true; },
+                               &base::contract_kernels,
+                               &base::harmonics_kernels,
+                               &base::mode_kernels,
+                               &base::painn_kernels,
+                               &base::symmetric_kernels};
 #if defined(EQK_X86)
-const Implementation avx2_impl{"avx2", [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); },
-                               &avx2::contract_kernels, &avx2::harmonics_kernels, &avx2::mode_kernels};
+const Implementation avx2_impl{"avx2",
+                               [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); },
+                               &avx2::contract_kernels,
+                               &avx2::harmonics_kernels,
+                               &avx2::mode_kernels,
+                               &avx2::painn_kernels,
+                               &avx2::symmetric_kernels};
 const Implementation avx512_impl{"avx512",
                                  [] {
                                      return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
                                             __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw");
                                  },
-                                 &avx512::contract_kernels, &avx512::harmonics_kernels, &avx512::mode_kernels};
+                                 &avx512::contract_kernels,
+                                 &avx512::harmonics_kernels,
+                                 &avx512::mode_kernels,
+                                 &avx512::painn_kernels,
+                                 &avx512::symmetric_kernels};
 #endif
 
 const Implementation& choose() {

@@ -7,6 +7,8 @@
 #include "contract.hpp"
 #include "harmonics.hpp"
 #include "modes.hpp"
+#include "painn.hpp"
+#include "symmetric.hpp"
 
 namespace eqk {
 
@@ -17,6 +19,8 @@ struct Implementation {
     const ContractKernels* contract;
     const HarmonicsKernels* harmonics;
     const ModeKernels* modes;
+    const PainnKernels* painn;
+    const SymmetricKernels* symmetric;
 };
 
 // Best first.

@@ -1,5 +1,6 @@
 #include "spline.hpp"
 
+#include <array>
 #include <cmath>
 #include <stdexcept>
 
@@ -21,32 +22,29 @@ std::vector<Piece> pieces_of(const std::vector<double>& breaks, const std::vecto
         if (!(breaks[p] < breaks[p + 1]) || intervals[p] < 1)
             throw std::invalid_argument("the breaks of a spline rise, and every piece has an interval");
         pieces.push_back({breaks[p], double(intervals[p]) / (breaks[p + 1] - breaks[p]), intervals[p] - 1, row});
-        row += 2 * intervals[p] + 4;
+        row += 2 * intervals[p] + 12;
     }
     return pieces;
 }
 
-// Factors of d_0, c_1, d_1 and d_2 in the cubic over [0, 1], differentiated.
-void basis(double t, int order, double* b) {
-    const double s = 1 - t;
-    b[1] = order == 0 ? 1 : 0;
-    if (order == 0) {
-        b[0] = -s * s * s / 6;
-        b[2] = (((3 - 2 * t) * t + 3) * t + 1) / 6;
-        b[3] = t * t * t / 6;
-    } else if (order == 1) {
-        b[0] = s * s / 2;
-        b[2] = 0.5 + s * t;
-        b[3] = t * t / 2;
-    } else if (order == 2) {
-        b[0] = -s;
-        b[2] = s - t;
-        b[3] = t;
-    } else {
-        b[0] = order == 3 ? 1 : 0;
-        b[2] = order == 3 ? -2 : 0;
-        b[3] = b[0];
+// The factors of the rows of an interval, 5040 times their coefficients of t^0 ... t^7, t in [0, 1].
+constexpr double polynomials[kSplineRows][kSplineRows] = {
+    {-1, -121, -1312, -3728, 5040, 121, 1, 0}, {7, 399, 2114, 2114, 0, 399, 7, 0},
+    {-21, -525, -840, 840, 0, 525, 21, 0},     {35, 315, -350, -350, 0, 315, 35, 0},
+    {-35, -35, 280, -280, 0, 35, 35, 0},       {21, -63, 42, 42, 0, -63, 21, 0},
+    {-7, 35, -70, 70, 0, -35, 7, 0},           {1, -6, 15, -20, 0, 15, -6, 1},
+};
+
+// Their `order`-th derivatives: coefficients of t^0 ... t^7.
+using Coefficients = std::array<std::array<double, kSplineRows>, kSplineRows>;
+Coefficients derived(int order) {
+    Coefficients c{};
+    for (int power = order; power < kSplineRows; ++power) {
+        double factor = 1.0 / 5040;
+        for (int n = 0; n < order; ++n) factor *= power - n;
+        for (int k = 0; k < kSplineRows; ++k) c[power - order][k] = factor * polynomials[power][k];
     }
+    return c;
 }
 
 }  // namespace
@@ -55,6 +53,7 @@ template <class T>
 void spline(int64_t edges, const T* length, const std::vector<double>& breaks, const std::vector<int64_t>& intervals,
             int order, T* b, int64_t* knot) {
     const std::vector<Piece> pieces = pieces_of(breaks, intervals);
+    const Coefficients coefficients = derived(order);
     const double end = breaks.back();
     for (int64_t e = 0; e < edges; ++e) {
         const double r = static_cast<double>(length[e]), inside = r > end ? end : r;
@@ -64,8 +63,10 @@ void spline(int64_t edges, const T* length, const std::vector<double>& breaks, c
         const double at = (inside - piece.begin) * piece.steps;
         int64_t interval = at > 0 ? static_cast<int64_t>(at) : 0;  // NaN: the first, with factors that are NaN
         if (interval > piece.last) interval = piece.last;
-        double values[kSplineRows], scale = r > end && order > 0 ? 0 : 1;
-        basis(at - static_cast<double>(interval), order, values);
+        const double t = at - static_cast<double>(interval);
+        double scale = r > end && order > 0 ? 0 : 1, values[kSplineRows] = {};
+        for (int power = kSplineRows - 1; power >= 0; --power)
+            for (int c = 0; c < kSplineRows; ++c) values[c] = values[c] * t + coefficients[power][c];
         for (int n = 0; n < order; ++n) scale *= piece.steps;
         if (std::isnan(r)) scale = r;
         knot[e] = piece.row + 2 * interval;

@@ -14,7 +14,17 @@ from types import ModuleType
 
 import torch
 
-from equikern.backends import cpu, cpu_harmonics, cpu_spline, reference, reference_harmonics, triton
+from equikern.backends import (
+    cpu,
+    cpu_harmonics,
+    cpu_painn,
+    cpu_spline,
+    cpu_symmetric,
+    reference,
+    reference_harmonics,
+    reference_symmetric,
+    triton,
+)
 from equikern.backends.constant import constant
 from equikern.backends.triton import harmonics as triton_harmonics
 from equikern.errors import BackendError
@@ -23,6 +33,7 @@ from equikern.program import parse
 ORDER: tuple[ModuleType, ...] = (cpu, triton, reference)
 NAMES = tuple(backend.name for backend in ORDER)
 harmonics = {"cpu": cpu_harmonics, "triton": triton_harmonics, "reference": reference_harmonics}
+symmetric = {"cpu": cpu_symmetric, "reference": reference_symmetric}
 
 
 def _checked(name: str, source: str) -> str:
@@ -90,6 +101,31 @@ def select_spline(device: str, dtype: torch.dtype) -> str:
 def _constant_select_spline(setting: str, device: str, dtype: torch.dtype) -> str:
     answers = {"cpu": cpu_spline.supports(device, dtype), "triton": "it has no kernel for splines", "reference": None}
     return _choose(setting, "a spline", answers)
+
+
+def select_painn(device: str, dtype: torch.dtype) -> str:
+    """The name of the backend that runs PaiNN as one op; raises if the one asked for cannot."""
+    return _constant_select_painn(_setting, device, dtype)
+
+
+@constant
+def _constant_select_painn(setting: str, device: str, dtype: torch.dtype) -> str:
+    return _choose(
+        setting,
+        "PaiNN",
+        {"cpu": cpu_painn.supports(device, dtype), "triton": "it has no kernel for it", "reference": None},
+    )
+
+
+def select_symmetric(device: str, dtype: torch.dtype) -> str:
+    """The name of the backend that evaluates a symmetric contraction; raises if the one asked for cannot."""
+    return _constant_select_symmetric(_setting, device, dtype)
+
+
+@constant
+def _constant_select_symmetric(setting: str, device: str, dtype: torch.dtype) -> str:
+    answers = {"cpu": cpu_symmetric.supports(device, dtype), "triton": "it has no kernel for it", "reference": None}
+    return _choose(setting, "a symmetric contraction", answers)
 
 
 def _choose(setting: str, what: str, answers: dict[str, str | None]) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from equikern.backends import cpu_linear, cpu_modes, cpu_nodes
+from equikern.backends import cpu_linear, cpu_modes, cpu_nodes, cpu_species
 from equikern.backends._channelwise import channelwise
 from equikern.backends._derived import base_of, expanded
 from equikern.backends.extension import _C, MISSING
@@ -93,7 +93,7 @@ def contract(
     """dF/da for each open slot, `rows[n]` rows each; an absent operand (one dimension, no element) stands for zero."""
     base = base_of(program)
     if not program.derived and base.family == "linear":
-        return cpu_linear.sweep(base, operands, dict(zip(open, rows, strict=True)))
+        return cpu_linear.sweep(base, operands, index, dict(zip(open, rows, strict=True)))
     if not program.derived:
         return _product(base, operands, index, dict(zip(open, rows, strict=True)))
     fused = base.family != "linear" and channelwise(base.text)
@@ -103,7 +103,7 @@ def contract(
 
     def sweep(base: Program, read: list[Tensor], opened: dict[int, int], fixed: bool) -> list[Tensor]:
         if base.family == "linear":
-            return cpu_linear.sweep(base, read, opened)
+            return cpu_linear.sweep(base, read, index, opened)
         return _product(base, read, index, opened, fixed=float(fixed))
 
     return expanded(program, operands, dict(zip(open, rows, strict=True)), sweep)
@@ -116,6 +116,8 @@ def _product(
         return _sweep(base, operands, index, open, fixed=fixed)
     if cpu_nodes.takes(base.text):
         return cpu_nodes.sweep(base, operands, index, open)
+    if cpu_species.takes(base.text):
+        return cpu_species.sweep(base, operands, index, open)
     return cpu_modes.sweep(base, operands, index, open, fixed=fixed)
 
 
@@ -173,9 +175,10 @@ def _counts(
 
     def rows(*slots: int) -> int | None:
         for slot in slots:
-            a = given[slot] if slot < len(given) else None
-            if slot in open or a is not None:
-                return open[slot] if a is None else a.shape[0]
+            if slot < len(given) and (a := given[slot]) is not None:
+                return a.shape[0]
+            if slot in open:
+                return open[slot]
         return None
 
     if base.index_kinds:
@@ -200,7 +203,7 @@ def _check(base: Program, given: list[Tensor | None], counts: tuple[int, int, in
         kind = slot % len(base.operands)
         if a is None:
             continue
-        if a.shape != (expected[kind], base.dims[kind]) or a.dtype != like.dtype or a.device.type != "cpu":
+        if a.shape != (expected[kind], base.dims[kind]) or a.dtype != like.dtype or not a.is_cpu:
             raise ShapeError(
                 f"slot {slot} is {tuple(a.shape)} {a.dtype} on {a.device}; the program reads "
                 f"{(expected[kind], base.dims[kind])} {like.dtype} on cpu.\n  program   {base}"
@@ -213,13 +216,13 @@ def _graph(base: Program, index: list[Tensor], edges: int, z_rows: int) -> list[
     Their values the kernel checks, against the rows there are.
     """
     for tensor in index:
-        if tensor.dtype != torch.int64 or tensor.ndim != 1 or tensor.device.type != "cpu":
+        if tensor.dtype is not torch.int64 or tensor.ndim != 1 or not tensor.is_cpu:
             raise ShapeError(
                 f"an index is {tuple(tensor.shape)} {tensor.dtype} on {tensor.device}; it must be one-dimensional "
                 "int64 on the CPU. Make a Graph of the edges."
             )
-    kinds = dict(zip(base.index_kinds, (tensor.contiguous() for tensor in index), strict=False))
-    if any(tensor.shape[0] != edges for tensor in kinds.values()):
+    kinds = {kind: tensor.contiguous() for kind, tensor in zip(base.index_kinds, index, strict=False)}
+    if [tensor.shape[0] for tensor in kinds.values()] != [edges] * len(kinds):
         sizes = {kind: tensor.shape[0] for kind, tensor in kinds.items()}
         raise ShapeError(f"the index tensors differ in length: {sizes}; give each one entry an edge.")
     x_index, z_index, knot = kinds.get(base.rows[X]), kinds.get(base.rows[base.output]), kinds.get(base.rows[W])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import torch
 from torch import Tensor
 
@@ -30,10 +32,8 @@ class Graph:
         edges = edge_index.to(torch.int64, copy=True).contiguous()
         self.sender, self.receiver = edges[0], edges[1]
         self.ptr, self.order = plan(self.sender, self.receiver, self.num_senders, num_nodes)
-        # The kernels of a GPU sum the senders' gradients by a second plan; those of the CPU need none.
-        self.by_sender: tuple[Tensor, ...] = ()
         if edges.is_cuda:
-            self.by_sender = plan(self.receiver, self.sender, num_nodes, self.num_senders)
+            self.by_sender  # noqa: B018  (now, so that no step waits for its checks)
 
     def check(self, edge_index: Tensor, num_senders: int) -> None:
         """Raise ShapeError unless the graph is that of `edge_index` for `num_senders` rows.
@@ -60,5 +60,14 @@ class Graph:
 
     @property
     def index(self) -> list[Tensor]:
-        """What `ops.evaluate` takes for a program with rows x[sender], z[receiver]."""
-        return [self.sender, self.receiver, self.ptr, self.order, *self.by_sender]
+        """What `ops.evaluate` takes for a program with rows x[sender], z[receiver].
+
+        The kernels of a GPU sum the senders' gradients by a plan of their own.
+        """
+        plans = [self.ptr, self.order, *(self.by_sender if self.sender.is_cuda else ())]
+        return [self.sender, self.receiver, *plans]
+
+    @cached_property
+    def by_sender(self) -> tuple[Tensor, Tensor]:
+        """The edges grouped by sender, (ptr, order) as in `ops.plan`; made at first use."""
+        return plan(self.receiver, self.sender, self.num_nodes, self.num_senders)

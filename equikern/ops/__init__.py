@@ -2,6 +2,7 @@
 
 from equikern.ops.contract import evaluate, linear, product
 from equikern.ops.harmonics import spherical_harmonics
+from equikern.ops.painn import PaiNNConfig, painn
 from equikern.ops.plan import plan
 
-__all__ = ["evaluate", "linear", "plan", "product", "spherical_harmonics"]
+__all__ = ["PaiNNConfig", "evaluate", "linear", "painn", "plan", "product", "spherical_harmonics"]

@@ -18,7 +18,7 @@ from torch.autograd import forward_ad
 
 from equikern import backends
 from equikern.errors import ShapeError
-from equikern.ops.engine import LIBRARY, wanted
+from equikern.ops.engine import LIBRARY, plain, wanted
 from equikern.program import EDGE, SHARED, Program, parse
 
 LIBRARY.define(
@@ -45,6 +45,17 @@ def _fake(
     return [like.new_empty((n, dims[slot])) for n, slot in zip(rows, open, strict=True)]
 
 
+def _call(
+    program: Program, backend: str, operands: list[Tensor], index: Sequence[Tensor], rows: list[int], open: list[int]
+) -> list[Tensor]:
+    """The op, past the dispatcher and the program's text where nothing would see the difference."""
+    if not plain(operands, index):
+        return _op(program.text, backend, operands, list(index), rows, open)  # type: ignore[no-any-return]
+    if not torch.is_grad_enabled() or not any(a.requires_grad for a in operands):
+        return backends.get(backend).contract(program, operands, list(index), rows, open)  # type: ignore[no-any-return]
+    return list(_Contract.apply(program.text, backend, rows, open, len(operands), *operands, *index))
+
+
 class _Contract(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -53,8 +64,11 @@ class _Contract(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*tensors)
         ctx.program, ctx.backend, ctx.open, ctx.split = program, backend, open, split
+        operands, index = list(tensors[:split]), list(tensors[split:])
+        if plain(operands, index):
+            return tuple(_run(program, backend, operands, index, rows, open))
         with torch._C._AutoDispatchBelowAutograd():
-            return tuple(_op(program, backend, tensors[:split], tensors[split:], rows, open))
+            return tuple(_op(program, backend, operands, index, rows, open))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
@@ -65,7 +79,7 @@ class _Contract(torch.autograd.Function):
             program, operands, gone = along(parse(ctx.program), operands, dict(zip(ctx.open, grads, strict=True)))
             slots = [s for s in slots if s != gone and any(s in e for e in program.expansions)]
             rows = [(operands[s] if operands[s].ndim == 2 else ctx.saved_tensors[s]).shape[0] for s in slots]
-            for s, g in zip(slots, _op(str(program), ctx.backend, operands, index, rows, slots), strict=True):
+            for s, g in zip(slots, _call(program, ctx.backend, operands, index, rows, slots), strict=True):
                 gradients[s] = g
         return None, None, None, None, None, *gradients
 
@@ -151,7 +165,7 @@ def evaluate(
     backend = backends.select(program.text, x.device.type, x.dtype)
     absent = x.new_empty(0)
     given = [absent if a is None else a for a in inputs]
-    return _op(program.text, backend, [*given, absent], list(index), [count], [program.output])[0]  # type: ignore[no-any-return]
+    return _call(program, backend, [*given, absent], index, [count], [program.output])[0]
 
 
 def product(program: Program, x: Tensor, y: Tensor, weight: Tensor | None) -> Tensor:

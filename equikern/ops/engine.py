@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -44,21 +45,37 @@ _PLAIN_TENSOR = {
     _keys(DispatchKey.CPU, DispatchKey.AutocastCPU),
     _keys(DispatchKey.CPU, DispatchKey.AutocastCPU, DispatchKey.ADInplaceOrView, DispatchKey.AutogradCPU),
 }
+_PLAIN_TYPES = (Tensor, torch.nn.Parameter)
 _PLAIN_THREAD = {_keys(DispatchKey.BackendSelect), _keys(DispatchKey.BackendSelect, DispatchKey.ADInplaceOrView)}
 
 
-def direct(tensor: Tensor) -> bool:
-    """Whether an op of this one tensor may run past torch's dispatcher, which costs 9 us a call.
+def direct(*tensors: Tensor) -> bool:
+    """Whether an op of these tensors may run past torch's dispatcher, which costs 9 us a call.
 
-    True where nothing would see the difference: a plain CPU tensor, no recording, no derivative, no mode, no profiler.
+    True where nothing would see the difference: plain CPU tensors, no recording, no derivative, no mode, no profiler.
     """
-    return (
-        not torch.compiler.is_compiling()
-        and not (tensor.requires_grad and torch.is_grad_enabled())
-        and type(tensor) in (Tensor, torch.nn.Parameter)
-        and forward_ad._current_level < 0
-        and torch._C._len_torch_function_stack() == 0
-        and not torch.autograd._profiler_enabled()
-        and torch._C._dispatch_keys(tensor).raw_repr() in _PLAIN_TENSOR
-        and torch._C._dispatch_tls_local_include_set().raw_repr() in _PLAIN_THREAD
-    )
+    if torch.is_grad_enabled():
+        for tensor in tensors:
+            if tensor.requires_grad:
+                return False
+    return plain(tensors)
+
+
+def plain(tensors: Sequence[Tensor], integers: Sequence[Tensor] = ()) -> bool:
+    """As `direct`, but recording may be on: what an autograd Function may call, and be called, past the dispatcher."""
+    if (
+        torch.compiler.is_compiling()
+        or forward_ad._current_level >= 0
+        or torch._C._len_torch_function_stack() != 0
+        or torch.autograd._profiler_enabled()
+        or torch._C._dispatch_tls_local_include_set().raw_repr() not in _PLAIN_THREAD
+    ):
+        return False
+    for tensor in integers:
+        # Only a subclass or a transform, which the thread would show, hides anything in them.
+        if type(tensor) not in _PLAIN_TYPES:
+            return False
+    for tensor in tensors:
+        if type(tensor) not in _PLAIN_TYPES or torch._C._dispatch_keys(tensor).raw_repr() not in _PLAIN_TENSOR:
+            return False
+    return True

@@ -1,10 +1,11 @@
-"""`equikern::spline`: the rows of a table that a length reads, and their cubic B-spline factors.
+"""`equikern::spline`: the rows of a table that a length reads, and their factors in a B-spline of degree 7.
 
 Piece p of the spline reaches from breaks[p] to breaks[p+1] in n = intervals[p] equal steps and has coefficients c_0 ...
-c_(n+2). The table holds, by turns, their differences d_j = c_(j+1) - c_j and c_(j+1), 2n + 4 rows: slopes are then sums
-of differences and do not suffer from the rounding of large, nearly equal coefficients. The value at r is
-sum_k b[k] table[knot + OFFSETS[k]]. Below the first break the first polynomial goes on; from the last break on, the
-value there holds. The derivative of the op is the op at the next order.
+c_(n+6). The table holds, by turns, their differences d_j = c_(j+1) - c_j and c_(j+1), 2n + 12 rows; interval j reads
+d_j ... d_(j+6) and c_(j+4): slopes are then sums of differences and do not suffer from the rounding of large, nearly
+equal coefficients. The value at r is sum_k b[k] table[knot + OFFSETS[k]], six times continuously differentiable within
+a piece. Below the first break the first polynomial goes on; from the last break on, the value there holds. The
+derivative of the op is the op at the next order. (C. de Boor, A practical guide to splines, 1978.)
 """
 
 from __future__ import annotations
@@ -23,12 +24,27 @@ from equikern.backends import cpu_spline
 from equikern.errors import ShapeError
 from equikern.ops.engine import LIBRARY
 
-OFFSETS = (0, 1, 2, 4)  # of d_0, c_1, d_1 and d_2 of an interval
+DEGREE = 7
+OFFSETS = (0, 2, 4, 6, 7, 8, 10, 12)  # of d_j ... d_(j+3), c_(j+4), d_(j+4) ... d_(j+6)
 
 LIBRARY.define("spline(str backend, Tensor r, float[] breaks, int[] intervals, int order) -> (Tensor b, Tensor knot)")
 _op = torch.ops.equikern.spline.default
-# Their factors are cubics in t on [0, 1], six times which are here, constant first.
-_CUBICS = ((-1, 3, -3, 1), (6, 0, 0, 0), (1, 3, 3, -2), (0, 0, 0, 1))
+# Their factors are polynomials of t in [0, 1], 5040 times which are here, constant first.
+_POLYNOMIALS = (
+    (-1, 7, -21, 35, -35, 21, -7, 1),
+    (-121, 399, -525, 315, -35, -63, 35, -6),
+    (-1312, 2114, -840, -350, 280, 42, -70, 15),
+    (-3728, 2114, 840, -350, -280, 42, 70, -20),
+    (5040, 0, 0, 0, 0, 0, 0, 0),
+    (121, 399, 525, 315, 35, -63, -35, 15),
+    (1, 7, 21, 35, 35, 21, 7, -6),
+    (0, 0, 0, 0, 0, 0, 0, 1),
+)
+
+
+def rows_of(intervals: Any) -> Any:
+    """Rows of the table that a piece of so many intervals has."""
+    return 2 * intervals + 12
 
 
 def _run(backend: str, r: Tensor, breaks: list[float], intervals: list[int], order: int) -> tuple[Tensor, Tensor]:
@@ -49,14 +65,14 @@ def _reference(r: Tensor, breaks: list[float], intervals: list[int], order: int)
     at = (inside - begin) * steps
     interval = torch.minimum(at.nan_to_num().long().clamp(min=0), counts[piece] - 1)
     t = at - interval
-    cubics = _kept(_CUBICS, torch.float64, r.device) / 6  # (4 rows, 4 powers)
+    factors = _kept(_POLYNOMIALS, torch.float64, r.device) / 5040  # (rows, powers)
     for _ in range(order):
-        cubics = torch.nn.functional.pad(cubics[:, 1:] * torch.arange(1, 4, device=r.device), (0, 1))
-    b = t.unsqueeze(1) ** torch.arange(4, device=r.device) @ cubics.t() * steps.unsqueeze(1) ** order
+        factors = torch.nn.functional.pad(factors[:, 1:] * torch.arange(1, 8, device=r.device), (0, 1))
+    b = t.unsqueeze(1) ** torch.arange(8, device=r.device) @ factors.t() * steps.unsqueeze(1) ** order
     if order:
         b = torch.where((lengths > breaks[-1]).unsqueeze(1), 0.0, b)
     b = torch.where(lengths.isnan().unsqueeze(1), lengths.unsqueeze(1), b)
-    first = torch.cat([counts.new_zeros(1), (2 * counts + 4).cumsum(0)[:-1]])
+    first = torch.cat([counts.new_zeros(1), rows_of(counts).cumsum(0)[:-1]])
     return b.to(r.dtype), first[piece] + 2 * interval
 
 
@@ -110,13 +126,15 @@ LIBRARY.impl("spline", _autograd, "Autograd")
 
 
 def spline(r: Tensor, breaks: Sequence[float], intervals: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """The factors b (E, 4) and first rows knot (E,) of lengths r (E,): the value is sum of b table[knot + OFFSETS].
+    """The factors b (E, 8) and first rows knot (E,) of lengths r (E,): the value is sum of b table[knot + OFFSETS].
 
-    breaks (P+1, rising, in the unit of r), intervals (P): see the module. b is twice continuously differentiable in r
-    but at the inner breaks. Raises ShapeError for r that is not one-dimensional or no floating-point tensor.
+    breaks (P+1, rising, in the unit of r), intervals (P): see the module. b is six times continuously
+    differentiable in r but at the inner breaks. Raises ShapeError for r that is not one-dimensional or
+    no floating-point tensor.
 
     >>> spline(torch.tensor([0.5]), [0.0, 1.0], [2])
-    (tensor([[-0.1667,  1.0000,  0.1667,  0.0000]]), tensor([2]))
+    (tensor([[-1.9841e-04, -2.4008e-02, -2.6032e-01, -7.3968e-01,  1.0000e+00,
+               2.4008e-02,  1.9841e-04,  0.0000e+00]]), tensor([2]))
     """
     if r.ndim != 1 or not r.is_floating_point():
         raise ShapeError(f"spline: r is {tuple(r.shape)} {r.dtype}; give floating-point lengths (E,).")

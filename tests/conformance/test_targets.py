@@ -62,6 +62,27 @@ def test_harmonics_of_every_instruction_set_are_those_of_the_reference(target):
     assert done.returncode == 0, done.stderr[-2000:]
 
 
+SYMMETRIC_CONTRACTIONS = """
+import torch
+from equikern.backends import cpu
+from equikern.testing import SYMMETRIC, assert_close, symmetric_derivatives, tolerance
+torch.use_deterministic_algorithms(True)
+torch.utils.deterministic.fill_uninitialized_memory = True
+assert cpu.target() == {target!r}, cpu.target()
+for id in ("mace-last", "ir-mul", "to-channels", "one-node", "many-nodes"):
+    for dtype in (torch.float32, torch.float64):
+        got = symmetric_derivatives(id, dtype, "cpu", 2, dtype)
+        expected = symmetric_derivatives(id, torch.float64, "reference", 2, dtype)
+        assert_close(got, expected, tolerance(SYMMETRIC[id][0], dtype, 2, 150), f"{{id}} {{dtype}}")
+"""
+
+
+@pytest.mark.parametrize("target", _C.cpu_targets())
+def test_symmetric_contractions_of_every_instruction_set_are_those_of_the_reference(target):
+    done = run(SYMMETRIC_CONTRACTIONS.format(target=target), target)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
 @pytest.mark.parametrize("target", _C.cpu_targets())
 def test_every_instruction_set_gives_the_results_of_the_reference(target):
     done = run(CHECK.format(target=target), target)
@@ -71,3 +92,39 @@ def test_every_instruction_set_gives_the_results_of_the_reference(target):
 def test_an_unknown_instruction_set_is_refused_by_name():
     done = run("from equikern.backends import cpu; cpu.target()", "sse1")
     assert done.returncode != 0 and "sse1" in done.stderr and "base" in done.stderr
+
+
+PAINN = """
+import torch
+import equikern
+from equikern.backends import cpu
+from equikern.ops import painn
+from equikern.testing.painn import CONFIGS, painn_inputs
+torch.use_deterministic_algorithms(True)
+torch.utils.deterministic.fill_uninitialized_memory = True
+assert cpu.target() == {target!r}, cpu.target()
+for id in ("odd", "wide", "trained-size"):
+    config = CONFIGS[id]
+    for atoms in (1, 40):
+        for dtype, limit in ((torch.float32, 3e-4), (torch.float64, 1e-12)):
+            vec, graph, weights = painn_inputs(config, atoms, dtype)
+            found = []
+            for backend, wide in (("cpu", dtype), ("reference", torch.float64)):
+                with equikern.backend(backend):
+                    leaves = [t.to(wide).requires_grad_() for t in (vec.detach(), *weights)]
+                    leaves[-1].requires_grad_(config.basis == "bessel")
+                    energy, g = painn(config, leaves[0], graph, leaves[1:])
+                    total = (energy * energy.detach()).sum() + (g * g.detach()).sum()
+                    trained = [t for t in leaves if t.requires_grad]
+                    slopes = torch.autograd.grad(total, trained, allow_unused=True, materialize_grads=True)
+                    found.append([energy, g, *slopes])
+            for a, b in zip(*found, strict=True):
+                error = (a.double() - b).norm() / max(b.norm(), 1e-3)
+                assert error <= limit, (id, atoms, dtype)  # not for NaN either
+"""
+
+
+@pytest.mark.parametrize("target", _C.cpu_targets())
+def test_painn_of_every_instruction_set_is_that_of_the_reference(target):
+    done = run(PAINN.format(target=target), target)
+    assert done.returncode == 0, done.stderr[-2000:]

@@ -1,0 +1,104 @@
+"""PaiNN on the CPU as one native call: energies, their derivatives, the gradients of both (csrc/cpu/painn.hpp)."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from equikern.backends._painn import parse_painn
+from equikern.backends.extension import _C, MISSING
+from equikern.backends.threads import threads
+from equikern.errors import BackendError, ShapeError
+
+
+def supports(device: str, dtype: torch.dtype) -> str | None:
+    """None if the kernels take a model on a device and of a dtype, else the reason in words."""
+    if _C is None:
+        return MISSING
+    if device != "cpu":
+        return f"the vectors are on {device}"
+    if dtype not in (torch.float32, torch.float64):
+        return f"the vectors are {dtype}; the kernels have float32 and float64"
+    return None
+
+
+def _require(tensor: Tensor) -> None:
+    reason = supports(tensor.device.type, tensor.dtype)
+    if reason:
+        raise BackendError(f"backend 'cpu' cannot run PaiNN: {reason}; use backend 'reference'.")
+
+
+@cache
+def _kernel(text: str) -> _C.Painn:
+    s = parse_painn(text)
+    bessel = s.basis == "bessel"
+    sizes = s.layers, s.channels, s.hidden, s.num_basis, s.num_species
+    return _C.Painn(*sizes, bessel, s.cutoff, s.epsilon, 1.0 if bessel else s.gaussian_width)
+
+
+@cache
+def packed_size(text: str, dtype: torch.dtype) -> int:
+    """How many numbers the packed weights are."""
+    return _kernel(text).packed_size(dtype == torch.float64)  # type: ignore[no-any-return]
+
+
+def pack(text: str, weights: list[Tensor]) -> Tensor:
+    """The weights as the kernels read them, one flat tensor."""
+    kernel, like = _kernel(text), weights[0]
+    _require(like)
+    double = like.dtype == torch.float64
+    packed = like.new_empty(packed_size(text, like.dtype))
+    held = [w.detach().contiguous() for w in weights]
+    (kernel.pack_double if double else kernel.pack_float)([w.data_ptr() for w in held], packed.data_ptr())
+    return packed
+
+
+def _run(
+    text: str, vec: Tensor, graph: list[Tensor], packed: Tensor, out: list[Tensor | None], weights: list[Tensor] | None
+) -> None:
+    kernel, species = _kernel(text), graph[0]
+    _require(vec)
+    run = kernel.run_double if vec.dtype == torch.float64 else kernel.run_float
+    held = [vec.contiguous(), *(t.contiguous() for t in graph), *(None if t is None else t.contiguous() for t in out)]
+    address = [0 if t is None else t.data_ptr() for t in held]
+    try:
+        run(
+            len(out) == 3,
+            species.shape[0],
+            vec.shape[0],
+            address[1:8],
+            address[0],
+            packed.data_ptr(),
+            [*address[8:], 0][:3],
+            [w.data_ptr() for w in weights or []],
+            threads(),
+        )
+    except IndexError as error:
+        raise ShapeError(f"{error}\n  model     {text}") from None
+
+
+def evaluate(text: str, vec: Tensor, graph: list[Tensor], packed: Tensor) -> tuple[Tensor, Tensor]:
+    """Atomic energies (N,) and the derivative of their sum by vec (E, 3), of packed weights."""
+    energy, g = vec.new_empty(graph[0].shape[0]), vec.new_empty(vec.shape)
+    _run(text, vec, graph, packed, [energy, g], None)
+    return energy, g
+
+
+def gradient(
+    text: str,
+    vec: Tensor,
+    graph: list[Tensor],
+    weights: list[Tensor],
+    packed: Tensor,
+    cotangents: tuple[Tensor | None, Tensor | None],
+    need_weights: bool,
+) -> tuple[Tensor, list[Tensor]]:
+    """Gradients by vec and by the weights of cotangents . (energies, derivatives by vec)."""
+    d_vec = vec.new_empty(vec.shape)
+    d_weights = [torch.empty_like(w, memory_format=torch.contiguous_format) for w in weights] if need_weights else []
+    if d_weights and "centres" in parse_painn(text).weights():
+        d_weights[-1].zero_()  # they are not trained
+    _run(text, vec, graph, packed, [*cotangents, d_vec], d_weights)
+    return d_vec, d_weights

@@ -1,0 +1,6 @@
+"""Models, one file each."""
+
+from equikern.models.painn import PaiNN
+from equikern.ops import PaiNNConfig
+
+__all__ = ["PaiNN", "PaiNNConfig"]

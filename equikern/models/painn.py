@@ -1,0 +1,147 @@
+"""PaiNN: polarizable atom interaction neural network.
+
+Source: K. T. Schütt, O. T. Unke, M. Gastegger, "Equivariant message passing for the prediction of tensorial properties
+and molecular spectra", ICML 2021. Initialisation as there: Xavier uniform, zero bias, standard normal embedding.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from equikern.errors import ShapeError
+from equikern.graph import Graph
+from equikern.nn import PaiNNMessage
+from equikern.ops import PaiNNConfig, painn, radial, spherical_harmonics
+
+
+class Interaction(nn.Module):
+    """One message and one update of q (N, C) and mu (N, 3, C)."""
+
+    def __init__(self, config: PaiNNConfig) -> None:
+        super().__init__()
+        c = config.channels
+        self.phi = nn.Sequential(nn.Linear(c, c), nn.SiLU(), nn.Linear(c, 3 * c))
+        self.filter = nn.Linear(config.num_basis, 3 * c)
+        self.mix = nn.Linear(c, 2 * c, bias=False)
+        self.update = nn.Sequential(nn.Linear(2 * c, c), nn.SiLU(), nn.Linear(c, 3 * c))
+        self.message = PaiNNMessage(c)
+        self.epsilon = config.epsilon
+
+    def forward(
+        self, q: Tensor, mu: Tensor, basis: Tensor, envelope: Tensor, direction: Tensor, graph: Graph
+    ) -> tuple[Tensor, Tensor]:
+        """basis (E, K), envelope (E, 1), direction (E, 3) -> the new q and mu."""
+        filters = self.filter(basis) * envelope  # (E, 3C)
+        edges = torch.stack([graph.sender, graph.receiver])
+        dq, dmu = self.message(self.phi(q), mu, filters, direction, edges, graph)
+        q, mu = q + dq, mu + dmu
+        v, u = self.mix(mu).chunk(2, 2)  # (N, 3, C) each
+        norm = (v.square().sum(1) + self.epsilon).sqrt()
+        a_q, a_mu, a_dot = self.update(torch.cat([q, norm], 1)).chunk(3, 1)
+        return q + a_q + a_dot * (u * v).sum(1), mu + a_mu.unsqueeze(1) * u
+
+
+class PaiNN(nn.Module):
+    """Atomic energies of PaiNN, and the forces.
+
+    `forward` is the paper's text, layer by layer, and has derivatives of any order. `energy_and_forces` is the same
+    function as one native op, with one derivative more for training; `nn.force_graph` is that op for dynamics.
+    Lengths are in the unit of `config.cutoff`; the energy is in whatever unit the model was trained in.
+
+    >>> model = PaiNN(PaiNNConfig(layers=2, channels=8, hidden=4))
+    >>> edges = torch.tensor([[0, 1], [1, 0]])
+    >>> positions = torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.0, 1.1]])
+    >>> energy, forces = model.energy_and_forces(torch.tensor([6, 8]), positions, edges)
+    >>> energy.shape, forces.shape
+    (torch.Size([1]), torch.Size([2, 3]))
+    """
+
+    def __init__(self, config: PaiNNConfig | None = None) -> None:
+        super().__init__()
+        self.config = config = config or PaiNNConfig()
+        c = config.channels
+        if config.basis == "gaussian":
+            self.centres: Tensor
+            self.register_buffer("centres", torch.linspace(0, config.cutoff, config.num_basis))
+        self.embedding = nn.Embedding(config.num_species, c)
+        self.layers = nn.ModuleList([Interaction(config) for _ in range(config.layers)])
+        self.readout = nn.Sequential(nn.Linear(c, config.hidden), nn.SiLU(), nn.Linear(config.hidden, 1))
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def forward(self, species: Tensor, edge_vec: Tensor, edge_index: Tensor, graph: Graph | None = None) -> Tensor:
+        """Atomic energies (N,): species (N,) indexes the embedding, edge_vec (E, 3), edge_index (2, E).
+
+        edge_vec is position[sender] + shifts @ cell - position[receiver]; edge_index holds senders, receivers.
+        """
+        config, graph = self.config, _graph(graph, edge_index, species)
+        d = edge_vec.norm(dim=1)  # (E,)
+        direction = spherical_harmonics([1], edge_vec, True, "norm")  # (E, 3), zero for a vector of zero
+        if config.basis == "bessel":
+            basis = radial.bessel(d, config.num_basis, config.cutoff, "schnetpack")
+        else:
+            basis = torch.exp(-0.5 * ((d.unsqueeze(1) - self.centres) / config.gaussian_width) ** 2)
+        envelope = radial.cosine_cutoff(d, config.cutoff).unsqueeze(1)
+        q = self.embedding(species)  # (N, C)
+        mu = q.new_zeros(q.shape[0], 3, q.shape[1])  # (N, 3, C)
+        for layer in self.layers:
+            q, mu = layer(q, mu, basis, envelope, direction, graph)
+        return self.readout(q).squeeze(1)  # type: ignore[no-any-return]
+
+    def whole(self) -> tuple[PaiNNConfig, list[Tensor]]:
+        """What `ops.painn` takes: the model as one op."""
+        # Not self.parameters(), which walks over all modules: 0.1 ms, as much as 9 atoms need in the kernels.
+        weights: list[Tensor] = [self.embedding.weight]
+        for layer in self.layers._modules.values():
+            m = layer._modules  # type: ignore[union-attr]
+            phi, update = m["phi"]._modules, m["update"]._modules  # type: ignore[union-attr]
+            for linear in (phi["0"], phi["2"], m["filter"], m["mix"], update["0"], update["2"]):
+                weights += [w for w in linear._parameters.values() if w is not None]  # type: ignore[union-attr]
+        weights += [w for linear in self.readout for w in linear._parameters.values() if w is not None]
+        if self.config.basis == "gaussian":
+            weights.append(self.centres)
+        return self.config, weights
+
+    def energy_and_forces(
+        self,
+        species: Tensor,
+        positions: Tensor,
+        edge_index: Tensor,
+        *,
+        offsets: Tensor | None = None,
+        batch: Tensor | None = None,
+        num_graphs: int = 1,
+        graph: Graph | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Energies (B,) and forces (N, 3), differentiable once: loss.backward() trains on both.
+
+        positions (N, 3); offsets (E, 3) = shifts @ cell of periodic edges; batch (N,) the graph of each atom. The
+        forces are -dE/d(positions), at the same cost whether or not the weights require gradients.
+        Raises ShapeError for tensors that do not fit, BackendError for a derivative of second order.
+        """
+        if positions.shape != (species.shape[0], 3):
+            raise ShapeError(f"positions are {tuple(positions.shape)}; {species.shape[0]} species need (N, 3).")
+        graph = _graph(graph, edge_index, species)
+        edge_vec = positions[graph.sender] - positions[graph.receiver]
+        if offsets is not None:
+            edge_vec = edge_vec + offsets
+        config, weights = self.whole()
+        plans = [species, *graph.index, *graph.by_sender]
+        energies, g = painn(config, edge_vec, plans, weights)
+        forces = (
+            positions.new_zeros(positions.shape).index_add(0, graph.receiver, g).index_add(0, graph.sender, g, alpha=-1)
+        )
+        if batch is None:
+            return energies.sum().reshape(1), forces
+        return energies.new_zeros(num_graphs).index_add(0, batch, energies), forces
+
+
+def _graph(graph: Graph | None, edge_index: Tensor, species: Tensor) -> Graph:
+    if graph is None:
+        return Graph(edge_index, species.shape[0])
+    graph.check(edge_index, species.shape[0])
+    return graph
