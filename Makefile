@@ -4,6 +4,8 @@
 PYTHON ?= python3
 TORCH_VERSION ?= 2.13.0
 DRIVER := $(wildcard /proc/driver/nvidia/version)$(shell command -v nvidia-smi 2>/dev/null)
+# Of the torch above: wheels for the CPU come without it. Its interpreter and compiler serve the tests.
+TRITON ?= triton==3.7.1; sys_platform == "linux"
 TORCH ?= $(if $(DRIVER),torch>=2.11,torch==$(TORCH_VERSION))
 
 VENV := .venv
@@ -63,6 +65,7 @@ $(VENV)/torch:
 
 $(VENV)/tools: Makefile | $(VENV)/torch
 	$(PIP) install -q $(BUILD_TOOLS)
+	$(PY) -c 'import triton' 2>/dev/null || $(PIP) install -q '$(TRITON)'
 	@touch $@
 
 $(VENV)/built: $(SOURCES) $(VENV)/tools
