@@ -22,24 +22,27 @@ std::vector<Piece> pieces_of(const std::vector<double>& breaks, const std::vecto
         if (!(breaks[p] < breaks[p + 1]) || intervals[p] < 1)
             throw std::invalid_argument("the breaks of a spline rise, and every piece has an interval");
         pieces.push_back({breaks[p], double(intervals[p]) / (breaks[p + 1] - breaks[p]), intervals[p] - 1, row});
-        row += intervals[p] + kSplineRows - 1;
+        row += 2 * intervals[p] + 12;
     }
     return pieces;
 }
 
-// The factors of c_0 ... c_5 in the quintic over [0, 1], 120 times their coefficients of t^0 ... t^5.
-constexpr double quintics[6][kSplineRows] = {
-    {1, 26, 66, 26, 1, 0},    {-5, -50, 0, 50, 5, 0},  {10, 20, -60, 20, 10, 0},
-    {-10, 20, 0, -20, 10, 0}, {5, -20, 30, -20, 5, 0}, {-1, 5, -10, 10, -5, 1},
+// The factors of the rows of an interval, 5040 times their coefficients of t^0 ... t^7, t in [0, 1].
+constexpr double polynomials[kSplineRows][kSplineRows] = {
+    {-1, -121, -1312, -3728, 5040, 121, 1, 0}, {7, 399, 2114, 2114, 0, 399, 7, 0},
+    {-21, -525, -840, 840, 0, 525, 21, 0},     {35, 315, -350, -350, 0, 315, 35, 0},
+    {-35, -35, 280, -280, 0, 35, 35, 0},       {21, -63, 42, 42, 0, -63, 21, 0},
+    {-7, 35, -70, 70, 0, -35, 7, 0},           {1, -6, 15, -20, 0, 15, -6, 1},
 };
 
-// Their `order`-th derivatives: coefficients of t^0 ... t^5.
-std::array<std::array<double, kSplineRows>, 6> derived(int order) {
-    std::array<std::array<double, kSplineRows>, 6> c{};
-    for (int power = order; power < 6; ++power) {
-        double factor = 1.0 / 120;
+// Their `order`-th derivatives: coefficients of t^0 ... t^7.
+using Coefficients = std::array<std::array<double, kSplineRows>, kSplineRows>;
+Coefficients derived(int order) {
+    Coefficients c{};
+    for (int power = order; power < kSplineRows; ++power) {
+        double factor = 1.0 / 5040;
         for (int n = 0; n < order; ++n) factor *= power - n;
-        for (int k = 0; k < kSplineRows; ++k) c[power - order][k] = factor * quintics[power][k];
+        for (int k = 0; k < kSplineRows; ++k) c[power - order][k] = factor * polynomials[power][k];
     }
     return c;
 }
@@ -50,7 +53,7 @@ template <class T>
 void spline(int64_t edges, const T* length, const std::vector<double>& breaks, const std::vector<int64_t>& intervals,
             int order, T* b, int64_t* knot) {
     const std::vector<Piece> pieces = pieces_of(breaks, intervals);
-    const auto coefficients = derived(order);
+    const Coefficients coefficients = derived(order);
     const double end = breaks.back();
     for (int64_t e = 0; e < edges; ++e) {
         const double r = static_cast<double>(length[e]), inside = r > end ? end : r;
@@ -62,11 +65,11 @@ void spline(int64_t edges, const T* length, const std::vector<double>& breaks, c
         if (interval > piece.last) interval = piece.last;
         const double t = at - static_cast<double>(interval);
         double scale = r > end && order > 0 ? 0 : 1, values[kSplineRows] = {};
-        for (int power = 5; power >= 0; --power)
+        for (int power = kSplineRows - 1; power >= 0; --power)
             for (int c = 0; c < kSplineRows; ++c) values[c] = values[c] * t + coefficients[power][c];
         for (int n = 0; n < order; ++n) scale *= piece.steps;
         if (std::isnan(r)) scale = r;
-        knot[e] = piece.row + interval;
+        knot[e] = piece.row + 2 * interval;
         for (int c = 0; c < kSplineRows; ++c) b[e * kSplineRows + c] = static_cast<T>(values[c] * scale);
     }
 }

@@ -1,7 +1,10 @@
-// Uniform quintic B-splines on pieces of the real line: which rows of a table a length reads, and their factors.
+// Uniform B-splines of degree 7 on pieces of the real line: which rows of a table a length reads, and their factors.
 //
-// A piece of n intervals has coefficients c_0 ... c_(n+4), the rows of the table. Degree 5: a few hundred rows are as
-// exact as a radial network in float32, few enough for the second-level cache; cubics need thousands.
+// A piece of n intervals has coefficients c_0 ... c_(n+6). Its 2n + 12 rows of the table are, by turns, their
+// differences d_j = c_(j+1) - c_j and c_(j+1). A length in interval j reads d_j ... d_(j+6) and c_(j+4): slopes are
+// then sums of differences, with the relative precision of these, where sums of rounded coefficients would cancel. The
+// degree is high for the sake of a small table, one that stays in the second-level cache: a hundred intervals do what
+// cubics do with a thousand.
 #pragma once
 
 #include <cstdint>
@@ -9,7 +12,7 @@
 
 namespace eqk {
 
-constexpr int kSplineRows = 6;
+constexpr int kSplineRows = 8;
 
 // Piece p reaches from breaks[p] to breaks[p + 1] in intervals[p] steps. Of each length: knot, the first of the six
 // rows it reads, and b (edges, 6), their factors, differentiated `order` times. Below the first break the first

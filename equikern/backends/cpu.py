@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from equikern.backends import cpu_linear, cpu_modes, cpu_nodes
+from equikern.backends import cpu_linear, cpu_modes, cpu_nodes, cpu_species
 from equikern.backends.extension import _C, MISSING
 from equikern.backends.threads import threads
 from equikern.errors import BackendError, ShapeError
@@ -103,7 +103,7 @@ def contract(
     """dF/da for each open slot, `rows[n]` rows each; an absent operand (one dimension, no element) stands for zero."""
     base = _base(program)
     if not program.derived and base.family == "linear":
-        return cpu_linear.sweep(base, operands, dict(zip(open, rows, strict=True)))
+        return cpu_linear.sweep(base, operands, index, dict(zip(open, rows, strict=True)))
     if not program.derived:
         return _product(base, operands, index, dict(zip(open, rows, strict=True)))
     fused = base.family != "linear" and _channelwise(base.text)
@@ -138,7 +138,7 @@ def _expanded(
             continue
         read = [operands[slot] for slot in slots]
         if base.family == "linear":
-            parts = cpu_linear.sweep(base, read, opened)
+            parts = cpu_linear.sweep(base, read, index, opened)
         else:
             parts = _product(base, read, index, opened, fixed=float(all(slots[k] == k for k in factors)))
         for k, part in zip(opened, parts, strict=True):
@@ -153,6 +153,8 @@ def _product(
         return _sweep(base, operands, index, open, fixed=fixed)
     if cpu_nodes.takes(base.text):
         return cpu_nodes.sweep(base, operands, index, open)
+    if cpu_species.takes(base.text):
+        return cpu_species.sweep(base, operands, index, open)
     return cpu_modes.sweep(base, operands, index, open, fixed=fixed)
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from equikern.errors import BackendError, EquikernError
-from equikern.interop import e3nn, sevennet
+from equikern.interop import e3nn, e3nn_nodes, nequip, sevennet
 from equikern.interop.swap import Swap, device_and_dtype, install, installed, remove
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -51,7 +51,7 @@ class Report:
 
 
 def accelerate(model: Model, *, tables: str = "evaluation") -> Model:
-    """Run the e3nn tensor products, spherical harmonics and SevenNet convolutions of a model on equikern, in place.
+    """Run the e3nn tensor products, spherical harmonics and NequIP and SevenNet convolutions of a model on equikern.
 
     tables: when weights that depend on the edge length alone come from a `nn.RadialTable` instead of their network, in
     float32: in "evaluation" (`model.eval()`), "always" (training too: exact to 1e-7, gradients of all parameters
@@ -130,9 +130,8 @@ def _parts(model: nn.Module) -> Iterator[tuple[str, str, nn.Module, Swap | str]]
         if made is not None:
             yield path, type(module).__name__, module, made
         if isinstance(made, Swap):
-            seen.update(map(id, module.modules()))
-            return
-        if e3nn.is_product(module):
+            seen.update(map(id, made.covers()))
+        elif e3nn.is_product(module):
             return
         for name, child in module.named_children():
             yield from walk(f"{path}.{name}" if path else name, child)
@@ -146,10 +145,16 @@ def _stand_in(module: nn.Module, model: nn.Module) -> Swap | str | None:
         return existing
     if sevennet.is_convolution(module):
         made = sevennet.convolution_swap(module, model)
+    elif nequip.is_interaction(module):
+        made = nequip.interaction_swap(module, model)
     elif e3nn.is_product(module):
         made = e3nn.product_swap(module)
     elif e3nn.is_harmonics(module):
         made = e3nn.harmonics_swap(module)
+    elif e3nn_nodes.is_linear(module):
+        made = e3nn_nodes.linear_swap(module)
+    elif e3nn_nodes.is_gate(module):
+        made = e3nn_nodes.gate_swap(module)
     else:
         return None
     if isinstance(made, str):

@@ -8,18 +8,33 @@ from __future__ import annotations
 
 import importlib
 import inspect
+from functools import cache
 from math import prod
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from equikern.errors import ProgramError
 from equikern.interop.swap import Swap, close, runs, why_no_harmonics
 from equikern.ops import evaluate
 from equikern.ops.harmonics import spherical_harmonics
-from equikern.program import Irreps, Path, Program, Rows, product_of_paths, wigner_3j
+from equikern.program import (
+    EDGE,
+    SHARED,
+    Irreps,
+    Path,
+    Program,
+    Rows,
+    linear_of_species,
+    parse,
+    product_of_paths,
+    wigner_3j,
+)
+from equikern.program import by_species as with_species
 
 _PRODUCT = (
     "irreps_in1", "irreps_in2", "irreps_out", "instructions",
@@ -61,6 +76,9 @@ class ProductSwap(Swap):
     def evaluate(self, x: Tensor, y: Tensor, w: Tensor) -> Tensor:
         """x (..., dim), y (..., dim), w (..., n), or (n,) where it is shared -> (..., dim)."""
         shared = self.module.shared_weights
+        if not values_hidden() and (species := self._species(x, y)) is not None:
+            one_hot = torch.eye(y.shape[1], dtype=y.dtype, device=y.device)
+            return evaluate(species_programs(self.program.text)[0], (x, one_hot, w), [species])  # type: ignore[index]
         batch = torch.broadcast_shapes(x.shape[:-1], y.shape[:-1], () if shared else w.shape[:-1])
         rows = prod(batch)
         x = x.expand(*batch, x.shape[-1]).reshape(rows, x.shape[-1])
@@ -72,6 +90,15 @@ class ProductSwap(Swap):
                 self.program, (x, y, w if shared else w.expand(*batch, w.shape[-1]).reshape(rows, w.shape[-1]))
             )
         return z.reshape(*batch, z.shape[-1])
+
+    def _species(self, x: Tensor, y: Tensor) -> Tensor | None:
+        """(E,): the column of y that is 1 in each row; None where y is no constant one-hot matrix."""
+        rows = (x.ndim, y.ndim) == (2, 2) and 0 < len(y) == len(x) and y.shape[1] > 1
+        if not rows or y.requires_grad or species_programs(self.program.text) is None:
+            return None
+        species = y.argmax(1)
+        one_hot = torch.zeros_like(y).scatter_(1, species.unsqueeze(1), 1.0)
+        return species if torch.equal(one_hot, y) else None
 
     def agrees(self) -> bool:
         """See Swap."""
@@ -178,6 +205,48 @@ def _sign(symbol: Any, ours: Any) -> float | None:
         if np.abs(symbol - sign * ours).max() <= 1e-5 * np.abs(ours).max():
             return sign
     return None
+
+
+@cache
+def species_programs(text: str) -> tuple[Program, Program] | None:
+    """A program that multiplies by scalars y and mixes channels by shared weights, with y by species, and as a linear
+    map by species; else None. Where few rows of y differ they cost what a linear map costs.
+    """
+    program = parse(text)
+    x, y, w, z = program.operands
+    scalars = all(ir.l == 0 for _, ir in y.irreps)  # type: ignore[union-attr]
+    rows = (x.row, y.row, w.row, z.row) == (EDGE, EDGE, SHARED, EDGE)
+    if not rows or not scalars or any(path.mode != "uvw" for path in program.paths):
+        return None
+    return with_species(program), linear_of_species(program)
+
+
+def weights_of_species(text: str, y: Tensor, w: Tensor) -> Tensor:
+    """(species, n): the weights of `linear_of_species`, for y (species, dim) and the product's weights w (n,)."""
+    program = parse(text)
+    parts = []
+    for path, columns in zip(program.paths, program.weight_slices, strict=True):
+        of_y = y[:, program.operands[1].irreps.slices()[path.in2]]  # type: ignore[union-attr]
+        matrices = w[columns].view(program.multiplicities(path))
+        # Not matmul: where gradients are recorded it copies the weights first.
+        parts.append(torch.bmm(of_y.expand(len(matrices), *of_y.shape), matrices).transpose(0, 1).flatten(1))
+    return torch.cat(parts, 1)
+
+
+def values_hidden() -> bool:
+    """Whether values of tensors cannot be looked at: somebody traces, transforms (torch.func) or sends tangents."""
+    # First: torch.compile cannot trace the others.
+    return (
+        torch.compiler.is_compiling()
+        or _get_current_dispatch_mode() is not None
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or forward_ad._current_level >= 0
+    )
+
+
+def watched(module: nn.Module) -> bool:
+    """Whether somebody's hooks want to see what a module gets and gives."""
+    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
 
 
 # --- spherical harmonics

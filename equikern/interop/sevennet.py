@@ -1,7 +1,6 @@
 """SevenNet's interaction: gather, tensor product and sum at receivers in one op (`sevenn/nn/convolution.py`).
 
-Recognised by structure. SevenNet's `edge_index` has receivers in row 0 and senders in row 1. In evaluation, in float32,
-the weights come from a table of the edge length: radial basis, cutoff and radial network in one (`nn.RadialTable`).
+Recognised by structure. SevenNet's `edge_index` has receivers in row 0 and senders in row 1.
 """
 
 from __future__ import annotations
@@ -13,11 +12,10 @@ from torch import Tensor, nn
 
 from equikern.graph import Graph
 from equikern.interop import e3nn
+from equikern.interop.convolution import ConvolutionSwap
 from equikern.interop.swap import Swap, close, runs
 from equikern.nn import RadialTable
-from equikern.ops import evaluate
-from equikern.ops.spline import OFFSETS
-from equikern.program import CONVOLUTION, Program, tabled
+from equikern.program import CONVOLUTION
 
 _STRUCTURE = (
     "convolution",
@@ -58,17 +56,14 @@ def is_convolution(module: nn.Module) -> bool:
     return all(hasattr(module, name) for name in _STRUCTURE)
 
 
-class ConvolutionSwap(Swap):
+class InteractionSwap(ConvolutionSwap):
     """x_i <- sum over edges (j -> i) of w (x_j tensor y) / denominator, in SevenNet's dictionary of tensors."""
-
-    program: Program
-    table: RadialTable | None = None
 
     def __call__(self, data: Any) -> Any:
         module: Any = self.module
         x, y, edge_index = data[module.key_x], data[module.key_filter], data[module.key_edge_idx]
         if (
-            self._watched()
+            e3nn.watched(module.convolution)
             or not runs(self.program, x, y, data[module.key_weight_input])
             or torch.is_autocast_enabled(x.device.type)
         ):
@@ -76,35 +71,12 @@ class ConvolutionSwap(Swap):
         if module.is_parallel:
             x = torch.cat([x, data[GHOSTS]])
         graph = Graph(edge_index.flip(0), x.shape[0])
-        read = self._read(data, x.dtype)
-        if read is not None:
-            rows, b, knot = read
-            index = [graph.sender, knot, *graph.index[1:]]
-            x = evaluate(self.tabled_program, (x, y, rows, b), index, graph.num_nodes)
-        else:
-            weight = module.weight_nn(data[module.key_weight_input])
-            x = evaluate(self.program, (x, y, weight), graph.index, graph.num_nodes)
+        x = self.convolve(x, y, graph, data.get(LENGTH), lambda: module.weight_nn(data[module.key_weight_input]))
         x = x.div(module.denominator)
         if module.is_parallel:
             x = torch.tensor_split(x, data[LOCAL])[0]
         data[module.key_x] = x
         return data
-
-    @property
-    def tabled_program(self) -> Program:
-        """The program that reads the weights from a table."""
-        return tabled(self.program, OFFSETS)
-
-    def _read(self, data: Any, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor] | None:
-        """What the table gives for the edges, None where the radial network itself is to run."""
-        if self.table is None or LENGTH not in data or not self.reads_table(dtype):
-            return None
-        return self.table(data[LENGTH], dtype)
-
-    def _watched(self) -> bool:
-        """Whether somebody's hooks want to see the product by itself."""
-        product = self.module.convolution
-        return bool(product._forward_hooks or product._forward_pre_hooks or product._backward_hooks)  # type: ignore[union-attr]
 
     def agrees(self) -> bool:
         """See Swap. The graph has three nodes and four edges."""
@@ -129,7 +101,7 @@ class ConvolutionSwap(Swap):
     def rebuild(self) -> Swap | str:
         """See Swap."""
         made = convolution_swap(self.module, None)
-        if isinstance(made, ConvolutionSwap):
+        if isinstance(made, InteractionSwap):
             made.table, made.tables = self.table, self.tables
         return made
 
@@ -152,6 +124,6 @@ def convolution_swap(module: Any, model: nn.Module | None) -> Swap | str:
     program = e3nn.product_program(product, CONVOLUTION)
     if isinstance(program, str):
         return program
-    swap = ConvolutionSwap(module, program)
+    swap = InteractionSwap(module, program)
     swap.table = None if model is None else radial_table(model, module)
     return swap

@@ -44,6 +44,10 @@ class Swap:
         """What the module's class computes."""
         return type(self.module).forward(self.module, *args)  # type: ignore[attr-defined]
 
+    def covers(self) -> list[nn.Module]:
+        """The modules whose work the stand-in does; what else is inside them may have stand-ins of its own."""
+        return list(self.module.modules())
+
     def rebuild(self) -> Swap | str:
         """The stand-in for the module as it is now, or the reason why there is none (after new buffers were loaded)."""
         return self

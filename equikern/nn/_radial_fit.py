@@ -1,7 +1,8 @@
-"""Fitting a quintic spline to functions of one variable: pieces, sites, measured errors, kinks.
+"""Fitting a spline of degree 7 to functions of one variable: pieces, sites, measured errors, kinks.
 
-A piece of n intervals has n + 5 coefficients. They interpolate at its n + 1 knots and at the middles of its first two
-and last two intervals: sites that interleave with the knots (I. J. Schoenberg and A. Whitney, 1953).
+A piece of n intervals has n + 7 coefficients (ops/spline.py says how a table holds them). They interpolate at its n + 1
+knots and at the middles of its first three and last three intervals: sites that interleave with the knots (I. J.
+Schoenberg and A. Whitney, 1953).
 """
 
 from __future__ import annotations
@@ -14,29 +15,34 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from equikern.ops.spline import ROWS
+from equikern.ops.spline import DEGREE, OFFSETS, rows_of
 
 Function = Callable[[Tensor], Tensor]
 # Numbers of intervals that are tried, shared by the pieces: few, so that their matrices are made once.
-INTERVALS = (64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
+INTERVALS = (32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 MOST_BREAKS = 8
 STEP = 2e-6  # of difference quotients, over r_max
 KINK = 4e-7  # how well a kink is located, over r_max
-BLOCK, REACH = 64, 48  # coefficients solved together; sites beyond them that still matter (0.43 ** 48 is 3e-18)
+SAMPLE = 4
+BLOCK, REACH = 64, 64  # coefficients solved together; sites beyond them that still matter (0.54 ** 64 is 4e-18)
 
 
 @dataclass(frozen=True)
 class Fit:
-    """Where the knots are, and what was measured: largest error of value and slope, over the largest value."""
+    """Where the knots are, and what was measured: largest error of value and slope, over the largest value.
+
+    `count` is the number of intervals that the pieces shared; short pieces have more than their share.
+    """
 
     breaks: tuple[float, ...]
     intervals: tuple[int, ...]
     errors: tuple[float, float]
+    count: int
 
     @property
     def rows(self) -> int:
         """Rows of the table."""
-        return sum(n + ROWS - 1 for n in self.intervals)
+        return sum(map(rows_of, self.intervals))
 
 
 def fit(function: Function, r_min: float, r_max: float, tolerance: tuple[float, float], like: Fit | None) -> Fit | str:
@@ -45,7 +51,7 @@ def fit(function: Function, r_min: float, r_max: float, tolerance: tuple[float, 
     function maps (n,) to (n, W), in float64. `like` is a fit of a similar function to start from.
     """
     breaks = [r_min, r_max] if like is None else list(like.breaks)
-    needed = 0.0 if like is None else sum(like.intervals)
+    needed = 0.0 if like is None else like.count
     for count in INTERVALS:
         while count >= needed or count == INTERVALS[-1]:
             intervals = _share(breaks, count)
@@ -54,11 +60,11 @@ def fit(function: Function, r_min: float, r_max: float, tolerance: tuple[float, 
             if not all(map(torch.isfinite, (value.sum(), slope.sum()))):
                 return f"it is not finite between {r_min:g} and {r_max:g}"
             if found[0] <= tolerance[0] and found[1] <= tolerance[1]:
-                return Fit(tuple(breaks), tuple(intervals), found)
+                return Fit(tuple(breaks), tuple(intervals), found, count)
             kink = _concentrated(function, breaks, r, slope, (r_max - r_min) / count)
             if kink is None or len(breaks) >= MOST_BREAKS:
-                # Errors fall with the sixth and the fifth power of the intervals.
-                needed = 0.9 * count * max((found[0] / tolerance[0]) ** (1 / 6), (found[1] / tolerance[1]) ** (1 / 5))
+                # Errors fall with the eighth and the seventh power of the intervals.
+                needed = 0.9 * count * max((found[0] / tolerance[0]) ** (1 / 8), (found[1] / tolerance[1]) ** (1 / 7))
                 break
             breaks = sorted([*breaks, kink])
     return (
@@ -67,20 +73,27 @@ def fit(function: Function, r_min: float, r_max: float, tolerance: tuple[float, 
     )
 
 
-def rows_of(fit: Fit, function: Function) -> Tensor:
+def holds(function: Function, known: Fit, tolerance: tuple[float, float], table: Tensor) -> bool:
+    """Whether the table of a known fit is still within `tolerance`, looked at in every `SAMPLE`-th interval."""
+    _, value, slope = _errors(function, known.breaks, known.intervals, table, SAMPLE)
+    return bool(value.max() <= tolerance[0]) and bool(slope.max() <= tolerance[1])  # NaN: no
+
+
+def table_of(fit: Fit, function: Function) -> Tensor:
     """(rows, W): the table, differentiable in what the function depends on."""
     return _table(function, fit.breaks, fit.intervals)
 
 
 def _share(breaks: Sequence[float], count: int) -> list[int]:
     lengths = [b - a for a, b in itertools.pairwise(breaks)]
-    return [max(ROWS, round(count * length / sum(lengths))) for length in lengths]
+    return [max(DEGREE + 1, round(count * length / sum(lengths))) for length in lengths]
 
 
 def _sites(intervals: int) -> Tensor:
     """The sites of a piece in units of its intervals, rising."""
     knots = torch.arange(intervals + 1, dtype=torch.float64)
-    middles = torch.tensor([0.5, 1.5, intervals - 1.5, intervals - 0.5], dtype=torch.float64)
+    middles = torch.tensor([0.5, 1.5, 2.5], dtype=torch.float64)
+    middles = torch.cat([middles, intervals - middles])
     return torch.cat([knots, middles]).sort().values
 
 
@@ -88,10 +101,13 @@ def _sites(intervals: int) -> Tensor:
 def _solver(intervals: int) -> tuple[tuple[slice, Tensor], ...]:
     """For each block of coefficients, the sites that matter to it and the matrix that takes their values to it."""
     sites = _sites(intervals)
-    first = sites.long().clamp(max=intervals - 1)  # coefficient that a site reads, of six
-    b = torch.ops.equikern.spline("reference", sites, [0.0, float(intervals)], [intervals], 0)[0]
-    matrix = torch.zeros(len(sites), len(sites), dtype=torch.float64)
-    matrix.scatter_(1, first[:, None] + torch.arange(ROWS), b)
+    first = sites.long().clamp(max=intervals - 1)  # the interval of a site
+    factors = torch.ops.equikern.spline("reference", sites, [0.0, float(intervals)], [intervals], 0)[0]
+    rows = torch.zeros(len(sites), rows_of(intervals), dtype=torch.float64)
+    rows.scatter_(1, 2 * first[:, None] + torch.tensor(OFFSETS), factors)
+    # d_j = c_(j+1) - c_j in row 2j, c_(j+1) in row 2j + 1
+    matrix = torch.nn.functional.pad(rows[:, 0::2] + rows[:, 1::2], (1, 0))
+    matrix[:, :-1] -= rows[:, 0::2]
     blocks = []
     for start in range(0, len(sites), BLOCK):
         near = slice(max(0, start - REACH), min(len(sites), start + BLOCK + REACH))
@@ -108,41 +124,51 @@ def _table(function: Function, breaks: Sequence[float], intervals: Sequence[int]
     values = function(torch.cat(sites)).split([len(s) for s in sites])
     rows = []
     for v, n in zip(values, intervals, strict=True):
-        rows += [m @ v[near] for near, m in _solver(n)]
+        c = torch.cat([m.to(v) @ v[near] for near, m in _solver(n)])
+        rows.append(torch.stack([c.diff(dim=0), c[1:]], 1).flatten(0, 1))  # differences and coefficients by turns
     return torch.cat(rows)
 
 
-def _errors(function: Function, breaks: Sequence[float], intervals: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
-    """r and the errors of value and slope there, over the largest value.
+def _errors(
+    function: Function,
+    breaks: Sequence[float],
+    intervals: Sequence[int],
+    table: Tensor | None = None,
+    every: int = 1,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """r and the errors of value and slope there, over the largest value; of the table, in every so many intervals.
 
-    They are largest at 0.5 and 0.24 of an interval; at the ends of a piece, where sites crowd, a grid is looked at.
+    They are largest at 0.5 and 0.25 of an interval; at the ends of a piece, where sites crowd, a grid is looked at.
     """
-    table = _table(function, breaks, intervals)
+    table = _table(function, breaks, intervals) if table is None else table
     step, row = STEP * breaks[-1], 0
     points: list[Tensor] = []
     value: list[Tensor] = []
     slope: list[Tensor] = []
     largest = table.new_tensor(1e-300)
     for (a, b), n in zip(itertools.pairwise(breaks), intervals, strict=True):
-        inner, ends = torch.arange(n), torch.tensor(sorted({0, 1, 2, n - 3, n - 2, n - 1}))
+        inner, ends = torch.arange(0, n, every), torch.tensor([0, 1, 2, 3, n - 4, n - 3, n - 2, n - 1])
         # Not at the very ends: a difference quotient must not look across a kink.
         grid = (0.02, 0.1, 0.3, 0.4, 0.6, 0.7, 0.8, 0.9, 0.98)
-        for t, at in ((0.24, inner), (0.5, inner), *((t, ends) for t in grid)):
+        for t, at in ((0.25, inner), (0.5, inner), *((t, ends) for t in grid)):
             r = a + (at.double() + t) * ((b - a) / n)
             below, exact, above = function(torch.cat([r - step, r, r + step])).chunk(3)
             for order, errors, expected in ((0, value, exact), (1, slope, (above - below) / (2 * step))):
                 factors, _ = torch.ops.equikern.spline("reference", r.new_tensor([t]), [0.0, float(n)], [n], order)
                 factors = factors * (n / (b - a)) ** order
-                got = sum(f * table[row + at + c] for c, f in enumerate(factors[0]))
+                got = sum(f * table[row + 2 * at + c] for f, c in zip(factors[0], OFFSETS, strict=True))
                 errors.append((got - expected).abs_().amax(1))
             points.append(r)
             largest = torch.maximum(largest, exact.abs().max())
-        row += n + ROWS - 1
+        row += rows_of(n)
     return torch.cat(points), torch.cat(value) / largest, torch.cat(slope) / largest
 
 
 def _concentrated(function: Function, breaks: list[float], r: Tensor, slope: Tensor, step: float) -> float | None:
-    """Where the error sits at one place only: the kink that is there, if it is none of the breaks."""
+    """Where the error sits at one place only: the kink that is there, if it is none of the breaks.
+
+    It may be no kink but a steep end; a break helps there too.
+    """
     worst = float(r[slope.argmax()])
     far = slope[(r - worst).abs() > 4 * step]
     if not len(far) or float(far.max()) > float(slope.max()) / 8:

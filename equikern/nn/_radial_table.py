@@ -1,7 +1,7 @@
-"""`RadialTable`: a quintic spline through a function of the edge length, built in float64, measured, rebuilt on change.
+"""`RadialTable`: a spline through a function of the edge length, built in float64, measured, rebuilt on change.
 
 A radial network gives the weights of a convolution from one number, the length of an edge; a spline through it is exact
-to less than the network's own rounding in float32, and a kernel reads six rows of it instead of running the network.
+to less than the network's own rounding in float32, and a kernel reads eight rows of it instead of running the network.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from equikern.errors import EquikernError
-from equikern.nn._radial_fit import INTERVALS, Fit, fit, rows_of
+from equikern.nn._radial_fit import INTERVALS, Fit, fit, holds, table_of
 from equikern.ops.spline import spline
 
 # What a table may differ from its function, of the largest weight: value, slope (per unit of length). Slopes of 1e-5
@@ -22,6 +22,7 @@ from equikern.ops.spline import spline
 TOLERANCE = (1e-7, 3e-6)
 LARGEST = 256 << 20  # bytes
 TRAINED = 4
+CLOSE = 0.02  # change of parameters, over their largest, up to which a table's errors are only sampled
 
 
 class RadialTable:
@@ -33,7 +34,8 @@ class RadialTable:
     its own, those of pair a * species + b.
 
     The module is evaluated in float64, with its parameters as they are now: the table is made again when one of them,
-    or a buffer, has other values than when it was made. `why_not()` is the reason why there is no table.
+    or a buffer, has other values than when it was made. After small changes, as in training, the knots stay and errors
+    are measured in a sample of the intervals. `why_not()` is the reason why there is no table.
     """
 
     def __init__(self, radial: torch.nn.Module, r_max: float, *, r_min: float | None = None, species: int = 0) -> None:
@@ -47,6 +49,7 @@ class RadialTable:
         self.pairs = self.species**2 or 1
         self.r_min = self.r_max / 10 if r_min is None else float(r_min)
         self._made_of: list[Tensor] = []
+        self._measured_of: list[Tensor] = []  # when all intervals were looked at last
         self._fit: Fit | None = None
         self._rows: dict[torch.dtype, Tensor] = {}
         self._reason = ""
@@ -54,7 +57,7 @@ class RadialTable:
     def __call__(
         self, r: Tensor, dtype: torch.dtype, pair: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor] | None:
-        """What a `tabled` program reads for lengths r (E,): rows (n, W), factors b (E, 6), first rows knot (E,).
+        """What a `tabled` program reads for lengths r (E,): rows (n, W), factors b (E, 8), first rows knot (E,).
 
         rows is on the graph of the module's parameters, b on that of r. None where the module itself must be used:
         there is no table, an edge is shorter than the first knot, or somebody traces and values cannot be looked at;
@@ -103,40 +106,66 @@ class RadialTable:
         self._made_of = [t.detach().clone() for t in now]
         self._rows, self._reason, before, self._fit = {}, "", self._fit, None
         with torch.no_grad():
-            result = fit(self._values(), self.r_min, self.r_max, TOLERANCE, like=before)
+            if before is not None and _near(now, self._measured_of):
+                table = table_of(before, self._values(torch.float64))
+                if holds(self._values(torch.float64), before, TOLERANCE, table):
+                    self._fit, self._rows = before, {torch.float64: self._by_pair(table)}
+                    return
+            self._measured_of = self._made_of
+            result = fit(self._values(torch.float64), self.r_min, self.r_max, TOLERANCE, like=before)
         if isinstance(result, str):
             self._reason = result
-        elif (size := 4 * result.rows * self._values()(torch.tensor([self.r_max]).double()).shape[1]) > LARGEST:
+        elif (
+            size := 4 * result.rows * self._values(torch.float64)(torch.tensor([self.r_max]).double()).shape[1]
+        ) > LARGEST:
             self._reason = f"it would take {size >> 20} MiB, more than {LARGEST >> 20}"
         else:
             self._fit = result
 
-    def _values(self) -> Callable[[Tensor], Tensor]:
-        """The module in float64: lengths (n,) -> (n, pairs * W)."""
+    def _values(self, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+        """The module in a dtype: lengths (n,) -> (n, pairs * W)."""
         state: dict[str, Any] = dict(self.radial.named_parameters()) | dict(self.radial.named_buffers())
-        doubled = {name: t.double() if t.is_floating_point() else t for name, t in state.items()}
+        cast = {name: t.to(dtype) if t.is_floating_point() else t for name, t in state.items()}
 
         def values(r: Tensor) -> Tensor:
+            r = r.to(dtype)
             ends = [torch.full_like(r, n, dtype=torch.int64) for n in range(self.species)]
             arguments: list[tuple[Tensor, ...]] = [(r, a, b) for a in ends for b in ends]
             arguments = arguments or [(r,)]
-            return torch.cat([torch.func.functional_call(self.radial, doubled, a) for a in arguments], 1)
+            return torch.cat([torch.func.functional_call(self.radial, cast, a) for a in arguments], 1)
 
         return values
 
-    def _compute(self) -> Tensor:
-        """(rows, W) in float64, on the graph of the parameters."""
+    def _compute(self, dtype: torch.dtype) -> Tensor:
+        """(rows, W) computed in a dtype, on the graph of the parameters."""
         assert self._fit is not None
-        return rows_of(self._fit, self._values()).unflatten(1, (self.pairs, -1)).transpose(0, 1).flatten(0, 1)
+        return self._by_pair(table_of(self._fit, self._values(dtype)))
+
+    def _by_pair(self, table: Tensor) -> Tensor:
+        """(pairs * rows, W) of a table (rows, pairs * W)."""
+        return table.unflatten(1, (self.pairs, -1)).transpose(0, 1).flatten(0, 1)
 
     def _cast(self, dtype: torch.dtype) -> Tensor:
         if dtype not in self._rows:
-            with torch.no_grad():
-                self._rows[dtype] = self._compute().to(dtype)
+            if torch.float64 not in self._rows:
+                with torch.no_grad():
+                    self._rows[torch.float64] = self._compute(torch.float64)
+            self._rows[dtype] = self._rows[torch.float64].to(dtype)
+            if dtype != torch.float64:
+                del self._rows[torch.float64]  # its size, twice over
         return self._rows[dtype]
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_made_of": [], "_fit": None, "_rows": {}, "_reason": ""}
+        return self.__dict__ | {"_made_of": [], "_measured_of": [], "_fit": None, "_rows": {}, "_reason": ""}
+
+
+def _near(now: list[Tensor], then: list[Tensor]) -> bool:
+    """Whether tensors have changed little."""
+    return len(now) == len(then) and all(
+        a.shape == b.shape and a.dtype == b.dtype and bool((a - b).abs().amax() <= CLOSE * b.abs().amax())
+        for a, b in zip(now, then, strict=True)
+        if a.numel()
+    )
 
 
 class _Rows(torch.autograd.Function):
@@ -144,7 +173,7 @@ class _Rows(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, table: RadialTable, dtype: torch.dtype, *parameters: Tensor) -> Tensor:
-        ctx.table = table
+        ctx.table, ctx.dtype = table, dtype
         ctx.save_for_backward(*parameters)
         return table._cast(dtype).detach()
 
@@ -153,6 +182,7 @@ class _Rows(torch.autograd.Function):
         parameters = ctx.saved_tensors  # refuses parameters that were changed in place since
         create_graph = torch.is_grad_enabled()
         with torch.enable_grad():
-            rows = ctx.table._compute()
-            found = torch.autograd.grad(rows, parameters, grad.double(), create_graph=create_graph, allow_unused=True)
+            # Values must be exact for slopes to be; for derivatives of parameters their own precision will do.
+            rows = ctx.table._compute(ctx.dtype)
+            found = torch.autograd.grad(rows, parameters, grad, create_graph=create_graph, allow_unused=True)
         return None, None, *found

@@ -149,15 +149,7 @@ class Linear(torch.nn.Module):
         if bias.numel() != rows * self.bias_numel:
             raise ShapeError(f"bias has shape {tuple(bias.shape)}; {self} reads {rows * self.bias_numel} numbers.")
         bias = bias.reshape(rows, self.bias_numel)
-        given = {ins.i_out for ins in self.instructions if ins.i_in == -1}
-        parts, start = [], 0
-        for i, entry in enumerate(self.irreps_out):
-            if i in given:
-                parts.append(bias[:, start : start + entry.dim])
-                start += entry.dim
-            else:
-                parts.append(bias.new_zeros(rows, entry.dim))
-        return torch.cat(parts, dim=-1).flatten()
+        return bias_columns(bias, self.irreps_out, {ins.i_out for ins in self.instructions if ins.i_in == -1})
 
     def weight_views(
         self, weight: Tensor | None = None, yield_instruction: bool = False
@@ -185,6 +177,19 @@ class Linear(torch.nn.Module):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.irreps_in} -> {self.irreps_out} | {self.weight_numel} weights)"
+
+
+def bias_columns(bias: Tensor, irreps: Any, outs: set[int]) -> Tensor:
+    """(rows * dim,): biases (rows, n) in the columns of the entries `outs`, zero elsewhere."""
+    bias = bias.reshape(-1, sum(irreps[i].dim for i in outs))
+    parts, start = [], 0
+    for i, (mul, ir) in enumerate(irreps):
+        if i in outs:
+            parts.append(bias[:, start : start + mul * ir.dim])
+            start += mul * ir.dim
+        else:
+            parts.append(bias.new_zeros(len(bias), mul * ir.dim))
+    return torch.cat(parts, dim=-1).flatten()
 
 
 def _paths(

@@ -1,9 +1,11 @@
-"""`equikern::spline`: the rows of a table that a length reads, and their quintic B-spline factors.
+"""`equikern::spline`: the rows of a table that a length reads, and their factors in a B-spline of degree 7.
 
 Piece p of the spline reaches from breaks[p] to breaks[p+1] in n = intervals[p] equal steps and has coefficients c_0 ...
-c_(n+4), rows of the table. The value at r is sum_k b[k] table[knot + k] over ROWS rows, four times continuously
-differentiable within a piece. Below the first break the first polynomial goes on; from the last break on, the value
-there holds. The derivative of the op is the op at the next order. (C. de Boor, A practical guide to splines, 1978.)
+c_(n+6). The table holds, by turns, their differences d_j = c_(j+1) - c_j and c_(j+1), 2n + 12 rows; interval j reads
+d_j ... d_(j+6) and c_(j+4): slopes are then sums of differences and do not suffer from the rounding of large, nearly
+equal coefficients. The value at r is sum_k b[k] table[knot + OFFSETS[k]], six times continuously differentiable within
+a piece. Below the first break the first polynomial goes on; from the last break on, the value there holds. The
+derivative of the op is the op at the next order. (C. de Boor, A practical guide to splines, 1978.)
 """
 
 from __future__ import annotations
@@ -21,20 +23,27 @@ from equikern.backends import cpu_spline
 from equikern.errors import ShapeError
 from equikern.ops.engine import LIBRARY
 
-ROWS = 6
-OFFSETS = tuple(range(ROWS))  # of the rows that an edge reads, from its knot
+DEGREE = 7
+OFFSETS = (0, 2, 4, 6, 7, 8, 10, 12)  # of d_j ... d_(j+3), c_(j+4), d_(j+4) ... d_(j+6)
 
 LIBRARY.define("spline(str backend, Tensor r, float[] breaks, int[] intervals, int order) -> (Tensor b, Tensor knot)")
 _op = torch.ops.equikern.spline.default
-# Their factors are quintics in t on [0, 1], 120 times which are here, constant first.
-_QUINTICS = (
-    (1, -5, 10, -10, 5, -1),
-    (26, -50, 20, 20, -20, 5),
-    (66, 0, -60, 0, 30, -10),
-    (26, 50, 20, -20, -20, 10),
-    (1, 5, 10, 10, 5, -5),
-    (0, 0, 0, 0, 0, 1),
+# Their factors are polynomials of t in [0, 1], 5040 times which are here, constant first.
+_POLYNOMIALS = (
+    (-1, 7, -21, 35, -35, 21, -7, 1),
+    (-121, 399, -525, 315, -35, -63, 35, -6),
+    (-1312, 2114, -840, -350, 280, 42, -70, 15),
+    (-3728, 2114, 840, -350, -280, 42, 70, -20),
+    (5040, 0, 0, 0, 0, 0, 0, 0),
+    (121, 399, 525, 315, 35, -63, -35, 15),
+    (1, 7, 21, 35, 35, 21, 7, -6),
+    (0, 0, 0, 0, 0, 0, 0, 1),
 )
+
+
+def rows_of(intervals: Any) -> Any:
+    """Rows of the table that a piece of so many intervals has."""
+    return 2 * intervals + 12
 
 
 def _run(backend: str, r: Tensor, breaks: list[float], intervals: list[int], order: int) -> tuple[Tensor, Tensor]:
@@ -55,15 +64,15 @@ def _reference(r: Tensor, breaks: list[float], intervals: list[int], order: int)
     at = (inside - begin) * steps
     interval = torch.minimum(at.nan_to_num().long().clamp(min=0), counts[piece] - 1)
     t = at - interval
-    quintics = torch.tensor(_QUINTICS, dtype=torch.float64, device=r.device) / 120  # (6 rows, 6 powers)
+    factors = torch.tensor(_POLYNOMIALS, dtype=torch.float64, device=r.device) / 5040  # (rows, powers)
     for _ in range(order):
-        quintics = torch.nn.functional.pad(quintics[:, 1:] * torch.arange(1, 6, device=r.device), (0, 1))
-    b = t.unsqueeze(1) ** torch.arange(6, device=r.device) @ quintics.t() * steps.unsqueeze(1) ** order
+        factors = torch.nn.functional.pad(factors[:, 1:] * torch.arange(1, 8, device=r.device), (0, 1))
+    b = t.unsqueeze(1) ** torch.arange(8, device=r.device) @ factors.t() * steps.unsqueeze(1) ** order
     if order:
         b = torch.where((lengths > breaks[-1]).unsqueeze(1), 0.0, b)
     b = torch.where(lengths.isnan().unsqueeze(1), lengths.unsqueeze(1), b)
-    first = torch.cat([counts.new_zeros(1), (counts + ROWS - 1).cumsum(0)[:-1]])
-    return b.to(r.dtype), first[piece] + interval
+    first = torch.cat([counts.new_zeros(1), rows_of(counts).cumsum(0)[:-1]])
+    return b.to(r.dtype), first[piece] + 2 * interval
 
 
 LIBRARY.impl("spline", _run, "CompositeExplicitAutograd")
@@ -71,7 +80,7 @@ LIBRARY.impl("spline", _run, "CompositeExplicitAutograd")
 
 @torch.library.register_fake("equikern::spline", lib=LIBRARY)
 def _fake(backend: str, r: Tensor, breaks: list[float], intervals: list[int], order: int) -> tuple[Tensor, Tensor]:
-    return r.new_empty(r.shape[0], ROWS), r.new_empty(r.shape[0], dtype=torch.int64)
+    return r.new_empty(r.shape[0], len(OFFSETS)), r.new_empty(r.shape[0], dtype=torch.int64)
 
 
 class _Spline(torch.autograd.Function):
@@ -110,14 +119,15 @@ LIBRARY.impl("spline", _autograd, "Autograd")
 
 
 def spline(r: Tensor, breaks: Sequence[float], intervals: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """The factors b (E, 6) and first rows knot (E,) of lengths r (E,): the value is sum over k of b_k table[knot + k].
+    """The factors b (E, 8) and first rows knot (E,) of lengths r (E,): the value is sum of b table[knot + OFFSETS].
 
-    breaks (P+1, rising, in the unit of r), intervals (P): see the module. b is four times continuously
+    breaks (P+1, rising, in the unit of r), intervals (P): see the module. b is six times continuously
     differentiable in r but at the inner breaks. Raises ShapeError for r that is not one-dimensional or
     no floating-point tensor.
 
     >>> spline(torch.tensor([0.5]), [0.0, 1.0], [2])
-    (tensor([[0.0083, 0.2167, 0.5500, 0.2167, 0.0083, 0.0000]]), tensor([1]))
+    (tensor([[-1.9841e-04, -2.4008e-02, -2.6032e-01, -7.3968e-01,  1.0000e+00,
+               2.4008e-02,  1.9841e-04,  0.0000e+00]]), tensor([2]))
     """
     if r.ndim != 1 or not r.is_floating_point():
         raise ShapeError(f"spline: r is {tuple(r.shape)} {r.dtype}; give floating-point lengths (E,).")

@@ -3,7 +3,9 @@
 from equikern.program.build import (
     CONVOLUTION,
     Rows,
+    by_species,
     linear,
+    linear_of_species,
     painn_message,
     product,
     product_of_paths,
@@ -17,6 +19,6 @@ from equikern.program.wigner import wigner_3j, wigner_d
 
 __all__ = [
     "CONVOLUTION", "EDGE", "Irrep", "Irreps", "MulIr", "Operand", "Path", "Program", "Rows", "SHARED",
-    "linear", "painn_message", "parse", "product", "product_of_paths", "schnet_message", "tabled",
-    "wigner_3j", "wigner_d",
+    "by_species", "linear", "linear_of_species", "painn_message", "parse", "product", "product_of_paths",
+    "schnet_message", "tabled", "wigner_3j", "wigner_d",
 ]  # fmt: skip

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from math import sqrt
 from typing import Any, NamedTuple
 
 from equikern.errors import ProgramError
 from equikern.program.irreps import Irreps
 from equikern.program.program import EDGE, MODES, Operand, Path, Program, mode_shapes
+from equikern.program.text import parse
+from equikern.program.wigner import wigner_3j
 
 IRREP_NORMALIZATIONS = ("component", "norm", "none")
 PATH_NORMALIZATIONS = ("element", "path", "none")
@@ -81,8 +84,14 @@ def tabled(program: Program, offsets: Sequence[int]) -> Program:
 
     Operands x y w[knot] b[edge] z: w (rows, weights) is the table, b (E, len(offsets)) the factors of its rows.
     """
+    return _tabled(program.text, tuple(offsets))
+
+
+@cache
+def _tabled(text: str, offsets: tuple[int, ...]) -> Program:
+    program = parse(text)
     x, y, w, z = program.operands
-    operands = (x, y, w._replace(row="knot", offsets=tuple(offsets)), Operand("b", EDGE, len(offsets)), z)
+    operands = (x, y, w._replace(row="knot", offsets=offsets), Operand("b", EDGE, len(offsets)), z)
     return Program("table", program.layout, operands, program.paths)
 
 
@@ -117,6 +126,28 @@ def linear(
     width = sum(x[i].mul * z[o].mul for i, o, _ in paths)
     operands = (Operand("x", "edge", x), Operand("w", "shared" if shared else "edge", width), Operand("z", "edge", z))
     return Program("linear", layout, operands, tuple(Path(i, -1, o, "uvw", float(scale)) for i, o, scale in paths))
+
+
+def by_species(program: Program) -> Program:
+    """The program with rows by species of w (a linear map), or of y (a product)."""
+    first, second, *rest = program.operands
+    return Program(program.family, program.layout, (first, second._replace(row="species"), *rest), program.paths)
+
+
+def linear_of_species(program: Program) -> Program:
+    """A product `uvw` with scalars y as a linear map by species, of weights (species, sum of m1 m3).
+
+    They are, path after path, sum over v of y_v w[u, v, w] for the y of each species.
+    """
+    x, _, _, z = program.operands
+    paths, width = [], 0
+    for path in program.paths:
+        m1, _, m3 = program.multiplicities(path)
+        l = z.irreps[path.out].ir.l  # type: ignore[index]  # noqa: E741
+        scale = path.scale * float(wigner_3j(l, 0, l)[0, 0, 0])
+        paths.append(Path(path.in1, -1, path.out, "uvw", scale))
+        width += m1 * m3
+    return Program("linear", program.layout, (x, Operand("w", "species", width), z), tuple(paths))
 
 
 def _instruction(n: int, instruction: Sequence[Any]) -> Path:

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from equikern.ops import plan
-from equikern.program import CONVOLUTION, EDGE, SHARED, Irreps, Program, Rows, linear, product, tabled
+from equikern.program import CONVOLUTION, EDGE, SHARED, Irreps, Program, Rows, by_species, linear, product, tabled
 
 SPECIES = 3
-KNOTS = 9  # rows of a table
+KNOTS = 15  # rows of a table
 EDGE_ROWS = Rows()
 Spec = tuple[Irreps, Irreps, Irreps, list[tuple[Any, ...]]]
 
@@ -214,6 +214,7 @@ def _mixed_modes() -> list[Case]:
     empty = (*one[:3], [*one[3], (0, 0, 0, "u<vw", True)])
     tags = {"awkward", "modes"}
     shared = CONVOLUTION._replace(w=SHARED)
+    species = Rows(y="species", w=SHARED)
     return [
         _case("modes-mixed", spec, tags=tags),
         _case("modes-mixed-shared", spec, shared, tags),
@@ -232,6 +233,11 @@ def _mixed_modes() -> list[Case]:
         _case("nodes-edges", fully_connected("6x0e+3x1o", "17x0e", "6x0e+4x1o"), shared._replace(x=EDGE), tags),
         _case("nodes-ir-mul", fully_connected("6x0e+3x1o", "4x0e+2x1o", "6x0e+4x1o"), shared, tags, layout="ir_mul"),
         _case("nodes-scalars-ir-mul", fully_connected("6x0e+3x1o", "9x0e", "3x1o"), shared, tags, layout="ir_mul"),
+        _case("species", fully_connected("7x0e+3x1o+2x2e+4x0e", "19x0e", "5x0e+4x1o+1x0e+3x2e"), species, tags),
+        _case("species-16", fully_connected("16x0e+16x1o", "3x0e", "16x0e+32x1o"), species, tags, nodes=7),
+        _case("species-pseudo", fully_connected("5x0o+3x1o", "2x0e+3x0o", "4x0e+2x1e+3x1o"), species, tags | {"small"}),
+        _case("species-ir-mul", fully_connected("6x0e+3x1o", "4x0e", "6x0e+4x1o"), species, tags, layout="ir_mul"),
+        _case("species-no-edges", fully_connected("6x0e+3x1o", "4x0e", "6x0e+4x1o"), species, tags, degree=0),
         _case("y-33", uvu_paths("3x0e+2x1o", "33x0e+9x1o", 2), shared, tags),
     ]
 
@@ -302,7 +308,7 @@ def _tables() -> list[Case]:
     tags = {"awkward", "channelwise"}
     cases = []
     for name, offsets, options in (
-        ("table-mace", range(6), {"tags": {"real", "channelwise"}}),
+        ("table-mace", (0, 2, 4, 6, 7, 8, 10, 12), {"tags": {"real", "channelwise"}}),
         ("table-mul-5", (0, 1, 2, 4), {"tags": tags | {"small"}}),
         ("table-mul-33", range(6), {}),
         ("table-mixed", (0, 3), {"tags": tags | {"small"}}),
@@ -360,6 +366,18 @@ def _rows() -> list[Case]:
             "linear-edge-weights",
             linear("3x0e+2x1o", "2x0e+3x1o", [(0, 0, 0.5), (1, 1, 2.0)], shared=False),
             3,
+            tags=frozenset({"small"}),
+        ),
+        Case(
+            "linear-wide",
+            linear("33x0e+16x1o+7x2e+2x0e", "32x0e+5x1o+3x1e", [(0, 0, 0.5), (1, 1, 2.0), (3, 0, 1.0), (1, 1, 0.3)]),
+            9,
+        ),
+        Case("linear-species", by_species(linear("33x0e+5x1o", "7x0e+16x1o", [(0, 0, 0.5), (1, 1, 2.0)])), 9),
+        Case(
+            "linear-species-16",
+            by_species(linear("4x0e+3x1o", "16x0e+2x1o", [(0, 0, 0.5), (1, 1, 2.0)], layout="ir_mul")),
+            5,
             tags=frozenset({"small"}),
         ),
         Case("linear-ir-mul", linear("3x1o", "2x1o", [(0, 0, 0.5)], layout="ir_mul"), 3, tags=frozenset({"small"})),

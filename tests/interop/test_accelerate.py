@@ -54,7 +54,7 @@ def test_the_report_says_what_was_replaced_and_why_the_rest_was_not(network):
     text = str(report(equikern.accelerate(model)))
     lines = {line.split()[0]: line for line in text.splitlines()}
     assert "TensorProduct" in lines["layers.0.product"] and lines["layers.0.product"].endswith("replaced")
-    assert "left: no kernel: cpu: operands are torch.bfloat16" in lines["layers.1.gate.mul"]
+    assert "left: no kernel: cpu: operands are torch.bfloat16" in lines["layers.1.mix"]
 
 
 def test_before_accelerate_the_report_says_so(network):
@@ -75,10 +75,10 @@ def test_a_shared_module_is_replaced_once(uvu):
 def test_a_copied_model_is_independent(network):
     model, *inputs = network
     equikern.accelerate(model)
-    expected = model(*inputs)
+    expected, replaced = model(*inputs), len(report(model).replaced)
     other = copy.deepcopy(model)
     equikern.restore(model)
-    assert len(report(other).replaced) == 5
+    assert len(report(other).replaced) == replaced >= 5
     torch.testing.assert_close(other(*inputs), expected, rtol=0, atol=0)
 
 
@@ -115,7 +115,7 @@ def test_a_restored_product_can_be_scripted(uvu):
 
 def test_explain_names_the_backends_of_each_program(network):
     text = str(equikern.explain(equikern.accelerate(network[0])))
-    assert text.count("eqk1 product") == 4 and text.count("cpu         runs it") == 4
+    assert text.count("eqk1 product") >= 2 and text.count("cpu         runs it") == text.count("eqk1") >= 4
 
 
 def test_explain_gives_the_reason_of_a_backend_that_cannot(uvu):

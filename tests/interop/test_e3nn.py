@@ -280,7 +280,7 @@ def test_force_training_gradients_equal_e3nn(network):
     model, *inputs = network
     expected = force_gradients(model, *inputs)
     equikern.accelerate(model)
-    assert len(equikern.interop.report(model).replaced) == 5
+    assert len(equikern.interop.report(model).replaced) >= 5
     got = force_gradients(model, *inputs)
     assert len(got) == len(expected) > 8
     for a, b in zip(got, expected, strict=True):

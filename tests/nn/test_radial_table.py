@@ -8,7 +8,7 @@ import torch
 
 from equikern.errors import EquikernError
 from equikern.nn import RadialTable
-from equikern.nn._radial_fit import fit
+from equikern.nn._radial_fit import fit, holds, table_of
 from equikern.nn._radial_table import TOLERANCE
 from equikern.ops.spline import OFFSETS
 from equikern.testing import RadialNetwork
@@ -188,3 +188,29 @@ def test_copies_and_pickles_have_tables_of_their_own():
 def test_bad_arguments_are_refused(r_max, options):
     with pytest.raises(EquikernError):
         RadialTable(RadialNetwork(3), r_max, **options)
+
+
+def test_after_a_small_change_the_knots_stay_and_the_values_are_new(monkeypatch):
+    from equikern.nn import _radial_table
+
+    radial, calls = RadialNetwork(6).double(), []
+    table = RadialTable(radial, 5.0)
+    assert table.why_not() is None
+    knots = table._fit
+    monkeypatch.setattr(_radial_table, "fit", lambda *a, **k: calls.append(1) or fit(*a, **k))
+    for change, measured in ((1e-3, 0), (0.3, 1)):
+        with torch.no_grad():
+            for p in radial.parameters():
+                p += change * p.abs().max() * torch.randn(p.shape, dtype=p.dtype).clamp(-1, 1)
+        exact = radial(lengths())
+        assert (read(table, lengths()) - exact).abs().max() <= 1e-7 * exact.abs().max()
+        assert len(calls) == measured and (table._fit is knots) == (not measured)
+
+
+def test_a_sample_of_the_errors_finds_a_table_that_does_not_hold_any_more():
+    def wave(frequency):
+        return lambda r: torch.sin(frequency * r).unsqueeze(1)
+
+    known = fit(wave(2), 0.5, 5.0, TOLERANCE, like=None)
+    assert holds(wave(2), known, TOLERANCE, table_of(known, wave(2)))
+    assert not holds(wave(9), known, TOLERANCE, table_of(known, wave(9)))

@@ -15,7 +15,7 @@ def lengths(n=60, dtype=torch.float64):
     return torch.linspace(0.3, 5.4, n, dtype=dtype)
 
 
-@pytest.mark.parametrize("order", range(7))
+@pytest.mark.parametrize("order", range(9))
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_kernel_agrees_with_the_reference(order, dtype):
     r = lengths(dtype=dtype)
@@ -29,10 +29,10 @@ def test_the_kernel_agrees_with_the_reference(order, dtype):
 def test_equal_coefficients_give_their_value_and_knots_stay_in_the_table(backend):
     with equikern.backend(backend):
         b, knot = spline(lengths(), BREAKS, INTERVALS)
-    table = torch.full((sum(INTERVALS) + 5 * len(INTERVALS),), 7.0, dtype=torch.float64)
+    table = torch.tensor([0.0, 7.0], dtype=torch.float64).repeat(sum(INTERVALS) + 6 * len(INTERVALS))
     value = (b * table[knot[:, None] + torch.tensor(OFFSETS)]).sum(1)
     torch.testing.assert_close(value, torch.full((60,), 7.0, dtype=torch.float64))
-    assert int(knot.min()) == 0 and int(knot.max()) + OFFSETS[-1] == len(table) - 1
+    assert int(knot.min()) == 0 and int(knot.max()) + OFFSETS[-1] == len(table) - 2
 
 
 def test_derivatives_pass_numerical_checks():
@@ -55,7 +55,7 @@ def test_the_value_at_the_last_break_holds_beyond_it():
 
 def test_nan_gives_nan_and_no_rows_outside():
     b, knot = spline(torch.tensor([float("nan"), float("inf"), -float("inf")]), BREAKS, INTERVALS)
-    assert bool(b[0].isnan().all()) and 0 <= int(knot.min()) <= int(knot.max()) <= sum(INTERVALS) + 10
+    assert bool(b[0].isnan().all()) and 0 <= int(knot.min()) <= int(knot.max()) <= 2 * sum(INTERVALS) + 24
 
 
 def test_opcheck():

@@ -1,0 +1,117 @@
+"""Whole potentials, accelerated and as they are: energy with forces, and one step of force training, of crystals.
+
+Rattled copper of 32 and 108 atoms; one structure a step. The weights of SevenNet are trained ones, those of NequIP
+random. A training step takes the gradients of a loss of energy and forces and changes the parameters.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable
+from functools import cache
+from typing import Any, NamedTuple
+
+import ase.build
+import pytest
+import torch
+from timing import alternate
+from torch import Tensor
+
+import equikern
+from equikern.testing import potentials
+
+TOLERANCE = 1e-4  # of forces in float32, over the largest; conformance is tested elsewhere
+
+
+class Potential(NamedTuple):
+    """A model, its input of atoms, and energy and forces of what it returns."""
+
+    model: torch.nn.Module
+    given: Callable[[Any], Any]
+    results: Callable[[Any], tuple[Tensor, Tensor]]
+
+
+def sevennet(name: str) -> Potential:
+    """A trained SevenNet."""
+    model = potentials.sevennet(name)
+    return Potential(
+        model,
+        lambda atoms: potentials.sevennet_input(atoms, model),
+        lambda out: (out["inferred_total_energy"], out["inferred_force"]),
+    )
+
+
+def nequip() -> Potential:
+    """NequIP, 64 channels, l <= 2, 4 layers, r_max 5 A."""
+    pytest.importorskip("nequip", reason="nequip is not installed")
+    return Potential(
+        potentials.nequip(["Cu"]),
+        lambda atoms: potentials.nequip_input(atoms, ["Cu"]),
+        lambda out: (out["total_energy"], out["forces"]),
+    )
+
+
+MODELS: dict[str, Callable[[], Potential]] = {
+    "SevenNet-0": lambda: sevennet("7net-0"),
+    "SevenNet-l3i5": lambda: sevennet("7net-l3i5"),
+    "NequIP": nequip,
+}
+
+
+@cache
+def potential(name: str) -> Potential:
+    """Built once; libraries warn about the machine."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return MODELS[name]()
+
+
+@cache
+def crystal(repeat: int) -> Any:
+    """Rattled copper of 4 repeat^3 atoms."""
+    atoms = ase.build.bulk("Cu", cubic=True) * (repeat, repeat, repeat)
+    atoms.rattle(0.1, seed=0)
+    return atoms
+
+
+def fresh(given: Any) -> Any:
+    """The input as if it was new: models write into it."""
+    return dict(given) if isinstance(given, dict) else given.clone()
+
+
+def training_step(model: torch.nn.Module, given: Any, results: Callable[[Any], tuple[Tensor, Tensor]]) -> None:
+    """Gradients of a loss of energy and forces, and a small change of the parameters."""
+    energy, forces = results(model(fresh(given)))
+    (forces.square().mean() + 1e-4 * energy.square().mean()).backward()
+    with torch.no_grad():
+        for p in model.parameters():
+            if p.grad is not None:
+                p -= 1e-9 * p.grad
+                p.grad = None
+
+
+@pytest.mark.parametrize("step", ["energy+forces", "training step"])
+@pytest.mark.parametrize("repeat", [2, 3])
+@pytest.mark.parametrize("name", MODELS)
+def test_models(benchmark: Any, name: str, repeat: int, step: str) -> None:
+    if (name, repeat, step) == ("SevenNet-l3i5", 3, "training step"):
+        pytest.skip("its own step takes half a minute and 8 GB")
+    kind, atoms = potential(name), crystal(repeat)
+    theirs = copy.deepcopy(kind.model)
+    ours = equikern.accelerate(copy.deepcopy(kind.model))
+    given = kind.given(atoms)
+    expected, got = (kind.results(model(fresh(given)))[1].detach() for model in (theirs, ours))
+    error = float((got - expected).abs().max() / expected.abs().max())
+    assert error < TOLERANCE, f"forces of {name} differ by {error:.1e}; it is not timed"
+    if step == "training step":
+        theirs.train(), ours.train()
+        run = {id(m): (lambda m=m: training_step(m, given, kind.results)) for m in (theirs, ours)}
+    else:
+        run = {id(m): (lambda m=m: m(fresh(given))) for m in (theirs, ours)}
+    edges = given["edge_index"].shape[1]
+    benchmark.group = f"models {name} {len(atoms)} atoms {step}"
+    benchmark.extra_info.update(
+        case=f"{name}, {edges} edges", edges=len(atoms), unit="atom", step=step, error=error, skipped={},
+    )  # fmt: skip
+    alternate(benchmark, run[id(ours)], {"as it is": run[id(theirs)]})
