@@ -69,11 +69,12 @@ $(VENV)/built: $(SOURCES) $(VENV)/tools
 	$(PIP) install -q --no-build-isolation -e '.[dev]'
 	@touch $@
 
-# The last e3nn with the old coupling signs, for tests/interop. It shares the build: same interpreter, same extension.
+# The last e3nn with the old coupling signs, and MACE, which needs it, for tests/interop. It shares the build: same
+# interpreter, same extension.
 $(E3NN04)/e3nn: | $(VENV)/torch
 	$(PY) -m venv --clear $(E3NN04)
 	$(PIP04) install -q "torch==$(TORCH_VERSION)"
-	$(PIP04) install -q "e3nn==0.4.4" "setuptools<80" pytest hypothesis numpy
+	$(PIP04) install -q "e3nn==0.4.4" "mace-torch==0.3.16" "setuptools<80" pytest hypothesis numpy
 	@touch $@
 
 $(E3NN04)/built: $(VENV)/built | $(E3NN04)/e3nn

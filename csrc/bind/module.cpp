@@ -1,4 +1,5 @@
-// The module; with modes.cpp and painn.cpp the only files that know Python: pointers and sizes in, exceptions out.
+// The module; with modes.cpp, painn.cpp and symmetric.cpp the only files that know Python: pointers and sizes in,
+// exceptions out.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -12,8 +13,9 @@
 
 namespace py = pybind11;
 
-void bind_modes(py::module_& m);  // modes.cpp
-void bind_painn(py::module_& m);  // painn.cpp
+void bind_modes(py::module_& m);      // modes.cpp
+void bind_painn(py::module_& m);      // painn.cpp
+void bind_symmetric(py::module_& m);  // symmetric.cpp
 
 namespace {
 
@@ -203,4 +205,5 @@ PYBIND11_MODULE(_C, m) {
     bind_harmonics(m);
     bind_modes(m);
     bind_painn(m);
+    bind_symmetric(m);
 }

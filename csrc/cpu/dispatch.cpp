@@ -11,6 +11,7 @@ namespace eqk {
     extern const HarmonicsKernels harmonics_kernels; \
     extern const ModeKernels mode_kernels;           \
     extern const PainnKernels painn_kernels;         \
+    extern const SymmetricKernels symmetric_kernels; \
     }
 
 EQK_DECLARE(base)
@@ -26,14 +27,16 @@ const Implementation base_impl{"base",
                                &base::contract_kernels,
                                &base::harmonics_kernels,
                                &base::mode_kernels,
-                               &base::painn_kernels};
+                               &base::painn_kernels,
+                               &base::symmetric_kernels};
 #if defined(EQK_X86)
 const Implementation avx2_impl{"avx2",
                                [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); },
                                &avx2::contract_kernels,
                                &avx2::harmonics_kernels,
                                &avx2::mode_kernels,
-                               &avx2::painn_kernels};
+                               &avx2::painn_kernels,
+                               &avx2::symmetric_kernels};
 const Implementation avx512_impl{"avx512",
                                  [] {
                                      return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
@@ -42,7 +45,8 @@ const Implementation avx512_impl{"avx512",
                                  &avx512::contract_kernels,
                                  &avx512::harmonics_kernels,
                                  &avx512::mode_kernels,
-                                 &avx512::painn_kernels};
+                                 &avx512::painn_kernels,
+                                 &avx512::symmetric_kernels};
 #endif
 
 const Implementation& choose() {

@@ -8,6 +8,7 @@
 #include "harmonics.hpp"
 #include "modes.hpp"
 #include "painn.hpp"
+#include "symmetric.hpp"
 
 namespace eqk {
 
@@ -19,6 +20,7 @@ struct Implementation {
     const HarmonicsKernels* harmonics;
     const ModeKernels* modes;
     const PainnKernels* painn;
+    const SymmetricKernels* symmetric;
 };
 
 // Best first.

@@ -3,3 +3,4 @@
 #include "contract.inl"
 #include "harmonics.inl"
 #include "modes.inl"
+#include "symmetric.inl"

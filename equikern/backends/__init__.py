@@ -14,7 +14,16 @@ from types import ModuleType
 
 import torch
 
-from equikern.backends import cpu, cpu_harmonics, cpu_painn, cpu_spline, reference, reference_harmonics
+from equikern.backends import (
+    cpu,
+    cpu_harmonics,
+    cpu_painn,
+    cpu_spline,
+    cpu_symmetric,
+    reference,
+    reference_harmonics,
+    reference_symmetric,
+)
 from equikern.backends.constant import constant
 from equikern.errors import BackendError
 from equikern.program import parse
@@ -22,6 +31,7 @@ from equikern.program import parse
 ORDER: tuple[ModuleType, ...] = (cpu, reference)
 NAMES = tuple(backend.name for backend in ORDER)
 harmonics = {"cpu": cpu_harmonics, "reference": reference_harmonics}
+symmetric = {"cpu": cpu_symmetric, "reference": reference_symmetric}
 
 
 def _checked(name: str, source: str) -> str:
@@ -98,6 +108,17 @@ def select_painn(device: str, dtype: torch.dtype) -> str:
 @constant
 def _constant_select_painn(setting: str, device: str, dtype: torch.dtype) -> str:
     return _choose(setting, "PaiNN", {"cpu": cpu_painn.supports(device, dtype), "reference": None})
+
+
+def select_symmetric(device: str, dtype: torch.dtype) -> str:
+    """The name of the backend that evaluates a symmetric contraction; raises if the one asked for cannot."""
+    return _constant_select_symmetric(_setting, device, dtype)
+
+
+@constant
+def _constant_select_symmetric(setting: str, device: str, dtype: torch.dtype) -> str:
+    answers = {"cpu": cpu_symmetric.supports(device, dtype), "reference": None}
+    return _choose(setting, "a symmetric contraction", answers)
 
 
 def _choose(setting: str, what: str, answers: dict[str, str | None]) -> str:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from equikern.errors import BackendError, EquikernError
-from equikern.interop import e3nn, e3nn_nodes, nequip, sevennet
+from equikern.interop import e3nn, e3nn_nodes, mace, nequip, sevennet
 from equikern.interop.swap import Swap, device_and_dtype, install, installed, remove
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -147,6 +147,12 @@ def _stand_in(module: nn.Module, model: nn.Module) -> Swap | str | None:
         made = sevennet.convolution_swap(module, model)
     elif nequip.is_interaction(module):
         made = nequip.interaction_swap(module, model)
+    elif mace.is_interaction(module):
+        made = mace.interaction_swap(module, model)
+    elif mace.is_embedding(module):
+        made = mace.embedding_swap(module)
+    elif mace.is_contraction(module):
+        made = mace.contraction_swap(module)
     elif e3nn.is_product(module):
         made = e3nn.product_swap(module)
     elif e3nn.is_harmonics(module):

@@ -96,9 +96,7 @@ class ProductSwap(Swap):
         rows = (x.ndim, y.ndim) == (2, 2) and 0 < len(y) == len(x) and y.shape[1] > 1
         if not rows or y.requires_grad or species_programs(self.program.text) is None:
             return None
-        species = y.argmax(1)
-        one_hot = torch.zeros_like(y).scatter_(1, species.unsqueeze(1), 1.0)
-        return species if torch.equal(one_hot, y) else None
+        return species_of(y)
 
     def agrees(self) -> bool:
         """See Swap."""
@@ -231,6 +229,15 @@ def weights_of_species(text: str, y: Tensor, w: Tensor) -> Tensor:
         # Not matmul: where gradients are recorded it copies the weights first.
         parts.append(torch.bmm(of_y.expand(len(matrices), *of_y.shape), matrices).transpose(0, 1).flatten(1))
     return torch.cat(parts, 1)
+
+
+def species_of(y: Tensor) -> Tensor | None:
+    """(N,): the column that is 1 in each row of y (N, Z); None where y is no constant one-hot matrix."""
+    if y.requires_grad or not y.shape[1]:
+        return None
+    species = y.argmax(1)
+    one_hot = torch.zeros_like(y).scatter_(1, species.unsqueeze(1), 1.0)
+    return species if torch.equal(one_hot, y) else None
 
 
 def values_hidden() -> bool:

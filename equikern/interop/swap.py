@@ -40,9 +40,9 @@ class Swap:
             self.tables == "always" or (self.tables == "evaluation" and not self.module.training)
         )
 
-    def own(self, *args: Any) -> Any:
+    def own(self, *args: Any, **named: Any) -> Any:
         """What the module's class computes."""
-        return type(self.module).forward(self.module, *args)  # type: ignore[attr-defined]
+        return type(self.module).forward(self.module, *args, **named)  # type: ignore[attr-defined]
 
     def covers(self) -> list[nn.Module]:
         """The modules whose work the stand-in does; what else is inside them may have stand-ins of its own."""
@@ -133,6 +133,16 @@ def runs(program: Program, *tensors: Tensor) -> bool:
 def why_no_harmonics(device: str, dtype: torch.dtype) -> str | None:
     """The same for spherical harmonics."""
     return _why_no_harmonics(backends.setting(), device, dtype)
+
+
+def why_no_contraction(device: str, dtype: torch.dtype) -> str | None:
+    """The same for symmetric contractions."""
+    return _why_no_contraction(backends.setting(), device, dtype)
+
+
+@constant
+def _why_no_contraction(setting: str, device: str, dtype: torch.dtype) -> str | None:
+    return _judge(setting, {"cpu": backends.symmetric["cpu"].supports(device, dtype), REFERENCE: None})
 
 
 @constant

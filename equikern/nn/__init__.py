@@ -6,8 +6,9 @@ from equikern.nn._messages import PaiNNMessage, SchNetMessage
 from equikern.nn._mixed import MixedConvolution
 from equikern.nn._radial_convolution import RadialConvolution
 from equikern.nn._radial_table import RadialTable
+from equikern.nn._symmetric_contraction import SymmetricContraction
 
 __all__ = [
     "Convolution", "MixedConvolution", "PaiNNMessage", "RadialConvolution", "RadialTable", "SchNetMessage",
-    "force_graph",
+    "SymmetricContraction", "force_graph",
 ]  # fmt: skip

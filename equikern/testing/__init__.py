@@ -6,10 +6,12 @@
 from equikern.testing.cases import CASES, LAYERS, Case, Inputs, edge_index, get, inputs, mode_spec, tagged, uvu_paths
 from equikern.testing.compare import assert_close, derivatives, reference, run
 from equikern.testing.radial import RadialNetwork
+from equikern.testing.symmetric import SYMMETRIC, symmetric_derivatives, symmetric_inputs
 from equikern.testing.tolerance import tolerance
 from equikern.testing.trace import Calls, force_graph, strip_detach
 
 __all__ = [
-    "CASES", "Calls", "Case", "Inputs", "LAYERS", "RadialNetwork", "assert_close", "derivatives", "edge_index",
-    "force_graph", "get", "inputs", "mode_spec", "reference", "run", "strip_detach", "tagged", "tolerance", "uvu_paths",
+    "CASES", "Calls", "Case", "Inputs", "LAYERS", "RadialNetwork", "SYMMETRIC", "assert_close", "derivatives",
+    "edge_index", "force_graph", "get", "inputs", "mode_spec", "reference", "run", "strip_detach",
+    "symmetric_derivatives", "symmetric_inputs", "tagged", "tolerance", "uvu_paths",
 ]  # fmt: skip

@@ -52,6 +52,70 @@ def nequip_input(atoms: Any, species: list[str], r_max: float = 5.0) -> dict[str
     return {key: value for key, value in data.items() if isinstance(value, Tensor)}
 
 
+def mace(numbers: list[int], *, dtype: str = "float32", seed: int = 0, **options: Any) -> nn.Module:
+    """A ScaleShiftMACE 0.3 for atomic numbers, in evaluation mode: 128x0e+128x1o, 2 layers, correlation 3, r_max 5 A.
+
+    Weights are random. Further options are those of `mace.modules.ScaleShiftMACE`; `model` names another class of
+    `mace.modules`, `first` and `others` the classes of the interaction blocks.
+    """
+    import numpy as np
+
+    before, random = torch.get_default_dtype(), torch.get_rng_state()
+    try:
+        from e3nn import o3
+        from mace import modules
+
+        torch.set_default_dtype(getattr(torch, dtype))
+        torch.manual_seed(seed)
+        block = modules.interaction_classes
+        kind = getattr(modules, options.pop("model", "ScaleShiftMACE"))
+        scale = {"atomic_inter_scale": 0.7, "atomic_inter_shift": 0.1} if kind is modules.ScaleShiftMACE else {}
+        hidden = o3.Irreps(options.pop("hidden_irreps", "128x0e+128x1o"))
+        model = kind(
+            interaction_cls_first=block[options.pop("first", "RealAgnosticInteractionBlock")],
+            interaction_cls=block[options.pop("others", "RealAgnosticResidualInteractionBlock")],
+            hidden_irreps=hidden,
+            MLP_irreps=o3.Irreps("16x0e"),
+            gate=torch.nn.functional.silu,
+            num_elements=len(numbers),
+            atomic_numbers=numbers,
+            atomic_energies=np.linspace(-1, -3, len(numbers)),
+            **(MACE | scale | options),
+        )
+    finally:
+        torch.set_default_dtype(before)
+        torch.set_rng_state(random)
+    return model.eval()  # type: ignore[no-any-return]
+
+
+MACE: dict[str, Any] = {
+    "r_max": 5.0,
+    "num_bessel": 8,
+    "num_polynomial_cutoff": 5,
+    "max_ell": 3,
+    "num_interactions": 2,
+    "avg_num_neighbors": 20.0,
+    "correlation": 3,
+}
+
+
+def mace_input(
+    atoms: Any, numbers: list[int], dtype: torch.dtype = torch.float32, r_max: float = 5.0
+) -> dict[str, Any]:
+    """MACE's dictionary of one structure."""
+    before = torch.get_default_dtype()
+    try:
+        from mace import data, tools
+
+        torch.set_default_dtype(dtype)
+        table = tools.AtomicNumberTable(numbers)
+        one = data.AtomicData.from_config(data.config_from_atoms(atoms), z_table=table, cutoff=r_max)
+        loader = tools.torch_geometric.dataloader.DataLoader([one], batch_size=1, shuffle=False)
+        return next(iter(loader)).to_dict()  # type: ignore[no-any-return]
+    finally:
+        torch.set_default_dtype(before)
+
+
 def sevennet(name: str) -> nn.Module:
     """A trained SevenNet of the sevenn package, "7net-0" or "7net-l3i5", for single structures, in evaluation mode."""
     from sevenn.util import load_checkpoint

@@ -7,9 +7,10 @@ from math import sqrt
 import torch
 
 from equikern.program import Program
+from equikern.program.symmetric import Symmetric
 
 
-def tolerance(program: Program, dtype: torch.dtype, order: int = 0, degree: int = 1) -> float:
+def tolerance(program: Program | Symmetric, dtype: torch.dtype, order: int = 0, degree: int = 1) -> float:
     """Largest error allowed, relative to the largest magnitude of the float64 reference.
 
     8 eps(accumulation dtype) sqrt(depth) 4^order, with depth the longest sum into one output for outputs that sum over

@@ -62,6 +62,27 @@ def test_harmonics_of_every_instruction_set_are_those_of_the_reference(target):
     assert done.returncode == 0, done.stderr[-2000:]
 
 
+SYMMETRIC_CONTRACTIONS = """
+import torch
+from equikern.backends import cpu
+from equikern.testing import SYMMETRIC, assert_close, symmetric_derivatives, tolerance
+torch.use_deterministic_algorithms(True)
+torch.utils.deterministic.fill_uninitialized_memory = True
+assert cpu.target() == {target!r}, cpu.target()
+for id in ("mace-last", "ir-mul", "to-channels", "one-node", "many-nodes"):
+    for dtype in (torch.float32, torch.float64):
+        got = symmetric_derivatives(id, dtype, "cpu", 2, dtype)
+        expected = symmetric_derivatives(id, torch.float64, "reference", 2, dtype)
+        assert_close(got, expected, tolerance(SYMMETRIC[id][0], dtype, 2, 150), f"{{id}} {{dtype}}")
+"""
+
+
+@pytest.mark.parametrize("target", _C.cpu_targets())
+def test_symmetric_contractions_of_every_instruction_set_are_those_of_the_reference(target):
+    done = run(SYMMETRIC_CONTRACTIONS.format(target=target), target)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
 @pytest.mark.parametrize("target", _C.cpu_targets())
 def test_every_instruction_set_gives_the_results_of_the_reference(target):
     done = run(CHECK.format(target=target), target)
