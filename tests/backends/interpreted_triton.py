@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from equikern import backends
-from equikern.ops import plan
+from equikern.ops import evaluate, plan
 from equikern.program import painn_message, schnet_message
 from equikern.testing import assert_close, derivatives, get, inputs, reference, tolerance
 
@@ -66,6 +66,27 @@ def test_the_double_backward_opens_all_slots(program):
 
 def test_higher_orders_are_sums_of_sweeps():
     check_opening(get("mixed-weights").program.along([0, 1, 2]).along([0, 2]), [0, 1, 2])
+
+
+def test_first_and_second_derivatives_are_those_of_finite_differences():
+    program = painn_message(2)
+    given, index, rows = operands(program, edges=3, nodes=2)
+    x, y, w = (a.requires_grad_() for a in given[:3])
+
+    def f(*leaves):
+        with backends.backend("triton"):
+            return evaluate(program, leaves, index, rows["receiver"])
+
+    assert torch.autograd.gradcheck(f, (x, y, w), fast_mode=True)
+    assert torch.autograd.gradgradcheck(f, (x, y, w), fast_mode=True)
+
+
+def test_opcheck_passes():
+    program = painn_message(2)
+    given, index, rows = operands(program, edges=3, nodes=2)
+    given = [a.requires_grad_() for a in given[:3]]
+    arguments = (program.text, "triton", [*given, torch.empty(0)], index, [rows["receiver"]], [3])
+    torch.library.opcheck(torch.ops.equikern.contract.default, arguments)
 
 
 @pytest.mark.parametrize("spec", ["sh 0,1,2,3 component normalize", "sh 2,1,1 norm raw", "sh 0 integral normalize"])
