@@ -23,27 +23,40 @@ int64_t round_up(int64_t n) {
     return (n + lanes<T> - 1) / lanes<T> * lanes<T>;
 }
 
-// C (R, V vectors) from A (a_row, a_k are its strides) and B's k rows; `start`: 0 zero, 1 the bias, 2 what is there.
+// Where a sum of products comes from: rows of A (their strides `a_row`, `a_k`) times those of B, k of each.
+template <class T>
+struct Factors {
+    const T *a, *b;
+    int64_t a_row, a_k, b_row, k;
+};
+
 template <class T, int R, int V>
-EQK_INLINE void tile(int64_t k, const T* a, int64_t a_row, int64_t a_k, const T* b, int64_t b_row, const T* bias,
-                     bool add, T* c, int64_t c_row) {
+EQK_INLINE void add_products(const Factors<T>& f, Vec<T> (&sum)[R][V]) {
+    const T *a = f.a, *b = f.b;
+    for (int64_t i = 0; i < f.k; ++i, a += f.a_k, b += f.b_row) {
+        Vec<T> column[V];
+#pragma GCC unroll 2
+        for (int v = 0; v < V; ++v) column[v] = load(b + v * lanes<T>);
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r) {
+            const Vec<T> s = spread<T>(a[r * f.a_row]);
+#pragma GCC unroll 2
+            for (int v = 0; v < V; ++v) sum[r][v] += s * column[v];
+        }
+    }
+}
+
+// C (R, V vectors) = the bias (null: zero), or what is there, and the products of f, of `more` if it is not null.
+template <class T, int R, int V>
+EQK_INLINE void tile(const Factors<T>& f, const Factors<T>* more, const T* bias, bool add, T* c, int64_t c_row) {
     Vec<T> sum[R][V];
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 2
         for (int v = 0; v < V; ++v)
             sum[r][v] = add ? load(c + r * c_row + v * lanes<T>) : bias ? load(bias + v * lanes<T>) : Vec<T>{};
-    for (int64_t i = 0; i < k; ++i, a += a_k, b += b_row) {
-        Vec<T> column[V];
-#pragma GCC unroll 2
-        for (int v = 0; v < V; ++v) column[v] = load(b + v * lanes<T>);
-#pragma GCC unroll 8
-        for (int r = 0; r < R; ++r) {
-            const Vec<T> s = spread<T>(a[r * a_row]);
-#pragma GCC unroll 2
-            for (int v = 0; v < V; ++v) sum[r][v] += s * column[v];
-        }
-    }
+    add_products<T, R, V>(f, sum);
+    if (more) add_products<T, R, V>(*more, sum);
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 2
@@ -52,16 +65,14 @@ EQK_INLINE void tile(int64_t k, const T* a, int64_t a_row, int64_t a_k, const T*
 
 // V vectors of columns of C, all rows, in tiles of nearly equal height.
 template <class T, int V>
-void columns(int64_t rows, int64_t k, const T* a, int64_t a_row, int64_t a_k, const T* b, int64_t b_row, const T* bias,
-             bool add, T* c, int64_t c_row) {
+void columns(int64_t rows, Factors<T> f, const Factors<T>* more, const T* bias, bool add, T* c, int64_t c_row) {
+    Factors<T> second = more ? *more : Factors<T>{};
     const int64_t tiles = (rows + TILE_ROWS - 1) / TILE_ROWS;
-    for (int64_t n = 0, row = 0; n < tiles; ++n) {
+    for (int64_t n = 0; n < tiles; ++n) {
         const int64_t height = rows / tiles + (n < rows % tiles);
-        const T* at = a + row * a_row;
-        T* to = c + row * c_row;
-#define EQK_TILE(R)                                                       \
-    case R:                                                               \
-        tile<T, R, V>(k, at, a_row, a_k, b, b_row, bias, add, to, c_row); \
+#define EQK_TILE(R)                                                      \
+    case R:                                                              \
+        tile<T, R, V>(f, more ? &second : nullptr, bias, add, c, c_row); \
         break
         switch (height) {
             EQK_TILE(1);
@@ -76,7 +87,7 @@ void columns(int64_t rows, int64_t k, const T* a, int64_t a_row, int64_t a_k, co
 #endif
         }
 #undef EQK_TILE
-        row += height;
+        f.a += height * f.a_row, second.a += height * second.a_row, c += height * c_row;
     }
 }
 
@@ -85,25 +96,48 @@ template <class T>
 void multiply(int64_t rows, const T* a, int64_t a_row, const Packed<T>& b, int64_t k, int64_t n, const T* bias,
               bool add, T* c, int64_t c_row) {
     constexpr int64_t width = TILE_VECTORS * lanes<T>;
-    int64_t at = 0;
-    for (; at + width <= n; at += width)
-        columns<T, TILE_VECTORS>(rows, k, a, a_row, 1, b.data + at * b.k, std::min(width, b.n - at),
-                                 bias ? bias + at : nullptr, add, c + at, c_row);
-    if (at < n)
-        columns<T, 1>(rows, k, a, a_row, 1, b.data + at * b.k, std::min(width, b.n - at), bias ? bias + at : nullptr,
-                      add, c + at, c_row);
+    for (int64_t at = 0; at < n; at += width) {
+        const Factors<T> f{a, b.data + at * b.k, a_row, 1, std::min(width, b.n - at), k};
+        const T* start = bias ? bias + at : nullptr;
+        if (at + width <= n)
+            columns<T, TILE_VECTORS>(rows, f, nullptr, start, add, c + at, c_row);
+        else
+            columns<T, 1>(rows, f, nullptr, start, add, c + at, c_row);
+    }
 }
 
-// C (m, n) = A^T B over rows, or C += A^T B: A (rows, m), B (rows, n), n a multiple of the lanes.
+// C (m, n) = A^T B + D^T E over rows, or added to C: A, D (rows, m), B, E (rows, n), n a multiple of the lanes.
 template <class T>
-void outer(int64_t rows, const T* a, int64_t a_row, int64_t m, const T* b, int64_t b_row, int64_t n, bool add, T* c,
-           int64_t c_row) {
+void outer(int64_t rows, const T* a, const T* d, int64_t a_row, int64_t m, const T* b, const T* e, int64_t b_row,
+           int64_t n, bool add, T* c, int64_t c_row) {
     constexpr int64_t width = TILE_VECTORS * lanes<T>;
-    int64_t at = 0;
-    for (; at + width <= n; at += width)
-        columns<T, TILE_VECTORS>(m, rows, a, 1, a_row, b + at, b_row, static_cast<const T*>(nullptr), add, c + at,
-                                 c_row);
-    if (at < n) columns<T, 1>(m, rows, a, 1, a_row, b + at, b_row, static_cast<const T*>(nullptr), add, c + at, c_row);
+    for (int64_t at = 0; at < n; at += width) {
+        const Factors<T> f{a, b + at, 1, a_row, b_row, rows}, more{d, e + at, 1, a_row, b_row, rows};
+        if (at + width <= n)
+            columns<T, TILE_VECTORS>(m, f, &more, nullptr, add, c + at, c_row);
+        else
+            columns<T, 1>(m, f, &more, nullptr, add, c + at, c_row);
+    }
+}
+
+// The transpose of a square of vectors, in place.
+template <class T, int S = 1, int... I>
+EQK_INLINE void transpose(Vec<T>* v, std::integer_sequence<int, I...> all) {
+    constexpr int L = lanes<T>;
+#pragma GCC unroll 16
+    for (int n = 0; n < L; ++n) {
+        if (n & S) continue;
+        const Vec<T> a = v[n], b = v[n + S];
+#if defined(__clang__)
+        v[n] = __builtin_shufflevector(a, b, (I & S ? L + I - S : I)...);
+        v[n + S] = __builtin_shufflevector(a, b, (I & S ? L + I : I + S)...);
+#else
+        using Mask = decltype(a < b);
+        constexpr Mask low = {(I & S ? L + I - S : I)...}, high = {(I & S ? L + I : I + S)...};
+        v[n] = __builtin_shuffle(a, b, low), v[n + S] = __builtin_shuffle(a, b, high);
+#endif
+    }
+    if constexpr (2 * S < L) transpose<T, 2 * S>(v, all);
 }
 
 // Pack B[i][j] = from[row[i] * row_step + column[j] * column_step], zero where row or column is -1.
@@ -121,9 +155,21 @@ void pack(const Packed<T>& b, const T* from, const std::vector<int64_t>& row, in
             all = all && start[j] >= 0;
             beside = beside && all && start[j] == start[0] + j;
         }
+        constexpr int64_t L = lanes<T>;
         for (int64_t i = 0; i < b.k; ++i, to += count) {
+            const bool square = all && row_step == 1 && i + L <= b.k && row[i] >= 0 && row[i + L - 1] == row[i] + L - 1;
             const T* line = from + row[i] * row_step;
-            if (row[i] < 0)
+            if (square && !beside) {
+                for (int64_t j = 0; j < width; j += L) {
+                    Vec<T> v[L];
+#pragma GCC unroll 16
+                    for (int64_t n = 0; n < L; ++n) v[n] = load(line + start[j + n]);
+                    transpose<T>(v, std::make_integer_sequence<int, lanes<T>>{});
+#pragma GCC unroll 16
+                    for (int64_t n = 0; n < L; ++n) store(to + n * width + j, v[n]);
+                }
+                i += L - 1, to += (L - 1) * width;
+            } else if (row[i] < 0)
                 std::fill_n(to, count, T(0));
             else if (beside)
                 std::copy_n(line + start[0], width, to);

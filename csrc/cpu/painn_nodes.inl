@@ -21,8 +21,7 @@ void multiply_rows(int64_t begin, int64_t end, Rows<T> a, const Packed<T>& b, in
 template <class T>
 void outer_tangent(int64_t rows, const T* a, int64_t a_half, int64_t a_row, int64_t m, const T* b, int64_t b_half,
                    int64_t b_row, int64_t n, bool add, T* c, int64_t c_row) {
-    outer(rows, a, a_row, m, b + b_half, b_row, n, add, c, c_row);
-    outer(rows, a + a_half, a_row, m, b, b_row, n, true, c, c_row);
+    outer(rows, a, a + a_half, a_row, m, b + b_half, b, b_row, n, add, c, c_row);
 }
 
 // The tangent of a bias' gradient: the sum of the rows' tangents.

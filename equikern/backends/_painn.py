@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from math import isfinite
 
 from equikern.errors import ProgramError
@@ -48,12 +48,13 @@ class PaiNNConfig:
         """w of the Gaussians."""
         return self.cutoff / (self.num_basis - 1) if self.width is None else self.width
 
-    @property
+    @cached_property
     def text(self) -> str:
         """The spec as text; `parse_painn` reads it back."""
         fields = (self.layers, self.channels, self.hidden, self.basis, self.num_basis, self.num_species)
         return " ".join(map(str, ("painn", *fields, float(self.cutoff), float(self.epsilon), self.width)))
 
+    @cached_property
     def weights(self) -> dict[str, tuple[int, ...]]:
         """Names and shapes of the weights, in the op's order; matrices are (out, in), y = W x + b."""
         f = self.channels

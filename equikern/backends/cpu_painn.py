@@ -98,7 +98,7 @@ def gradient(
     """Gradients by vec and by the weights of cotangents . (energies, derivatives by vec)."""
     d_vec = vec.new_empty(vec.shape)
     d_weights = [torch.empty_like(w, memory_format=torch.contiguous_format) for w in weights] if need_weights else []
-    if d_weights and "centres" in parse_painn(text).weights():
+    if d_weights and "centres" in parse_painn(text).weights:
         d_weights[-1].zero_()  # they are not trained
     _run(text, vec, graph, packed, [*cotangents, d_vec], d_weights)
     return d_vec, d_weights

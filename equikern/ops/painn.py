@@ -19,7 +19,7 @@ from equikern import backends
 from equikern.backends import cpu_painn, reference_painn
 from equikern.backends._painn import PaiNNConfig, parse_painn
 from equikern.errors import BackendError, ShapeError
-from equikern.ops.engine import LIBRARY, wanted
+from equikern.ops.engine import LIBRARY, plain, wanted
 
 LIBRARY.define("painn(str spec, Tensor vec, Tensor[] graph, Tensor[] weights) -> (Tensor, Tensor, Tensor)")
 LIBRARY.define(
@@ -74,11 +74,15 @@ def _fake_backward(
 
 class _PaiNN(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, spec: str, split: int, vec: Tensor, *tensors: Tensor) -> Any:
+    def forward(ctx: Any, spec: str, direct: bool, split: int, vec: Tensor, *tensors: Tensor) -> Any:
         ctx.set_materialize_grads(False)
         ctx.spec, ctx.split = spec, split
-        with torch._C._AutoDispatchBelowAutograd():
-            energy, g, packed = _ops.painn(spec, vec, tensors[:split], tensors[split:])
+        graph, weights = list(tensors[:split]), list(tensors[split:])
+        if direct:
+            energy, g, packed = _painn(spec, vec, graph, weights)
+        else:
+            with torch._C._AutoDispatchBelowAutograd():
+                energy, g, packed = _ops.painn(spec, vec, graph, weights)
         ctx.mark_non_differentiable(packed)
         ctx.save_for_backward(vec, packed, *tensors)
         return energy, g, packed
@@ -87,22 +91,27 @@ class _PaiNN(torch.autograd.Function):
     def backward(ctx: Any, d_energy: Tensor | None, d_g: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
         vec, packed, *tensors = ctx.saved_tensors
         graph, weights = tensors[: ctx.split], tensors[ctx.split :]
-        need_vec = bool(wanted(ctx, first=2, count=1))
-        # They come together: one that is wanted answers for all.
-        need_weights = any(wanted(ctx, first=3 + ctx.split + n, count=1) for n in range(len(weights)))
-        if (d_energy is None and d_g is None) or not (need_vec or need_weights):
-            return (None,) * (3 + len(tensors))
-        given = (weights, packed, d_energy, d_g, need_weights)
-        d_vec, d_weights = _ops.painn_backward(ctx.spec, vec, graph, *given)
+        need_vec = bool(wanted(ctx, first=3, count=1))
+        # They come together, so one that is wanted answers for all; and if vec is not wanted, one of them is. To ask
+        # costs 60 us: for a leaf torch answers by an exception.
+        first = 4 + ctx.split
+        need_weights = not need_vec or any(wanted(ctx, first + n, count=1) for n in range(len(weights)))
+        if d_energy is None and d_g is None:
+            return (None,) * (4 + len(tensors))
+        given = (ctx.spec, vec, graph, weights, packed, d_energy, d_g, need_weights)
+        direct = not torch.is_grad_enabled() and plain([t for t in (vec, d_energy, d_g) if t is not None], graph)
+        d_vec, d_weights = _painn_backward(*given) if direct else _ops.painn_backward(*given)
         unwanted = [None] * len(weights)
-        return None, None, d_vec if need_vec else None, *([None] * ctx.split), *(d_weights or unwanted)
+        return None, None, None, d_vec if need_vec else None, *([None] * ctx.split), *(d_weights or unwanted)
 
 
-def _autograd_painn(spec: str, vec: Tensor, graph: list[Tensor], weights: list[Tensor]) -> Any:
+def _autograd_painn(spec: str, vec: Tensor, graph: list[Tensor], weights: list[Tensor], direct: bool = False) -> Any:
     _refuse_tangents([vec, *weights])
     if torch.is_grad_enabled() and any(t.requires_grad for t in (vec, *weights)):
         _refuse_centres(spec, weights)
-        return _PaiNN.apply(spec, len(graph), vec, *graph, *weights)
+        return _PaiNN.apply(spec, direct, len(graph), vec, *graph, *weights)
+    if direct:
+        return _painn(spec, vec, graph, weights)
     with torch._C._AutoDispatchBelowAutograd():
         return _ops.painn(spec, vec, graph, weights)
 
@@ -129,7 +138,7 @@ def _autograd_backward(
 
 
 def _refuse_centres(spec: str, weights: list[Tensor]) -> None:
-    if "centres" in parse_painn(spec).weights() and weights[-1].requires_grad:
+    if "centres" in parse_painn(spec).weights and weights[-1].requires_grad:
         raise BackendError(
             "painn: the centres of the Gaussians are not trained; the layers of the model can train them."
         )
@@ -156,7 +165,7 @@ def _check(spec: PaiNNConfig, vec: Tensor, graph: Sequence[Tensor], weights: Seq
 
 
 def _check_weights(spec: PaiNNConfig, like: Tensor, weights: Sequence[Tensor]) -> None:
-    names = spec.weights()
+    names = spec.weights
     if len(weights) != len(names):
         raise ShapeError(f"painn: got {len(weights)} weights; the model has {len(names)}.")
     for w, (name, shape) in zip(weights, names.items(), strict=True):
@@ -194,11 +203,13 @@ def painn(
     """Atomic energies e (N,) and d(sum e)/d(vec), (E, 3), of edge vectors (E, 3); both differentiable once.
 
     graph: species (N,), sender, receiver (E,), and the plans by receiver and by sender, int64 (see above). weights:
-    in the order of `config.weights()`. Raises ShapeError for tensors that do not fit, BackendError for derivatives of
+    in the order of `config.weights`. Raises ShapeError for tensors that do not fit, BackendError for derivatives of
     second order.
     """
     graph, weights = list(graph), list(weights)
     if backends.select_painn(vec.device.type, vec.dtype) == "cpu":
+        if plain((vec, *weights), graph):  # past the dispatcher, which would convert all lists twice
+            return _autograd_painn(config.text, vec, graph, weights, direct=True)[:2]  # type: ignore[no-any-return]
         return _ops.painn(config.text, vec, graph, weights)[:2]  # type: ignore[no-any-return]
     _check(config, vec, graph, weights)
     records = torch.is_grad_enabled() and any(t.requires_grad for t in (vec, *weights))

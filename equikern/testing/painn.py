@@ -45,7 +45,7 @@ def painn_inputs(config: PaiNNConfig, atoms: int, dtype: torch.dtype, seed: int 
     weights = [
         torch.linspace(0, config.cutoff, *shape, dtype=dtype) if name == "centres"
         else ((draw(*shape) * 2 - 1) / (shape[-1] ** 0.5 if name.endswith("weight") else 2)).to(dtype)
-        for name, shape in config.weights().items()
+        for name, shape in config.weights.items()
     ]  # fmt: skip
     plans = (*plan(sender, receiver, atoms, atoms), *plan(receiver, sender, atoms, atoms))
     vec = (positions[sender] - positions[receiver]).to(dtype)

@@ -55,7 +55,7 @@ def test_the_op_and_the_layers_train_alike(config):
 def test_the_weights_are_the_state_in_the_order_of_the_op():
     for config in (SMALL, BESSEL):
         model = PaiNN(config)
-        expected = config.weights()
+        expected = config.weights
         assert {n: tuple(t.shape) for n, t in model.state_dict().items()} == expected
         state = dict(model.state_dict(keep_vars=True))
         assert all(w is state[name] for w, name in zip(model.whole()[1], expected, strict=True))

@@ -39,7 +39,7 @@ def test_values_and_all_gradients_are_those_of_the_reference(id, dtype, atoms):
         narrow = painn_inputs(config, atoms, dtype)
         wide = type(wide)(narrow.vec.double(), wide.graph, [w.double() for w in narrow.weights])
     expected = gradients(config, *wide, backend="reference")
-    for name, a, b in zip(["energy", "g", "vec", *config.weights()], got, expected, strict=False):
+    for name, a, b in zip(["energy", "g", "vec", *config.weights], got, expected, strict=False):
         assert (a.double() - b).norm() <= LIMITS[dtype] * max(b.norm(), 1e-3), name
 
 
@@ -106,7 +106,7 @@ def test_nan_reaches_the_results():
 def test_activations_saturate_as_torch_has_it(dtype, scale):
     config = CONFIGS["one-layer"]
     vec, graph, weights = painn_inputs(config, 9, dtype)
-    weights = [w if name == "centres" else w * scale for w, name in zip(weights, config.weights(), strict=True)]
+    weights = [w if name == "centres" else w * scale for w, name in zip(weights, config.weights, strict=True)]
     got = painn(config, vec, graph, weights)
     with equikern.backend("reference"):
         expected = painn(config, vec.double(), graph, [w.double() for w in weights])
