@@ -63,7 +63,9 @@ class _Contract(torch.autograd.Function):
     ) -> Any:
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*tensors)
-        ctx.program, ctx.backend, ctx.open, ctx.split = program, backend, open, split
+        if forward_ad._current_level >= 0:
+            ctx.save_for_forward(*tensors)
+        ctx.program, ctx.backend, ctx.rows, ctx.open, ctx.split = program, backend, rows, open, split
         operands, index = list(tensors[:split]), list(tensors[split:])
         if plain(operands, index):
             return tuple(_run(program, backend, operands, index, rows, open))
@@ -82,6 +84,13 @@ class _Contract(torch.autograd.Function):
             for s, g in zip(slots, _call(program, ctx.backend, operands, index, rows, slots), strict=True):
                 gradients[s] = g
         return None, None, None, None, None, *gradients
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> Any:
+        # Of dual operands that record too: saved as they are, they carry their tangents into the backward.
+        operands, index = list(ctx.saved_tensors[: ctx.split]), list(ctx.saved_tensors[ctx.split :])
+        given = {slot: t for slot, t in enumerate(tangents[5 : 5 + ctx.split]) if t is not None}
+        return tuple(_changes(ctx.program, ctx.backend, operands, given, index, ctx.rows, ctx.open))
 
 
 def along(
@@ -115,30 +124,32 @@ def _derived(text: str, slots: tuple[int, ...]) -> Program:
 def _autograd(
     program: str, backend: str, operands: list[Tensor], index: list[Tensor], rows: list[int], open: list[int]
 ) -> Any:
+    if torch.is_grad_enabled() and any(a.requires_grad for a in operands):
+        return list(_Contract.apply(program, backend, rows, open, len(operands), *operands, *index))
     if forward_ad._current_level >= 0:
         duals = [forward_ad.unpack_dual(a) for a in operands]
         tangents = {slot: dual.tangent for slot, dual in enumerate(duals) if dual.tangent is not None}
         if tangents:
-            return _forward_mode(program, backend, [d.primal for d in duals], tangents, index, rows, open)
-    if torch.is_grad_enabled() and any(a.requires_grad for a in operands):
-        return list(_Contract.apply(program, backend, rows, open, len(operands), *operands, *index))
+            primals = [d.primal for d in duals]
+            values = _op(program, backend, primals, index, rows, open)
+            changes = _changes(program, backend, primals, tangents, index, rows, open)
+            return [forward_ad.make_dual(value, change) for value, change in zip(values, changes, strict=True)]
     with torch._C._AutoDispatchBelowAutograd():
         return _op(program, backend, operands, index, rows, open)
 
 
-def _forward_mode(
+def _changes(
     program: str,
     backend: str,
     operands: list[Tensor],
-    tangents: dict[int, Tensor | None],
+    tangents: dict[int, Tensor],
     index: list[Tensor],
     rows: list[int],
     open: list[int],
 ) -> list[Tensor]:
-    values = _op(program, backend, operands, index, rows, open)
-    derivative, extended, _ = along(parse(program), operands, tangents)
-    changes = _op(str(derivative), backend, extended, index, rows, open)
-    return [forward_ad.make_dual(value, change) for value, change in zip(values, changes, strict=True)]
+    """The results' tangents."""
+    derivative, extended, _ = along(parse(program), operands, dict(tangents))
+    return _op(derivative.text, backend, extended, index, rows, open)  # type: ignore[no-any-return]
 
 
 LIBRARY.impl("contract", _autograd, "Autograd")

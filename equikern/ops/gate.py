@@ -250,6 +250,8 @@ class _Gate(torch.autograd.Function):
     def forward(ctx: Any, spec: str, x: Tensor) -> Tensor:
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(x)
+        if forward_ad._current_level >= 0:
+            ctx.save_for_forward(x)
         ctx.spec = spec
         with torch._C._AutoDispatchBelowAutograd():
             return _ops.gate(spec, x)  # type: ignore[no-any-return]
@@ -257,6 +259,11 @@ class _Gate(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, z: Tensor | None) -> tuple[Tensor | None, ...]:
         return None, None if z is None else _ops.gate_backward(ctx.spec, *ctx.saved_tensors, z)
+
+    @staticmethod
+    def jvp(ctx: Any, _: Any, along: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return _change(ctx.spec, x, along)
 
 
 class _GateBackward(torch.autograd.Function):
@@ -321,13 +328,17 @@ def _refuse_tangents(*tensors: Tensor) -> None:
         raise BackendError("gate: forward-mode derivatives are those of its value; take reverse mode for the others.")
 
 
+def _change(spec: str, x: Tensor, along: Tensor) -> Tensor:
+    """The tangent of the gate."""
+    zero = x.new_zeros(x.shape[0], sum(_parse(spec).widths))
+    return _ops.gate_double_backward(spec, x, zero, along, False)[1]  # type: ignore[no-any-return]
+
+
 def _autograd_forward(spec: str, x: Tensor) -> Tensor:
-    if forward_ad._current_level >= 0 and (dual := forward_ad.unpack_dual(x)).tangent is not None:
-        value = _ops.gate(spec, dual.primal)
-        along = _ops.gate_double_backward(spec, dual.primal, torch.zeros_like(value), dual.tangent, False)[1]
-        return forward_ad.make_dual(value, along)  # type: ignore[no-any-return]
     if _records(x):
         return _Gate.apply(spec, x)  # type: ignore[no-any-return]
+    if forward_ad._current_level >= 0 and (dual := forward_ad.unpack_dual(x)).tangent is not None:
+        return forward_ad.make_dual(_ops.gate(spec, dual.primal), _change(spec, dual.primal, dual.tangent))
     with torch._C._AutoDispatchBelowAutograd():
         return _ops.gate(spec, x)  # type: ignore[no-any-return]
 

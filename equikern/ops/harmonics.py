@@ -89,6 +89,8 @@ class _Harmonics(torch.autograd.Function):
     def forward(ctx: Any, spec: str, backend: str, vec: Tensor) -> Tensor:
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(vec)
+        if forward_ad._current_level >= 0:
+            ctx.save_for_forward(vec)
         ctx.names = spec, backend
         with torch._C._AutoDispatchBelowAutograd():
             return _ops.harmonics(spec, backend, vec)
@@ -99,12 +101,20 @@ class _Harmonics(torch.autograd.Function):
             return None, None, None
         return None, None, _ops.harmonics_backward(*ctx.names, *ctx.saved_tensors, z)
 
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Tensor:
+        # Of a dual vec that records too: saved as it is, it carries its tangent into the backward.
+        (vec,) = ctx.saved_tensors
+        return _change(*ctx.names, vec, tangents[2])
+
 
 class _HarmonicsBackward(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, spec: str, backend: str, vec: Tensor, z: Tensor) -> Tensor:
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(vec, z)
+        if forward_ad._current_level >= 0:
+            ctx.save_for_forward(vec, z)
         ctx.names = spec, backend
         with torch._C._AutoDispatchBelowAutograd():
             return _ops.harmonics_backward(spec, backend, vec, z)
@@ -117,6 +127,11 @@ class _HarmonicsBackward(torch.autograd.Function):
         need_vec, need_z = 0 in slots, 1 in slots
         dvec, dz = _ops.harmonics_double_backward(*ctx.names, *ctx.saved_tensors, h, need_vec, need_z)
         return None, None, dvec if need_vec else None, dz if need_z else None
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Tensor:
+        vec, z = ctx.saved_tensors
+        return _backward_change(*ctx.names, vec, z, *tangents[2:])
 
 
 class _HarmonicsDoubleBackward(torch.autograd.Function):
@@ -170,33 +185,44 @@ def _primals(*tensors: Tensor) -> list[Tensor]:
     return [forward_ad.unpack_dual(tensor).primal for tensor in tensors]
 
 
+def _change(spec: str, backend: str, vec: Tensor, along: Tensor) -> Tensor:
+    """The tangent of Y."""
+    zero = vec.new_zeros(vec.shape[0], parse_spec(spec).dim)
+    return _ops.harmonics_double_backward(spec, backend, vec, zero, along, False)[1]  # type: ignore[no-any-return]
+
+
+def _backward_change(
+    spec: str, backend: str, vec: Tensor, z: Tensor, along_vec: Tensor | None, along_z: Tensor | None
+) -> Tensor:
+    """The tangent of the gradient."""
+    change = torch.zeros_like(vec)
+    if along_vec is not None:
+        # The Hessian is symmetric: its product with the tangent is the derivative with respect to vec.
+        change = change + _ops.harmonics_double_backward(spec, backend, vec, z, along_vec, True, False)[0]
+    if along_z is not None:
+        change = change + _ops.harmonics_backward(spec, backend, vec, along_z)
+    return change
+
+
 def _autograd_harmonics(spec: str, backend: str, vec: Tensor) -> Tensor:
-    tangents = _tangents(vec)
-    if tangents is not None:
-        (primal,) = _primals(vec)
-        value = _ops.harmonics(spec, backend, primal)
-        along = _ops.harmonics_double_backward(spec, backend, primal, torch.zeros_like(value), tangents[0], False)[1]
-        return forward_ad.make_dual(value, along)
     if _records(vec):
         return _Harmonics.apply(spec, backend, vec)
+    tangents = _tangents(vec)
+    if tangents is not None and tangents[0] is not None:
+        (primal,) = _primals(vec)
+        return forward_ad.make_dual(_ops.harmonics(spec, backend, primal), _change(spec, backend, primal, tangents[0]))
     with torch._C._AutoDispatchBelowAutograd():
         return _ops.harmonics(spec, backend, vec)
 
 
 def _autograd_backward(spec: str, backend: str, vec: Tensor, z: Tensor) -> Tensor:
+    if _records(vec, z):
+        return _HarmonicsBackward.apply(spec, backend, vec, z)
     tangents = _tangents(vec, z)
     if tangents is not None:
         vec, z = _primals(vec, z)
         value = _ops.harmonics_backward(spec, backend, vec, z)
-        along = torch.zeros_like(value)
-        if tangents[0] is not None:
-            # The Hessian is symmetric: its product with the tangent is the derivative with respect to vec.
-            along = along + _ops.harmonics_double_backward(spec, backend, vec, z, tangents[0], True, False)[0]
-        if tangents[1] is not None:
-            along = along + _ops.harmonics_backward(spec, backend, vec, tangents[1])
-        return forward_ad.make_dual(value, along)
-    if _records(vec, z):
-        return _HarmonicsBackward.apply(spec, backend, vec, z)
+        return forward_ad.make_dual(value, _backward_change(spec, backend, vec, z, *tangents))
     with torch._C._AutoDispatchBelowAutograd():
         return _ops.harmonics_backward(spec, backend, vec, z)
 

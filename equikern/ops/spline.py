@@ -95,6 +95,8 @@ class _Spline(torch.autograd.Function):
     def forward(ctx: Any, backend: str, breaks: list[float], intervals: list[int], order: int, r: Tensor) -> Any:
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(r)
+        if forward_ad._current_level >= 0:
+            ctx.save_for_forward(r)
         ctx.arguments = backend, breaks, intervals, order
         with torch._C._AutoDispatchBelowAutograd():
             b, knot = _op(backend, r, breaks, intervals, order)
@@ -110,14 +112,27 @@ class _Spline(torch.autograd.Function):
         slope, _knot = _op(backend, r, breaks, intervals, order + 1)
         return None, None, None, None, (grad * slope).sum(1)
 
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor, None]:
+        # Of a dual r that records too: saved as it is, it carries its tangent into the backward.
+        backend, breaks, intervals, order = ctx.arguments
+        return _change(backend, breaks, intervals, order, ctx.saved_tensors[0], tangents[4]), None
+
+
+def _change(
+    backend: str, breaks: list[float], intervals: list[int], order: int, r: Tensor, tangent: Tensor | None
+) -> Tensor:
+    """The tangent of b."""
+    assert tangent is not None
+    return _op(backend, r, breaks, intervals, order + 1)[0] * tangent.unsqueeze(1)  # type: ignore[no-any-return]
+
 
 def _autograd(backend: str, r: Tensor, breaks: list[float], intervals: list[int], order: int) -> Any:
-    if forward_ad._current_level >= 0 and (dual := forward_ad.unpack_dual(r)).tangent is not None:
-        b, knot = _op(backend, dual.primal, breaks, intervals, order)
-        slope, _ = _op(backend, dual.primal, breaks, intervals, order + 1)
-        return forward_ad.make_dual(b, slope * dual.tangent.unsqueeze(1)), knot
     if torch.is_grad_enabled() and r.requires_grad:
         return _Spline.apply(backend, breaks, intervals, order, r)
+    if forward_ad._current_level >= 0 and (dual := forward_ad.unpack_dual(r)).tangent is not None:
+        b, knot = _op(backend, dual.primal, breaks, intervals, order)
+        return forward_ad.make_dual(b, _change(backend, breaks, intervals, order, dual.primal, dual.tangent)), knot
     with torch._C._AutoDispatchBelowAutograd():
         return _op(backend, r, breaks, intervals, order)
 

@@ -121,6 +121,8 @@ class _SymmetricContraction(torch.autograd.Function):
     def forward(ctx: Any, program: str, backend: str, num_species: int, open: list[int], *tensors: Tensor) -> Any:
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*tensors)
+        if forward_ad._current_level >= 0:
+            ctx.save_for_forward(*tensors)
         *operands, species = tensors
         ctx.arguments = program, backend, num_species, open
         with torch._C._AutoDispatchBelowAutograd():
@@ -135,21 +137,45 @@ class _SymmetricContraction(torch.autograd.Function):
         found = _change(parse_symmetric(program), backend, species, num_species, operands, tangents, slots)
         return None, None, None, None, *(found.get(slot) for slot in range(len(operands))), None
 
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> Any:
+        # Of dual operands that record too: saved as they are, they carry their tangents into the backward.
+        *operands, species = ctx.saved_tensors
+        program, backend, num_species, open = ctx.arguments
+        given = {slot: t for slot, t in enumerate(tangents[4:-1]) if t is not None}
+        return tuple(_changes(program, backend, species, num_species, operands, given, open))
+
+
+def _changes(
+    program: str,
+    backend: str,
+    species: Tensor,
+    num_species: int,
+    operands: list[Tensor],
+    tangents: dict[int, Tensor],
+    open: list[int],
+) -> list[Tensor]:
+    """The results' tangents."""
+    symmetric = parse_symmetric(program)
+    found = _change(symmetric, backend, species, num_species, operands, tangents, list(open))
+    like = next(a for a in operands if a.ndim > 1)
+    zero = {s: like.new_zeros(_shape(symmetric, s, species.shape[0], num_species)) for s in open if s not in found}
+    return [found[slot] if slot in found else zero[slot] for slot in open]
+
 
 def _autograd(
     program: str, backend: str, species: Tensor, num_species: int, operands: list[Tensor], open: list[int]
 ) -> Any:
+    if torch.is_grad_enabled() and any(a.requires_grad for a in operands):
+        return list(_SymmetricContraction.apply(program, backend, num_species, open, *operands, species))
     if forward_ad._current_level >= 0:
         duals = [forward_ad.unpack_dual(a) for a in operands]
         tangents = {slot: dual.tangent for slot, dual in enumerate(duals) if dual.tangent is not None}
         if tangents:
             primals = [dual.primal for dual in duals]
             values = _op(program, backend, species, num_species, primals, open)
-            found = _change(parse_symmetric(program), backend, species, num_species, primals, tangents, list(open))
-            changes = [found.get(slot, torch.zeros_like(value)) for slot, value in zip(open, values, strict=True)]
+            changes = _changes(program, backend, species, num_species, primals, tangents, open)
             return [forward_ad.make_dual(value, change) for value, change in zip(values, changes, strict=True)]
-    if torch.is_grad_enabled() and any(a.requires_grad for a in operands):
-        return list(_SymmetricContraction.apply(program, backend, num_species, open, *operands, species))
     with torch._C._AutoDispatchBelowAutograd():
         return _op(program, backend, species, num_species, operands, open)
 
