@@ -4,6 +4,8 @@
 PYTHON ?= python3
 TORCH_VERSION ?= 2.13.0
 DRIVER := $(wildcard /proc/driver/nvidia/version)$(shell command -v nvidia-smi 2>/dev/null)
+# Of the torch above: wheels for the CPU come without it. Its interpreter and compiler serve the tests.
+TRITON ?= triton==3.7.1; sys_platform == "linux"
 TORCH ?= $(if $(DRIVER),torch>=2.11,torch==$(TORCH_VERSION))
 
 VENV := .venv
@@ -33,9 +35,11 @@ ifneq ($(wildcard tests/interop),)
 endif
 
 # BENCH picks suites and options: make bench BENCH='bench/test_harmonics.py --edges 1000'
-bench: build ## time the cases against their rivals, many minutes; writes bench/RESULTS.md and bench/plots
+# and BENCH_PY the environment: make bench BENCH='bench/test_mace.py' BENCH_PY=.venv-e3nn04/bin/python
+BENCH_PY ?= $(PY)
+bench: build $(if $(findstring $(E3NN04),$(BENCH_PY)),$(E3NN04)/built) ## time the cases against their rivals, many minutes; writes bench/RESULTS.md and bench/plots
 	mkdir -p bench/out
-	$(PY) -m pytest -o addopts=--strict-markers -o pythonpath=bench -o testpaths=bench -W default -q --benchmark-json=bench/out/bench.json $(BENCH)
+	$(BENCH_PY) -m pytest -o addopts=--strict-markers -o pythonpath=bench -o testpaths=bench -W default -q --benchmark-json=bench/out/bench.json $(BENCH)
 	PYTHONPATH=bench $(PY) bench/report.py bench/out/bench.json bench/RESULTS.md bench/plots
 
 lint: build ## check style, formatting and types
@@ -63,6 +67,7 @@ $(VENV)/torch:
 
 $(VENV)/tools: Makefile | $(VENV)/torch
 	$(PIP) install -q $(BUILD_TOOLS)
+	$(PY) -c 'import triton' 2>/dev/null || $(PIP) install -q '$(TRITON)'
 	@touch $@
 
 $(VENV)/built: $(SOURCES) $(VENV)/tools
@@ -74,7 +79,7 @@ $(VENV)/built: $(SOURCES) $(VENV)/tools
 $(E3NN04)/e3nn: | $(VENV)/torch
 	$(PY) -m venv --clear $(E3NN04)
 	$(PIP04) install -q "torch==$(TORCH_VERSION)"
-	$(PIP04) install -q "e3nn==0.4.4" "mace-torch==0.3.16" "setuptools<80" pytest hypothesis numpy
+	$(PIP04) install -q "e3nn==0.4.4" "mace-torch==0.3.16" "setuptools<80" pytest pytest-benchmark hypothesis numpy
 	@touch $@
 
 $(E3NN04)/built: $(VENV)/built | $(E3NN04)/e3nn

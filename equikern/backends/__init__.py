@@ -23,14 +23,16 @@ from equikern.backends import (
     reference,
     reference_harmonics,
     reference_symmetric,
+    triton,
 )
 from equikern.backends.constant import constant
+from equikern.backends.triton import harmonics as triton_harmonics
 from equikern.errors import BackendError
 from equikern.program import parse
 
-ORDER: tuple[ModuleType, ...] = (cpu, reference)
+ORDER: tuple[ModuleType, ...] = (cpu, triton, reference)
 NAMES = tuple(backend.name for backend in ORDER)
-harmonics = {"cpu": cpu_harmonics, "reference": reference_harmonics}
+harmonics = {"cpu": cpu_harmonics, "triton": triton_harmonics, "reference": reference_harmonics}
 symmetric = {"cpu": cpu_symmetric, "reference": reference_symmetric}
 
 
@@ -80,14 +82,14 @@ def _select(setting: str, program: str, device: str, dtype: torch.dtype) -> str:
     return _choose(setting, f"the program {program}", reasons(program, device, dtype))
 
 
-def select_harmonics(device: str, dtype: torch.dtype) -> str:
-    """The name of the backend that runs spherical harmonics; raises if the one asked for cannot."""
-    return _constant_select_harmonics(_setting, device, dtype)
+def select_harmonics(device: str, dtype: torch.dtype, lmax: int = 0) -> str:
+    """The name of the backend that runs spherical harmonics up to a degree; raises if the one asked for cannot."""
+    return _constant_select_harmonics(_setting, device, dtype, lmax)
 
 
 @constant
-def _constant_select_harmonics(setting: str, device: str, dtype: torch.dtype) -> str:
-    return _choose(setting, "spherical harmonics", {n: b.supports(device, dtype) for n, b in harmonics.items()})
+def _constant_select_harmonics(setting: str, device: str, dtype: torch.dtype, lmax: int) -> str:
+    return _choose(setting, "spherical harmonics", {n: b.supports(device, dtype, lmax) for n, b in harmonics.items()})
 
 
 def select_spline(device: str, dtype: torch.dtype) -> str:
@@ -97,7 +99,8 @@ def select_spline(device: str, dtype: torch.dtype) -> str:
 
 @constant
 def _constant_select_spline(setting: str, device: str, dtype: torch.dtype) -> str:
-    return _choose(setting, "a spline", {"cpu": cpu_spline.supports(device, dtype), "reference": None})
+    answers = {"cpu": cpu_spline.supports(device, dtype), "triton": "it has no kernel for splines", "reference": None}
+    return _choose(setting, "a spline", answers)
 
 
 def select_painn(device: str, dtype: torch.dtype) -> str:
@@ -107,7 +110,11 @@ def select_painn(device: str, dtype: torch.dtype) -> str:
 
 @constant
 def _constant_select_painn(setting: str, device: str, dtype: torch.dtype) -> str:
-    return _choose(setting, "PaiNN", {"cpu": cpu_painn.supports(device, dtype), "reference": None})
+    return _choose(
+        setting,
+        "PaiNN",
+        {"cpu": cpu_painn.supports(device, dtype), "triton": "it has no kernel for it", "reference": None},
+    )
 
 
 def select_symmetric(device: str, dtype: torch.dtype) -> str:
@@ -117,7 +124,7 @@ def select_symmetric(device: str, dtype: torch.dtype) -> str:
 
 @constant
 def _constant_select_symmetric(setting: str, device: str, dtype: torch.dtype) -> str:
-    answers = {"cpu": cpu_symmetric.supports(device, dtype), "reference": None}
+    answers = {"cpu": cpu_symmetric.supports(device, dtype), "triton": "it has no kernel for it", "reference": None}
     return _choose(setting, "a symmetric contraction", answers)
 
 

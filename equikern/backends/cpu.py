@@ -16,15 +16,22 @@ import torch
 from torch import Tensor
 
 from equikern.backends import cpu_linear, cpu_modes, cpu_nodes, cpu_species
+from equikern.backends._channelwise import channelwise
+from equikern.backends._derived import base_of, expanded
 from equikern.backends.extension import _C, MISSING
 from equikern.backends.threads import threads
 from equikern.errors import BackendError, ShapeError
-from equikern.program import EDGE, SHARED, Path, Program, wigner_3j
+from equikern.program import EDGE, SHARED, Program, wigner_3j
 from equikern.program import parse as parse_program
 from equikern.program.program import B, W, X, Y
 
 name = "cpu"
 _DTYPES = (torch.float32, torch.float64)
+
+
+def available() -> bool:
+    """Whether the extension is there."""
+    return _C is not None
 
 
 def target() -> str:
@@ -58,26 +65,9 @@ def supports(program: Program, device: str, dtype: torch.dtype) -> str | None:
         return cpu_linear.why_not(program)
     if program.family not in ("product", "table"):
         return f"it has no kernel for the family {program.family!r}"
-    if program.family == "table" and not _channelwise(program.text.split(" ~")[0]):
+    if program.family == "table" and not channelwise(program.text.split(" ~")[0]):
         return "a table's weights are read by paths that keep x's channel, x and z by an index of their own or by edge"
     return None
-
-
-@cache
-def _channelwise(text: str) -> bool:
-    """Whether every path keeps x's channel, and rows are such that the fused kernels gather and sum them."""
-    program = parse_program(text)
-    x, y, w, z = (*program.operands[:B], program.operands[-1])
-    by_rows = w.row in (EDGE, SHARED) or (program.family == "table" and w.row not in (x.row, z.row))
-    if y.row != EDGE or not by_rows or SHARED in (x.row, z.row):
-        return False
-    return all(_keeps_channel(program, path) for path in program.paths)
-
-
-def _keeps_channel(program: Program, path: Path) -> bool:
-    m1, m2, m3 = program.multiplicities(path)
-    single = m1 == m2 == m3 == 1 and path.mode in ("uvw", "uvv", "uuw", "uuu")
-    return (m2 == 1 and path.mode in ("uvu", "uvuv")) or single
 
 
 @cache
@@ -101,55 +91,28 @@ def contract(
     program: Program, operands: list[Tensor], index: list[Tensor], rows: list[int], open: list[int]
 ) -> list[Tensor]:
     """dF/da for each open slot, `rows[n]` rows each; an absent operand (one dimension, no element) stands for zero."""
-    base = _base(program)
+    base = base_of(program)
     if not program.derived and base.family == "linear":
         return cpu_linear.sweep(base, operands, index, dict(zip(open, rows, strict=True)))
     if not program.derived:
         return _product(base, operands, index, dict(zip(open, rows, strict=True)))
-    fused = base.family != "linear" and _channelwise(base.text)
+    fused = base.family != "linear" and channelwise(base.text)
     second = (tuple(range(base.output)),)
     if fused and program.derived == second and all(slot <= base.output for slot in open):
         return _sweep(base, operands, index, dict(zip(open, rows, strict=True)), second=True)
-    return _expanded(program, base, operands, index, dict(zip(open, rows, strict=True)))
 
-
-@cache
-def _base_of(text: str) -> Program:
-    return parse_program(text.split(" ~")[0])
-
-
-def _base(program: Program) -> Program:
-    return program if not program.derived else _base_of(program.text)
-
-
-def _expanded(
-    program: Program, base: Program, operands: list[Tensor], index: list[Tensor], open: dict[int, int]
-) -> list[Tensor]:
-    """A derived form as a sum of base forms read at other slots."""
-    like = next(a for a in operands if a.ndim == 2)
-    results = {slot: like.new_zeros(n, program.dims[slot]) for slot, n in open.items()}
-    factors = [k for k, name in enumerate(base.names) if name in "wb"]
-    for slots in program.expansions:
-        opened = {k: open[slot] for k, slot in enumerate(slots) if slot in open}
-        # A summand with an absent factor is zero, but for the weights of unweighted paths, which are no factor.
-        absent = [k for k, slot in enumerate(slots) if operands[slot].ndim != 2 and (k not in factors or base.dims[W])]
-        opened = {k: n for k, n in opened.items() if set(absent) <= {k}}
-        if not opened:
-            continue
-        read = [operands[slot] for slot in slots]
+    def sweep(base: Program, read: list[Tensor], opened: dict[int, int], fixed: bool) -> list[Tensor]:
         if base.family == "linear":
-            parts = cpu_linear.sweep(base, read, index, opened)
-        else:
-            parts = _product(base, read, index, opened, fixed=float(all(slots[k] == k for k in factors)))
-        for k, part in zip(opened, parts, strict=True):
-            results[slots[k]] += part
-    return [results[slot] for slot in open]
+            return cpu_linear.sweep(base, read, index, opened)
+        return _product(base, read, index, opened, fixed=float(fixed))
+
+    return expanded(program, operands, dict(zip(open, rows, strict=True)), sweep)
 
 
 def _product(
     base: Program, operands: list[Tensor], index: list[Tensor], open: dict[int, int], fixed: float = 1.0
 ) -> list[Tensor]:
-    if _channelwise(base.text):
+    if channelwise(base.text):
         return _sweep(base, operands, index, open, fixed=fixed)
     if cpu_nodes.takes(base.text):
         return cpu_nodes.sweep(base, operands, index, open)
@@ -267,7 +230,7 @@ def _graph(base: Program, index: list[Tensor], edges: int, z_rows: int) -> list[
         return [x_index, None, None, knot]
     if len(index) == len(kinds):
         return [x_index, *plan(z_index, z_index, z_rows, z_rows), knot]
-    ptr, order = (tensor.contiguous() for tensor in index[-2:])
+    ptr, order = (tensor.contiguous() for tensor in index[len(kinds) : len(kinds) + 2])
     if ptr.shape[0] != z_rows + 1 or order.shape[0] != edges:
         raise ShapeError(
             f"the plan is for {ptr.shape[0] - 1} receivers and {order.shape[0]} edges, the call has {z_rows} and "

@@ -21,7 +21,7 @@ def _kernel(text: str) -> _C.Harmonics:
     return _C.Harmonics(spec.lmax, spec.normalize, columns(spec), pair_factors(spec))
 
 
-def supports(device: str, dtype: torch.dtype) -> str | None:
+def supports(device: str, dtype: torch.dtype, lmax: int = 0) -> str | None:
     """None if the kernels take vectors on a device and of a dtype, else the reason in words."""
     if _C is None:
         return MISSING

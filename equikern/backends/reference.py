@@ -7,8 +7,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from equikern.program import EDGE, SHARED, Program
-from equikern.program.program import Read
+from equikern.program import EDGE, SHARED, Program, parse
 
 name = "reference"
 
@@ -48,7 +47,7 @@ def contract(
 def _rows(program: Program, slot: int, where: dict[str, Tensor]) -> Tensor:
     """(E, number of offsets): the rows of an indexed operand that each edge reads."""
     first = where[program.slots[slot].row]
-    return first[:, None] + torch.tensor(program.slots[slot].offsets, device=first.device)
+    return first[:, None] + _offsets(program.slots[slot].offsets, first.device)
 
 
 def _edges(program: Program, operands: list[Tensor], where: dict[str, Tensor], rows: list[int], open: list[int]) -> int:
@@ -62,13 +61,14 @@ def _add_term(program: Program, t: int, slot: int, gathered: dict[int, Tensor], 
     """Add dterm/da to `local`, for each time the term reads the slot."""
     term = program.terms[t]
     for k, opened in enumerate(term.reads):
-        rest = term.reads[:k] + term.reads[k + 1 :]
-        if opened.slot != slot or any(read.slot not in gathered for read in rest):
+        rest = [n for n in range(len(term.reads)) if n != k]
+        if opened.slot != slot or any(term.reads[n].slot not in gathered for n in rest):
             continue
         arguments, equation = [], []
-        for read in rest:
+        for n in rest:
+            read = term.reads[n]
             shared = program.slots[read.slot].row == SHARED
-            part = gathered[read.slot][:, _columns(read, local.device)]
+            part = gathered[read.slot][:, _columns(str(program), t, n, local.device)]
             arguments.append(part.reshape(read.shape) if shared else part.reshape(edges, *read.shape))
             equation.append(read.letters if shared else "n" + read.letters)
         shared = program.slots[slot].row == SHARED
@@ -83,15 +83,23 @@ def _add_term(program: Program, t: int, slot: int, gathered: dict[int, Tensor], 
         else:
             out = ",".join([*equation, term.letters])
         result = torch.einsum(f"{out}->{'' if shared else 'n'}{opened.letters}", *arguments)
-        local.index_add_(1, _columns(opened, local.device), result.reshape(len(local), len(opened.columns)))
+        columns = _columns(str(program), t, k, local.device)
+        local.index_add_(1, columns, result.reshape(len(local), len(opened.columns)))
 
 
-def _columns(read: Read, device: torch.device) -> Tensor:
-    return torch.as_tensor(read.columns, device=device)
+# Kept for each device, so that no call copies from the host.
+
+
+@lru_cache(maxsize=4096)
+def _columns(text: str, t: int, k: int, device: torch.device) -> Tensor:
+    return torch.as_tensor(parse(text).terms[t].reads[k].columns, device=device)
 
 
 @lru_cache(maxsize=4096)
 def _coefficient(text: str, t: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    from equikern.program import parse
-
     return torch.tensor(parse(text).terms[t].coefficient, dtype=dtype, device=device)
+
+
+@lru_cache(maxsize=256)
+def _offsets(offsets: tuple[int, ...], device: torch.device) -> Tensor:
+    return torch.tensor(offsets, device=device)

@@ -7,13 +7,15 @@ Half types are computed in float32.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
 from equikern.backends._harmonics import HarmonicsSpec, derivative, parse_spec, scale
 
 
-def supports(device: str, dtype: torch.dtype) -> str | None:
+def supports(device: str, dtype: torch.dtype, lmax: int = 0) -> str | None:
     """None: it takes every floating dtype, anywhere."""
     return None if dtype.is_floating_point else f"the vectors are {dtype}; they need a floating dtype"
 
@@ -33,7 +35,15 @@ def _unit(vec: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _table(degree: int, spec: HarmonicsSpec, like: Tensor) -> Tensor:
-    return torch.from_numpy(derivative(degree, spec.normalization).copy()).to(like)  # (3, 2l+1, 2l-1)
+    """A^l (3, 2l+1, 2l-1), kept for each device so that no call copies from the host; not where `like` is traced."""
+    make = _kept_table if type(like) is Tensor else _kept_table.__wrapped__
+    return make(degree, spec.normalization, like.dtype, like.device)
+
+
+@lru_cache(maxsize=256)
+def _kept_table(degree: int, normalization: str, dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):
+        return torch.from_numpy(derivative(degree, normalization).copy()).to(device, dtype)
 
 
 def _lower(spec: HarmonicsSpec, y: list[Tensor], like: Tensor) -> list[Tensor]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cached_property
-
 import torch
 from torch import Tensor
 
@@ -32,6 +30,9 @@ class Graph:
         edges = edge_index.to(torch.int64, copy=True).contiguous()
         self.sender, self.receiver = edges[0], edges[1]
         self.ptr, self.order = plan(self.sender, self.receiver, self.num_senders, num_nodes)
+        self._by_sender: tuple[Tensor, Tensor] | None = None
+        if edges.is_cuda:
+            self.by_sender  # noqa: B018  (now, so that no step waits for its checks)
 
     def check(self, edge_index: Tensor, num_senders: int) -> None:
         """Raise ShapeError unless the graph is that of `edge_index` for `num_senders` rows.
@@ -58,10 +59,16 @@ class Graph:
 
     @property
     def index(self) -> list[Tensor]:
-        """What `ops.evaluate` takes for a program with rows x[sender], z[receiver]."""
-        return [self.sender, self.receiver, self.ptr, self.order]
+        """What `ops.evaluate` takes for a program with rows x[sender], z[receiver].
 
-    @cached_property
+        The kernels of a GPU sum the senders' gradients by a plan of their own.
+        """
+        plans = [self.ptr, self.order, *(self.by_sender if self.sender.is_cuda else ())]
+        return [self.sender, self.receiver, *plans]
+
+    @property
     def by_sender(self) -> tuple[Tensor, Tensor]:
         """The edges grouped by sender, (ptr, order) as in `ops.plan`; made at first use."""
-        return plan(self.receiver, self.sender, self.num_nodes, self.num_senders)
+        if self._by_sender is None:
+            self._by_sender = plan(self.receiver, self.sender, self.num_nodes, self.num_senders)
+        return self._by_sender

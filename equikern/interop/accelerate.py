@@ -51,7 +51,7 @@ class Report:
 
 
 def accelerate(model: Model, *, tables: str = "evaluation") -> Model:
-    """Run the e3nn tensor products, spherical harmonics and NequIP and SevenNet convolutions of a model on equikern.
+    """Run a model's e3nn products, linear maps and harmonics, and its NequIP, SevenNet and MACE blocks, on equikern.
 
     tables: when weights that depend on the edge length alone come from a `nn.RadialTable` instead of their network, in
     float32: in "evaluation" (`model.eval()`), "always" (training too: exact to 1e-7, gradients of all parameters

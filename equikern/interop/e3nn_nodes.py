@@ -120,8 +120,11 @@ def gate_swap(module: Any) -> Swap | str:
     """The stand-in for a module with `is_gate`, or the reason why it stays."""
     if arguments(module) != ["features"]:
         return f"its forward takes ({', '.join(arguments(module))}), not (features)"
-    if isinstance(module.sc, torch.jit.ScriptModule) or isinstance(module.act_scalars, torch.jit.ScriptModule):
+    activations = (module.act_scalars, module.act_gates)
+    if any(isinstance(part, torch.jit.ScriptModule) for part in (module.sc, *activations)):
         return "its parts are scripted"
+    if not all(hasattr(part, name) for part in activations for name in ("irreps_in", "acts")):
+        return "its activations are not e3nn's"
     parts = _parts(module)
     if isinstance(parts, str):
         return parts
@@ -138,14 +141,14 @@ def _parts(module: Any) -> tuple[Part, ...] | str:
     parts: list[Part] = []
     for columns, activation in ((scalars, module.act_scalars), (gates, module.act_gates)):
         first = 0
-        for mul, ir, act in activation.paths:
+        for (mul, ir), act in zip(activation.irreps_in, activation.acts, strict=True):
             name, scale = _activation(act)
             run = columns[first : first + mul]
-            if ir[0] or name not in ACTIVATIONS or run != list(range(run[0], run[0] + mul)):
+            if ir.l or name not in ACTIVATIONS or run != list(range(run[0], run[0] + mul)):
                 return f"its activation {act} or its columns are not known"
             parts.append(Part(run[0], mul, name, scale))
             first += mul
-    count = len(module.act_scalars.paths)
+    count = len(module.act_scalars.acts)
     return _with_gated(parts[:count], parts[count:], gated, module.irreps_gated)
 
 

@@ -202,25 +202,56 @@ def interaction_swap(module: Any, model: nn.Module | None) -> Swap | str:
 # --- symmetric contraction
 
 
+class _Terms(torch.autograd.Function):
+    """Weights of monomials that were made before of those of polynomials, on the graph of the latter."""
+
+    @staticmethod
+    def forward(ctx: Any, made: Tensor, matrix: Tensor, *weights: Tensor) -> Tensor:
+        ctx.matrix, ctx.sizes = matrix, [w.shape[1] for w in weights]
+        return made.detach()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return None, None, *(ctx.matrix.t() @ grad).split(ctx.sizes, 1)
+
+
 class ContractionSwap(Swap):
     """Polynomials of node features (N, C, D) with weights of the species that one-hot attributes (N, Z) name."""
 
     polynomials: Symmetric
     matrix: Tensor  # (terms, polynomials) float64
+    made: Tensor | None = None
+    made_of: tuple[Tensor, ...] = ()
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
         species = None if e3nn.values_hidden() else e3nn.species_of(y)
         if species is None or self.why_not(x.device.type, x.dtype) is not None or x.dtype != y.dtype:
             return self.own(x, y)  # type: ignore[no-any-return]
-        weight = torch.cat([w for each in self._weights() for w in each], 1)  # (Z, polynomials, C)
-        if weight.dtype != x.dtype or torch.is_autocast_enabled(x.device.type):
+        if self._weights()[0].dtype != x.dtype or torch.is_autocast_enabled(x.device.type):
             return self.own(x, y)  # type: ignore[no-any-return]
-        return symmetric_contraction(self.polynomials, x.flatten(1), self.matrix.to(x) @ weight, species)
+        return symmetric_contraction(self.polynomials, x.flatten(1), self._terms(), species)
 
-    def _weights(self) -> list[list[Tensor]]:
+    def _terms(self) -> Tensor:
+        """(Z, terms, C): weights of monomials, made again when a weight has another value."""
+        weights = self._weights()
+        known = len(self.made_of) == len(weights)
+        if not known or not all(
+            a.dtype == b.dtype and torch.equal(a, b) for a, b in zip(weights, self.made_of, strict=True)
+        ):
+            self.made_of = tuple(w.detach().clone() for w in weights)
+            self.made = self.matrix.to(weights[0]) @ torch.cat(self.made_of, 1)
+        assert self.made is not None
+        if torch.is_grad_enabled() and any(w.requires_grad for w in weights):
+            return _Terms.apply(self.made, self.matrix.to(weights[0]), *weights)  # type: ignore[no-any-return]
+        return self.made
+
+    def _weights(self) -> list[Tensor]:
         """For each irrep of the output, the weights (Z, polynomials, C) of degree 1 ... correlation."""
         contractions: Any = self.module.contractions
-        return [[*reversed(list(c.weights)), c.weights_max] for c in contractions]
+        return [w for c in contractions for w in (*reversed(list(c.weights)), c.weights_max)]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"made": None, "made_of": ()}
 
     def why_not(self, device: str, dtype: torch.dtype) -> str | None:
         """See Swap."""
@@ -228,7 +259,7 @@ class ContractionSwap(Swap):
 
     def agrees(self) -> bool:
         """See Swap."""
-        weight = self._weights()[0][-1]
+        weight = self._weights()[0]
         generator = torch.Generator().manual_seed(0)
         x = torch.randn(2, weight.shape[2], self.polynomials.components, generator=generator, dtype=torch.float64)
         y = torch.eye(weight.shape[0]).to(weight)[[0, -1]]

@@ -130,7 +130,7 @@ class PaiNN(nn.Module):
         if offsets is not None:
             edge_vec = edge_vec + offsets
         config, weights = self.whole()
-        plans = [species, *graph.index, *graph.by_sender]
+        plans = [species, *graph.index[:4], *graph.by_sender]
         energies, g = painn(config, edge_vec, plans, weights)
         forces = (
             positions.new_zeros(positions.shape).index_add(0, graph.receiver, g).index_add(0, graph.sender, g, alpha=-1)

@@ -61,7 +61,7 @@ class ForceGraph:
     def set_edges(self, edge_index: Tensor) -> None:
         """Take a new neighbour list, (2, E)."""
         self.graph = Graph(edge_index, self.species.shape[0])
-        self._plans = [self.species, *self.graph.index, *self.graph.by_sender]
+        self._plans = [self.species, *self.graph.index[:4], *self.graph.by_sender]
 
     def __call__(self, positions: Tensor, offsets: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Energy (), summed in float64, and forces (N, 3) at positions (N, 3).

@@ -60,10 +60,13 @@ class RadialTable:
         """What a `tabled` program reads for lengths r (E,): rows (n, W), factors b (E, 8), first rows knot (E,).
 
         rows is on the graph of the module's parameters, b on that of r. None where the module itself must be used:
+        the lengths are not on the CPU (its kernels alone read tables),
         there is no table, an edge is shorter than the first knot, or somebody traces and values cannot be looked at;
         also where it is cheaper, with fewer edges than the table has intervals (`TRAINED` times as many where
         it trains: derivatives by its parameters take the module in float64 at the table's sites).
         """
+        if r.device.type != "cpu":
+            return None
         if _get_current_dispatch_mode() is not None or torch.compiler.is_compiling() or r.shape[0] < INTERVALS[0]:
             return None
         parameters = [p for p in self.radial.parameters() if p.requires_grad]

@@ -2,13 +2,14 @@
 
 The derivative of the op is a call of the op: the backward of an opening is the opening of the same polynomial along the
 cotangents. `operands` holds every slot in order; an absent one (not read, or zero) is an empty tensor of one dimension.
-`index` holds the index tensor of each of the program's kinds, then, if there is one, the CSR plan (ptr, order) of the
-output's kind (`ops/plan.py`).
+`index` holds the index tensor of each of the program's kinds, then, where they are known, the CSR plan (ptr, order) of
+the output's kind and that of x's kind (`ops/plan.py`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -102,7 +103,13 @@ def along(
         slots = list(range(program.output))
     absent = operands[0].new_empty(0)
     appended = [tangents.get(slot) for slot in slots]
-    return program.along(slots), operands + [absent if t is None else t for t in appended], None
+    return _derived(program.text, tuple(slots)), operands + [absent if t is None else t for t in appended], None
+
+
+@cache
+def _derived(text: str, slots: tuple[int, ...]) -> Program:
+    """A program's derivative, made once: making one takes longer than many a kernel."""
+    return parse(text).along(slots)
 
 
 def _autograd(

@@ -264,7 +264,7 @@ def spherical_harmonics(
         )
     if not x.is_floating_point():
         raise ShapeError(f"spherical_harmonics: x is {x.dtype}; give floating-point vectors, x.to(torch.float32).")
-    name = backend or backends.select_harmonics(x.device.type, x.dtype)
+    name = backend or backends.select_harmonics(x.device.type, x.dtype, max(degrees, default=0))
     vectors = x if x.dim() == 2 else x.reshape(-1, 3)
     if direct(vectors):
         out = _implementation(name).harmonics(spec, vectors)

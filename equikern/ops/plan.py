@@ -13,16 +13,17 @@ LIBRARY.define("plan(Tensor sender, Tensor receiver, SymInt senders, SymInt rece
 
 
 def _run(sender: Tensor, receiver: Tensor, senders: int, receivers: int) -> tuple[Tensor, Tensor]:
-    if receiver.device.type == "cpu":
+    if receiver.device.type == "cpu" and backends.cpu.available():
         return backends.cpu.plan(sender, receiver, senders, receivers)
-    for kind, index, n in (("sender", sender, senders), ("receiver", receiver, receivers)):
-        if index.numel() and not bool(((index >= 0) & (index < n)).all()):
+    pairs = (("sender", sender, senders), ("receiver", receiver, receivers))
+    inside = [((index >= 0) & (index < n)).all() for _, index, n in pairs]
+    for (kind, index, n), fits in zip(pairs, torch.stack(inside).tolist(), strict=True):
+        if not fits:
             raise ShapeError(
                 f"{kind} index out of range: the graph has {n} {kind}s, the indices reach {int(index.max())}."
             )
-    ptr = receiver.new_zeros(receivers + 1)
-    ptr[1:] = torch.bincount(receiver, minlength=receivers).cumsum(0)
-    return ptr, torch.argsort(receiver, stable=True)
+    grouped, order = torch.sort(receiver, stable=True)
+    return torch.searchsorted(grouped, torch.arange(receivers + 1, device=receiver.device)), order
 
 
 LIBRARY.impl("plan", _run, "CompositeExplicitAutograd")

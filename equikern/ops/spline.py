@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -56,15 +57,15 @@ def _run(backend: str, r: Tensor, breaks: list[float], intervals: list[int], ord
 def _reference(r: Tensor, breaks: list[float], intervals: list[int], order: int) -> tuple[Tensor, Tensor]:
     lengths = r.double()
     inside = lengths.clamp(max=breaks[-1])
-    ends = inside.new_tensor(breaks[1:-1])
+    ends = _kept(tuple(breaks[1:-1]), torch.float64, r.device)
     piece = (inside.unsqueeze(1) >= ends).sum(1)  # NaN: the first
-    counts = torch.tensor(intervals, device=r.device)
-    begin, end = inside.new_tensor(breaks[:-1])[piece], inside.new_tensor(breaks[1:])[piece]
+    counts = _kept(tuple(intervals), torch.int64, r.device)
+    begin, end = (_kept(tuple(part), torch.float64, r.device)[piece] for part in (breaks[:-1], breaks[1:]))
     steps = counts[piece] / (end - begin)
     at = (inside - begin) * steps
     interval = torch.minimum(at.nan_to_num().long().clamp(min=0), counts[piece] - 1)
     t = at - interval
-    factors = torch.tensor(_POLYNOMIALS, dtype=torch.float64, device=r.device) / 5040  # (rows, powers)
+    factors = _kept(_POLYNOMIALS, torch.float64, r.device) / 5040  # (rows, powers)
     for _ in range(order):
         factors = torch.nn.functional.pad(factors[:, 1:] * torch.arange(1, 8, device=r.device), (0, 1))
     b = t.unsqueeze(1) ** torch.arange(8, device=r.device) @ factors.t() * steps.unsqueeze(1) ** order
@@ -73,6 +74,12 @@ def _reference(r: Tensor, breaks: list[float], intervals: list[int], order: int)
     b = torch.where(lengths.isnan().unsqueeze(1), lengths.unsqueeze(1), b)
     first = torch.cat([counts.new_zeros(1), rows_of(counts).cumsum(0)[:-1]])
     return b.to(r.dtype), first[piece] + 2 * interval
+
+
+@lru_cache(maxsize=256)
+def _kept(values: tuple[Any, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Constants, kept for each device so that no call copies from the host."""
+    return torch.tensor(values, dtype=dtype, device=device)
 
 
 LIBRARY.impl("spline", _run, "CompositeExplicitAutograd")

@@ -244,10 +244,11 @@ class Program:
         return per_edge * edges
 
     def bytes(self, rows: Mapping[str, int], itemsize: int, open: Iterable[int] = ()) -> int:
-        """Bytes read and written once: `rows` gives the number of rows of each row kind."""
+        """Bytes: what is read, once, and what is written; `rows` gives the number of rows of each row kind."""
         opened = set(open) or {self.output}
         count = {SHARED: 1, **rows}
-        return sum(count[self.slots[s].row] * self.dims[s] * itemsize for s in opened | self.reads(opened))
+        slots = [*opened, *self.reads(opened)]
+        return sum(count[self.slots[s].row] * self.dims[s] * itemsize for s in slots)
 
     def depth(self, degree: int = 1) -> int:
         """The longest sum into one output element, for outputs that sum over `degree` edges."""

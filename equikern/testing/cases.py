@@ -69,6 +69,11 @@ class Inputs:
         """The same values in another dtype, detached."""
         return replace(self, operands=tuple(None if a is None else a.detach().to(dtype) for a in self.operands))
 
+    def on(self, device: torch.device | str) -> Inputs:
+        """The same values on another device, detached."""
+        operands = tuple(None if a is None else a.detach().to(device) for a in self.operands)
+        return replace(self, operands=operands, index=tuple(a.to(device) for a in self.index))
+
 
 def edge_index(case: Case, seed: int = 0) -> Tensor:
     """(2, E): senders and receivers of a case's graph, unsorted."""

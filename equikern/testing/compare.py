@@ -35,11 +35,11 @@ def derivatives(program: Program, given: Inputs, backend: str, order: int, draw:
     names, leaves = _leaves(program, given)
     operands = [leaves[names.index(n)] if n in names else None for n in program.names[: program.output]]
     z = run(program, Inputs(tuple(operands), given.index, given.rows), backend)
-    c = torch.randn(z.shape, generator=generator, dtype=draw or z.dtype).to(z.dtype).requires_grad_()
+    c = torch.randn(z.shape, generator=generator, dtype=draw or z.dtype).to(z).requires_grad_()
     first = _grad((z * c).sum(), leaves, create_graph=order > 1)
     if order == 1:
         return {f"d/d{n}": g for n, g in zip(names, first, strict=True)}
-    h = [torch.randn(g.shape, generator=generator, dtype=draw or g.dtype).to(g.dtype) for g in first]
+    h = [torch.randn(g.shape, generator=generator, dtype=draw or g.dtype).to(g) for g in first]
     total = torch.stack([(g * t).sum() for g, t in zip(first, h, strict=True)]).sum()
     second = _grad(total, [*leaves, c], create_graph=False)
     return {f"d/d{n} of the gradient": g for n, g in zip([*names, "c"], second, strict=True)}
@@ -90,7 +90,7 @@ def _assert_tensor_close(got: Tensor, expected: Tensor, tol: float, what: str) -
         raise AssertionError(f"{what}: got shape {tuple(got.shape)}, expected {tuple(expected.shape)}")
     if expected.numel() == 0:
         return
-    a, b = got.detach().to(torch.float64), expected.detach().to(torch.float64)
+    a, b = got.detach().to("cpu", torch.float64), expected.detach().to("cpu", torch.float64)
     finite = b[b.isfinite()]
     scale = float(finite.abs().max()) if finite.numel() else 0.0
     error = (a - b).abs()

@@ -62,8 +62,8 @@ def mace(numbers: list[int], *, dtype: str = "float32", seed: int = 0, **options
 
     before, random = torch.get_default_dtype(), torch.get_rng_state()
     try:
+        from mace import modules  # isort: skip  (first: it lets torch load e3nn's constants)
         from e3nn import o3
-        from mace import modules
 
         torch.set_default_dtype(getattr(torch, dtype))
         torch.manual_seed(seed)

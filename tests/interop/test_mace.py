@@ -32,10 +32,10 @@ def quiet():
         yield
 
 
-def crystal(repeat=1):
+def crystal(repeat=1, seed=0):
     """Rattled rock salt; K is never there."""
     atoms = build.bulk("NaCl", "rocksalt", a=5.64, cubic=True) * (repeat, 1, 1)
-    atoms.rattle(0.1, seed=0)
+    atoms.rattle(0.1, seed=seed)
     return atoms
 
 
@@ -76,11 +76,12 @@ def tables(model):
     return [s.table for m in model.modules() if getattr(s := installed(m), "table", None) is not None]
 
 
-def assert_as_close(got, own, right):
-    """In float32: as close to float64 as the untouched model is, but for half of that and a rounding."""
-    for g, theirs, r in zip(got, own, right, strict=True):
-        rounding = torch.finfo(torch.float32).eps * r.abs().max()
-        assert (g - r).abs().max() <= 1.5 * (theirs - r).abs().max() + 4 * rounding
+def error(got, right):
+    """Of energies, forces and stresses of some structures: the root mean square, over the largest number."""
+    pairs = [
+        (torch.stack(g), torch.stack(r)) for g, r in zip(zip(*got, strict=True), zip(*right, strict=True), strict=True)
+    ]
+    return torch.stack([(g - r).square().mean().sqrt() / r.abs().max() for g, r in pairs])
 
 
 @pytest.mark.parametrize(
@@ -107,15 +108,14 @@ def test_float64_results_equal_mace(options):
 
 
 def test_tables_leave_results_as_close_to_float64_as_float32_is():
-    model, atoms = small(), crystal(8)
-    exact = small().double()
-    right, own = outputs(exact, atoms), outputs(model, atoms)
-    got = outputs(equikern.accelerate(model), atoms)
+    model, structures = small(), [crystal(6, seed) for seed in range(4)]
+    right, own = ([outputs(m, atoms) for atoms in structures] for m in (small().double(), model))
+    got = [outputs(equikern.accelerate(model), atoms) for atoms in structures]
     assert len(tables(model)) == 2 and all(t.why_not() is None for t in tables(model))
-    untabled = outputs(equikern.accelerate(model, tables="never"), atoms)
-    assert not torch.equal(got[1], untabled[1])
-    assert_as_close(got, own, right)
-    assert_as_close(untabled, own, right)
+    untabled = [outputs(equikern.accelerate(model, tables="never"), atoms) for atoms in structures]
+    assert not torch.equal(got[0][1], untabled[0][1])
+    limit = 1.5 * error(own, right) + torch.finfo(torch.float32).eps
+    assert (error(got, right) <= limit).all() and (error(untabled, right) <= limit).all()
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
@@ -130,7 +130,7 @@ def test_training_gives_the_same_parameter_gradients(dtype):
 
 
 def test_training_with_tables_gives_the_same_parameter_gradients():
-    model, atoms = small(), crystal(8)
+    model, atoms = small(), crystal(6)
     expected = gradients(model, atoms)
     got = gradients(equikern.accelerate(model, tables="always"), atoms)
     for g, e in zip(got, expected, strict=True):
@@ -199,7 +199,7 @@ def test_restoring_gives_bitwise_the_original_result():
 
 def test_a_deep_copy_and_a_saved_model_agree_and_are_independent():
     model = equikern.accelerate(small())
-    expected = outputs(model, crystal(8))
+    expected = outputs(model, crystal(6))
     buffer = io.BytesIO()
     torch.save(model, buffer)
     buffer.seek(0)
@@ -207,17 +207,17 @@ def test_a_deep_copy_and_a_saved_model_agree_and_are_independent():
     equikern.restore(model)
     for other in others:
         assert len(report(other).replaced) > 10
-        for a, b in zip(outputs(other, crystal(8)), expected, strict=True):
+        for a, b in zip(outputs(other, crystal(6)), expected, strict=True):
             assert torch.equal(a, b)
 
 
 def test_new_weights_are_seen():
     model, other = equikern.accelerate(small()), small(seed=1)
-    before = outputs(model, crystal(8))
+    before = outputs(model, crystal(6))
     model.load_state_dict(other.state_dict())
-    after = outputs(model, crystal(8))
+    after = outputs(model, crystal(6))
     assert not torch.allclose(before[1], after[1])
-    for a, b in zip(after, outputs(other, crystal(8)), strict=True):
+    for a, b in zip(after, outputs(other, crystal(6)), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4 * float(b.abs().max()))
 
 

@@ -203,6 +203,12 @@ def test_bytes_count_each_row_once():
     assert program.bytes(rows, 4) == 4 * (3 * 4 + 10 * 1 + 10 * 4 + 5 * 4)
 
 
+def test_bytes_of_a_slot_that_is_read_and_opened_count_both():
+    program = product("4x0e", "0e", "4x0e", [(0, 0, 0, "uvu", True)], rows=CONVOLUTION)
+    rows = {"edge": 10, "sender": 3, "receiver": 5}
+    assert program.bytes(rows, 4, [0, 2]) == 4 * (2 * 3 * 4 + 10 * 1 + 2 * 10 * 4 + 5 * 4)
+
+
 @pytest.mark.parametrize("name", LAYERS)
 def test_depth_grows_with_the_degree(name):
     program = get(name).program

@@ -1,0 +1,103 @@
+"""The Triton backend without a GPU: numbers under the interpreter, registers and spills from the compiler."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from equikern import backends
+from equikern.backends.triton import emit
+from equikern.backends.triton.launch import kernels, own_pass
+from equikern.errors import BackendError
+from equikern.program import painn_message, schnet_message
+from equikern.testing import get, inputs, run
+
+needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+PROGRAMS = {
+    "mace": get("mace-conv").program,
+    "nequip": get("nequip-conv").program,
+    "painn": painn_message(128),
+    "schnet": schnet_message(128),
+}
+
+
+@needs_triton
+def test_interpreted_kernels_give_what_the_reference_gives():
+    file = Path(__file__).with_name("interpreted_triton.py")
+    environment = os.environ | {"TRITON_INTERPRET": "1"}
+    command = [sys.executable, "-m", "pytest", "-qx", "-p", "no:cacheprovider", str(file)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]
+
+
+@needs_triton
+@pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="the interpreter runs on the CPU")
+def test_tensors_on_the_cpu_are_refused_by_name():
+    case = get("mul-5")
+    with pytest.raises(BackendError, match="operands are on cpu"):
+        run(case.program, inputs(case), "triton")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is not None, reason="triton is installed")
+def test_without_triton_the_reason_is_said():
+    assert backends.triton.supports(get("mul-5").program, "cuda", torch.float32) == "triton is not installed"
+
+
+@needs_triton
+@pytest.mark.parametrize(
+    ("id", "reason"),
+    [("mode-uvw", "mixes channels"), ("linear", "family"), ("table-mul-5", "family"), ("rows-shared-y", "rows of y")],
+)
+def test_what_it_has_no_kernel_for_is_named(id, reason):
+    assert reason in backends.triton.supports(get(id).program, "cuda", torch.float32)
+    assert backends.select(get(id).program.text, "cuda", torch.float32) == "reference"
+
+
+@needs_triton
+def test_cuda_tensors_go_to_triton():
+    assert backends.select(PROGRAMS["mace"].text, "cuda", torch.bfloat16) == "triton"
+
+
+def test_the_gradient_of_x_takes_the_way_that_moves_fewer_bytes():
+    ways = {n: own_pass(p.text, (0, 1, 2), (0, 1, 2, 3), False, True) for n, p in PROGRAMS.items()}
+    assert ways == {"mace": False, "nequip": False, "painn": True, "schnet": True}
+
+
+def sweeps(name):
+    """Forward, backward, double backward, and the sweeps over rows of x."""
+    text = PROGRAMS[name].text
+    own = own_pass(text, (0, 1, 2), (0, 1, 2, 3), False, True)
+    inner = (1, 2) if own else (0, 1, 2)
+    found = {
+        "forward": kernels(text, (3,), (0, 1, 2), False, True),
+        "backward": kernels(text, inner, (0, 1, 2, 3), False, True),
+        "double backward": kernels(text, (*inner, 3), tuple(range(7)), True, True),
+    }
+    if own:
+        found["x"] = kernels(text, (0,), (0, 1, 2, 3), False, True, 0)
+        found["x, double backward"] = kernels(text, (0,), tuple(range(7)), True, True, 0)
+    return found
+
+
+@needs_triton
+@pytest.mark.parametrize("arch", [80, 90])
+@pytest.mark.parametrize("name", ["mace", "painn", "schnet"])
+def test_kernels_compile_for_the_device_and_spill_nothing(name, arch):
+    from equikern.backends.triton.resources import sum_resources, sweep_resources
+
+    for label, made in sweeps(name).items():
+        found = sweep_resources(made, arch)
+        assert found.spilled == 0 and found.registers <= 224, f"{name} {label} sm_{arch}: {found}"
+    assert sum_resources(sweeps("mace")["backward"], arch).spilled == 0
+
+
+def test_the_source_says_what_it_is_made_of():
+    source = emit.sweep_source(sweeps("schnet")["forward"].sweep)
+    assert source.startswith(f"# {PROGRAMS['schnet'].text}\n# opens z\n")
+    assert "z0_0 += y0 * a0" in source

@@ -1,0 +1,35 @@
+"""The GPU bench, rehearsed on the CPU: it runs, checks its cases and prints tables."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+GPU = [sys.executable, str(ROOT / "bench" / "gpu.py")]
+
+
+def run(*options: str) -> str:
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "bench"), str(ROOT)])}
+    done = subprocess.run([*GPU, *options], capture_output=True, text=True, env=environment, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_dry_run_checks_times_and_prints_every_step(tmp_path):
+    pytest.importorskip("e3nn", reason="the rival is e3nn")
+    out = tmp_path / "gpu.json"
+    printed = run("--dry", "--cases", "schnet", "--out", str(out))
+    results = json.loads(out.read_text())
+    assert [row["kernel"] for row in results["kernels"]] == ["forward", "backward", "double backward"]
+    assert {row["case"] for row in results["steps"]} == {"schnet", "harmonics"}
+    assert results["errors"]["schnet"] < 1e-5 and "| schnet | 300 | force training |" in printed
+
+
+def test_the_docs_hold_the_tables_of_the_committed_results():
+    assert run("--table", str(ROOT / "bench" / "gpu.json")) in (ROOT / "docs" / "gpu.md").read_text()

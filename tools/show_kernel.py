@@ -1,0 +1,36 @@
+"""Print the Triton source that a program becomes, and what it takes on a device.
+
+    python tools/show_kernel.py "<program>" [--open z] [--second] [--arch 90]
+
+`--open` names slots (x, y, w, z); `--second` shows their derivative along all inputs. With `--arch` the kernel is
+compiled for that compute capability, no device needed: registers, spilled bytes, shared memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from equikern.backends.triton import emit
+from equikern.backends.triton.launch import kernels
+from equikern.program import parse
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("program", help="a program's text, print(layer.program)")
+    parser.add_argument("--open", default="z", help="letters of slots: x, y, w, z")
+    parser.add_argument("--second", action="store_true")
+    parser.add_argument("--arch", type=int)
+    given = parser.parse_args()
+    program = parse(given.program)
+    slots = tuple(sorted(program.names.index(letter) for letter in given.open))
+    made = kernels(program.text, slots, tuple(range(7 if given.second else 4)), given.second, True)
+    print(emit.sweep_source(made.sweep))
+    if given.arch:
+        from equikern.backends.triton.resources import sweep_resources
+
+        print(f"# sm_{given.arch}: {sweep_resources(made, given.arch)}")
+
+
+if __name__ == "__main__":
+    main()
