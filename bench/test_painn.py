@@ -59,8 +59,7 @@ def test_painn(benchmark: Any, atoms: int, step: str) -> None:
     benchmark.group = f"painn {atoms} {step}"
     extra = {"edges an atom": edges.shape[1] / atoms}
     benchmark.extra_info.update(case="PaiNN 128x3", edges=atoms, unit="atom", step=step, flops=count, extra=extra)
-    rounds = 7 if atoms < 100 else 3
-    alternate(benchmark, ours, {"eager torch": eagerly, "equikern's layers": by_layers}, rounds)
+    alternate(benchmark, ours, {"eager torch": eagerly, "equikern's layers": by_layers})
 
 
 def trainers(model: Any, eager: Any, given: Any, target: Tensor, layers: Any) -> tuple[Step, tuple[Step, Step]]:
