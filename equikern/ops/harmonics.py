@@ -105,7 +105,8 @@ class _Harmonics(torch.autograd.Function):
     def jvp(ctx: Any, *tangents: Any) -> Tensor:
         # Of a dual vec that records too: saved as it is, it carries its tangent into the backward.
         (vec,) = ctx.saved_tensors
-        return _change(*ctx.names, vec, tangents[2])
+        spec, backend = ctx.names
+        return _change(spec, backend, vec, tangents[2])
 
 
 class _HarmonicsBackward(torch.autograd.Function):
@@ -131,7 +132,8 @@ class _HarmonicsBackward(torch.autograd.Function):
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Tensor:
         vec, z = ctx.saved_tensors
-        return _backward_change(*ctx.names, vec, z, *tangents[2:])
+        spec, backend = ctx.names
+        return _backward_change(spec, backend, vec, z, tangents[2], tangents[3])
 
 
 class _HarmonicsDoubleBackward(torch.autograd.Function):
