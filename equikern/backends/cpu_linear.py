@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, addmm, mm
 
 from equikern.backends.cpu_modes import turn_segment
+from equikern.backends.cpu_rows import plan
 from equikern.errors import ShapeError
 from equikern.program import EDGE, SHARED, Program, parse
 
@@ -113,9 +114,7 @@ class Groups:
     """The rows of each species that there is, next to each other in sorted rows."""
 
     def __init__(self, species: Tensor, count: int) -> None:
-        from equikern.backends import cpu  # it chooses among the ways and is complete only now
-
-        ptr, order = cpu.plan(species, species, count, count)
+        ptr, order = plan(species, species, count, count)
         ends = ptr.tolist()
         self.present = [t for t in range(count) if ends[t + 1] > ends[t]]
         self.ends = [(ends[t], ends[t + 1]) for t in self.present]

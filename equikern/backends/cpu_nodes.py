@@ -15,6 +15,8 @@ from torch import Tensor
 
 from equikern.backends._modes import Part
 from equikern.backends.cpu_modes import gather_weights, multiply, scatter_weights, turn_segment
+from equikern.backends.cpu_rows import check, counts, graph
+from equikern.backends.cpu_sweep import channelwise_sweep
 from equikern.backends.extension import _C
 from equikern.backends.threads import threads
 from equikern.errors import ShapeError
@@ -41,16 +43,14 @@ def takes(text: str) -> bool:
 
 def sweep(base: Program, operands: list[Tensor], index: list[Tensor], open: dict[int, int]) -> list[Tensor]:
     """dF/da for each open slot; `operands` are x y w g."""
-    from equikern.backends import cpu  # it chooses among the ways and is complete only now
-
     given = [a.contiguous() if a.ndim == 2 else None for a in operands]
     like = next(a for a in given if a is not None)
-    counts = cpu._counts(base, given, index, open)
-    cpu._check(base, given, counts, like)
-    asked = [s for s in open if counts[0] and all(given[k] is not None for k in (X, Y, W, Z) if k not in (s, Z))]
+    sizes = counts(base, given, index, open)
+    check(base, given, sizes, like)
+    asked = [s for s in open if sizes[0] and all(given[k] is not None for k in (X, Y, W, Z) if k not in (s, Z))]
     asked = [s for s in asked if s == Z or given[Z] is not None]
-    graph = cpu._graph(base, index, counts[0], counts[2])[:3]  # no table
-    call = _Call(base, given, index, graph, counts[:3], like)
+    where = graph(base, index, sizes[0], sizes[2])[:3]  # no table
+    call = _Call(base, given, index, where, sizes[:3], like)
     outer = len(base.operands[Y].irreps) == 1 and base.operands[Y].irreps[0].ir.l == 0  # type: ignore[arg-type,index]
     found = (call.outer(asked) if outer else call.staged(asked)) if asked else {}
     return [found[s] if s in found else like.new_zeros(n, base.dims[s]) for s, n in open.items()]
@@ -148,8 +148,6 @@ class _Call:
 
     def staged(self, asked: list[int]) -> dict[int, Tensor]:
         """Any y."""
-        from equikern.backends import cpu
-
         program, places = _stage(self.text)
         y = self._y(self.y, True)
         x = None if self.x is None else self.turned(X, self.x, True)
@@ -157,7 +155,7 @@ class _Call:
         found: dict[int, Tensor] = {}
         middle = None
         if Z in asked or W in asked:
-            (middle,) = cpu._sweep(program, [x, y, absent, absent], self.index, {Z: self.nodes})  # type: ignore[list-item]
+            (middle,) = channelwise_sweep(program, [x, y, absent, absent], self.index, {Z: self.nodes})  # type: ignore[list-item]
         if Z in asked:
             found[Z] = self.like.new_zeros(self.nodes, self.base.dims[Z])
         if W in asked:
@@ -170,7 +168,7 @@ class _Call:
             sizes = {X: self.x_rows, Y: self.edges}
             read = [absent if a is None else a for a in (x, y, None, cotangent)]
             for slot, a in zip(
-                inputs, cpu._sweep(program, read, self.index, {s: sizes[s] for s in inputs}), strict=True
+                inputs, channelwise_sweep(program, read, self.index, {s: sizes[s] for s in inputs}), strict=True
             ):
                 found[slot] = self.turned(X, a, False) if slot == X else self._y(a, False)  # type: ignore[assignment]
         return found

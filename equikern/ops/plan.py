@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from equikern import backends
+from equikern.backends import cpu_rows
 from equikern.errors import ShapeError
 from equikern.ops.engine import LIBRARY
 
@@ -14,7 +15,7 @@ LIBRARY.define("plan(Tensor sender, Tensor receiver, SymInt senders, SymInt rece
 
 def _run(sender: Tensor, receiver: Tensor, senders: int, receivers: int) -> tuple[Tensor, Tensor]:
     if receiver.device.type == "cpu" and backends.cpu.available():
-        return backends.cpu.plan(sender, receiver, senders, receivers)
+        return cpu_rows.plan(sender, receiver, senders, receivers)
     pairs = (("sender", sender, senders), ("receiver", receiver, receivers))
     inside = [((index >= 0) & (index < n)).all() for _, index, n in pairs]
     for (kind, index, n), fits in zip(pairs, torch.stack(inside).tolist(), strict=True):
