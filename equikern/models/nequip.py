@@ -7,6 +7,7 @@ Communications 13, 2453 (2022), in the form of the package nequip 0.19; `interop
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import isfinite, pi
 
@@ -16,11 +17,11 @@ from torch import Tensor, nn
 from equikern.errors import EquikernError
 from equikern.graph import Graph
 from equikern.nn import MLP, Gate, RadialConvolution, SpeciesLinear
-from equikern.o3 import Irreps, Linear
+from equikern.o3 import Irrep, Irreps, Linear
 from equikern.ops import radial, spherical_harmonics
 from equikern.program import channelwise
 
-ACTIVATIONS = {1: nn.functional.silu, -1: torch.tanh}  # of scalars, by parity
+ACTIVATIONS: dict[int, Callable[[Tensor], Tensor] | None] = {1: nn.functional.silu, -1: torch.tanh}  # of scalars, by parity
 GAIN = 2**0.5
 
 
@@ -59,9 +60,7 @@ class NequIPConfig:
             if not isinstance(value, int) or value < smallest:
                 raise EquikernError(f"NequIP: {name} is an integer >= {smallest}; got {value!r}.")
         if isinstance(self.channels, tuple) and len(self.channels) != self.lmax + 1:
-            raise EquikernError(
-                f"NequIP: channels are {self.lmax + 1} numbers for lmax = {self.lmax}; got {self.channels}."
-            )
+            raise EquikernError(f"NequIP: lmax = {self.lmax} needs {self.lmax + 1} channels; got {self.channels}.")
         if min(*self._channels, self._attributes, *self.radial, *self.readout) < 1:
             raise EquikernError(f"NequIP: channels and widths are at least 1; got {self}.")
 
@@ -86,8 +85,8 @@ class NequIPConfig:
     @property
     def irreps_hidden(self) -> Irreps:
         """Of the features between layers, as far as paths lead to them."""
-        parities = (1, -1) if self.parity else ()
-        return Irreps([(c, (l, p)) for l, c in enumerate(self._channels) for p in parities or ((-1) ** l,)])
+        every = [Irrep(n, p) for n in range(self.lmax + 1) for p in (1, -1)]
+        return Irreps([(self._channels[ir.l], ir) for ir in every if self.parity or ir.p == (-1) ** ir.l])
 
     @property
     def irreps_last(self) -> Irreps:
@@ -149,6 +148,7 @@ class NequIP(nn.Module):
 
     In float32 the weights of convolutions are read from splines where that pays (`nn.RadialConvolution`).
     An atom without neighbours has the energy 0; an edge of length zero has the harmonics of l = 0 alone.
+    `scale` (num_species,) multiplies the energy of each species: ones, and not trained.
 
     >>> model = NequIP(NequIPConfig(layers=2, channels=8, radial=(16,)))
     >>> edges = torch.tensor([[0, 1], [1, 0]])
@@ -169,6 +169,8 @@ class NequIP(nn.Module):
             self.layers.append(layer)
             irreps = layer.irreps_out
         self.readout = MLP((irreps.dim, *config.readout, 1), gain=GAIN, uniform=True)
+        self.scale: Tensor
+        self.register_buffer("scale", torch.ones(config.num_species))
 
     def forward(self, species: Tensor, edge_vec: Tensor, edge_index: Tensor, graph: Graph | None = None) -> Tensor:
         """Atomic energies (N,): species (N,) indexes the embedding, edge_vec (E, 3), edge_index (2, E).
@@ -184,4 +186,4 @@ class NequIP(nn.Module):
         x = self.embedding(species)  # (N, A)
         for layer in self.layers:
             x = layer(x, species, self.embedding.weight, r, y, graph)
-        return self.readout(x).squeeze(1)  # type: ignore[no-any-return]
+        return self.readout(x).squeeze(1) * self.scale[species]  # type: ignore[no-any-return]

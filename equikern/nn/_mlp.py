@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -25,7 +26,7 @@ class MLP(torch.nn.Module):
         if len(sizes) < 2 or min(sizes) < 1:
             raise ProgramError(f"a network has two sizes or more, each at least 1; got {tuple(sizes)}.")
         self.sizes, self.gain = tuple(sizes), gain
-        self.weights = torch.nn.ParameterList(torch.empty(a, b) for a, b in zip(sizes, sizes[1:], strict=False))
+        self.weights = torch.nn.ParameterList(torch.empty(a, b) for a, b in itertools.pairwise(sizes))
         for weight in self.weights:
             torch.nn.init.uniform_(weight, -(3**0.5), 3**0.5) if uniform else torch.nn.init.normal_(weight)
 

@@ -93,7 +93,7 @@ class RadialConvolution(torch.nn.Module):
         return self.convolve(x, length(edge_vec), y, graph, species=species)
 
     def convolve(self, x: Tensor, r: Tensor, y: Tensor, graph: Graph, *, species: Tensor | None = None) -> Tensor:
-        """The sum for lengths r (E,) and harmonics y (E, dim_y) of the edges that several layers share -> (N, dim_out)."""
+        """The sum for lengths r (E,) and harmonics y (E, dim_y), which several layers may share -> (N, dim_out)."""
         pairs = self._pairs(species, graph)
         if self.use_table or (self.use_table is None and x.dtype == torch.float32):
             pair = None if pairs is None else pairs[0] * self.table.species + pairs[1]

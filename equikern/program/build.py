@@ -67,8 +67,8 @@ def channelwise(irreps_x: Any, irreps_y: Any, irreps_out: Any) -> tuple[Irreps, 
 
     Each has an entry of its own; the entries are sorted, so that a linear map after them sees them together.
 
-    >>> channelwise("4x0e+4x1o", "0e+1o", "0e+1o")
-    (4x0e+4x0e+4x1o+4x1o, [(0, 0, 0, 'uvu', True), (0, 1, 2, 'uvu', True), (1, 0, 3, 'uvu', True), (1, 1, 1, 'uvu', True)])
+    >>> channelwise("4x0e+4x1o", "1o", "0e+1o")
+    (4x0e+4x1o, [(0, 0, 1, 'uvu', True), (1, 0, 0, 'uvu', True)])
     """
     x, y, out = Irreps(irreps_x), Irreps(irreps_y), Irreps(irreps_out)
     found = [
