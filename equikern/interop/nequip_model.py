@@ -70,7 +70,9 @@ def _config(parts: dict[str, Any], convolutions: list[Any]) -> NequIPConfig:
     blocks = [layer.conv for layer in convolutions]
     if any(block.avg_num_neighbors_norm.norm_const.numel() > 1 for block in blocks):
         raise _lacks("numbers of neighbours by type")
-    if any(layer.resnet for layer in convolutions) or not all(hasattr(c.equivariant_nonlin, "sc") for c in convolutions):
+    if any(layer.resnet for layer in convolutions) or not all(
+        hasattr(c.equivariant_nonlin, "sc") for c in convolutions
+    ):
         raise _lacks("residual layers or nonlinearities of norms")
     widths = {tuple(block.edge_mlp.dims[1:-1]) for block in blocks}
     if len(widths) > 1:

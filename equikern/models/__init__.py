@@ -1,7 +1,8 @@
 """Models, one file each."""
 
+from equikern.models.mace import MACE, MACEConfig
 from equikern.models.nequip import NequIP, NequIPConfig
 from equikern.models.painn import PaiNN
 from equikern.ops import PaiNNConfig
 
-__all__ = ["NequIP", "NequIPConfig", "PaiNN", "PaiNNConfig"]
+__all__ = ["MACE", "MACEConfig", "NequIP", "NequIPConfig", "PaiNN", "PaiNNConfig"]

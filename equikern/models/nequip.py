@@ -21,7 +21,8 @@ from equikern.o3 import Irrep, Irreps, Linear
 from equikern.ops import radial, spherical_harmonics
 from equikern.program import channelwise
 
-ACTIVATIONS: dict[int, Callable[[Tensor], Tensor] | None] = {1: nn.functional.silu, -1: torch.tanh}  # of scalars, by parity
+# Of scalars, by parity.
+ACTIVATIONS: dict[int, Callable[[Tensor], Tensor] | None] = {1: nn.functional.silu, -1: torch.tanh}
 GAIN = 2**0.5
 
 

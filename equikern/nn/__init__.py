@@ -2,7 +2,7 @@
 
 from equikern.nn._convolution import Convolution
 from equikern.nn._force_graph import force_graph
-from equikern.nn._gate import Gate
+from equikern.nn._gate import GAINS, Gate
 from equikern.nn._messages import PaiNNMessage, SchNetMessage
 from equikern.nn._mixed import MixedConvolution
 from equikern.nn._mlp import MLP
@@ -12,6 +12,6 @@ from equikern.nn._species_linear import SpeciesLinear
 from equikern.nn._symmetric_contraction import SymmetricContraction
 
 __all__ = [
-    "Convolution", "Gate", "MLP", "MixedConvolution", "PaiNNMessage", "RadialConvolution", "RadialTable",
+    "GAINS", "Convolution", "Gate", "MLP", "MixedConvolution", "PaiNNMessage", "RadialConvolution", "RadialTable",
     "SchNetMessage", "SpeciesLinear", "SymmetricContraction", "force_graph",
 ]  # fmt: skip
