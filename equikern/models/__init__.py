@@ -1,6 +1,7 @@
 """Models, one file each."""
 
 from equikern.models.painn import PaiNN
+from equikern.models.potential import Potential
 from equikern.ops import PaiNNConfig
 
-__all__ = ["PaiNN", "PaiNNConfig"]
+__all__ = ["PaiNN", "PaiNNConfig", "Potential"]
