@@ -173,6 +173,8 @@ def _periodic(cell: Tensor, pbc: Tensor | Sequence[bool] | bool | None) -> Tenso
     if pbc.shape not in ((), (3,), (len(cell), 1), (len(cell), 3)):
         raise ShapeError(f"pbc is {tuple(pbc.shape)}; expected one bool, (3,) or ({len(cell)}, 3).")
     pbc = pbc.expand(len(cell), 3)
+    if not bool(pbc.any()):
+        return pbc
     # Directions that are not periodic span a volume of 1 of their own.
     rows = torch.where(pbc.unsqueeze(2), cell.detach().double(), 0.0)
     gram = rows @ rows.mT + torch.diag_embed((~pbc).double())  # (B, 3, 3)

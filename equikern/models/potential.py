@@ -123,9 +123,8 @@ class Potential(nn.Module):
         strained = 0.5 * (strained + strained.mT)
         found = {"energy": energy, "energies": energies, "forces": forces, "virial": -strained}
         if cell is not None:
-            volume = lattice.to(strained.dtype).det().abs().reshape(-1, 1, 1)
-            volume = torch.where(periodic.all(1).reshape(-1, 1, 1), volume, torch.inf)
-            found["stress"] = strained / volume
+            volume = torch.where(periodic.all(1), lattice.to(strained.dtype).det().abs(), torch.inf)  # (B,)
+            found["stress"] = strained / volume.reshape(-1, 1, 1)
         return found if records else {name: value.detach() for name, value in found.items()}
 
     def _derivatives(
