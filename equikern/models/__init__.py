@@ -3,6 +3,7 @@
 from equikern.models.mace import MACE, MACEConfig
 from equikern.models.nequip import NequIP, NequIPConfig
 from equikern.models.painn import PaiNN
+from equikern.models.potential import Potential
 from equikern.ops import PaiNNConfig
 
-__all__ = ["MACE", "MACEConfig", "NequIP", "NequIPConfig", "PaiNN", "PaiNNConfig"]
+__all__ = ["MACE", "MACEConfig", "NequIP", "NequIPConfig", "PaiNN", "PaiNNConfig", "Potential"]
