@@ -1,4 +1,4 @@
-"""`from_nequip`: a model of the nequip package as `models.NequIP`, with its weights."""
+"""`from_nequip`: a model of the nequip package as a `Potential` of `models.NequIP`, with its weights."""
 
 from __future__ import annotations
 
@@ -10,42 +10,47 @@ from torch import Tensor, nn
 
 from equikern.errors import EquikernError
 from equikern.interop import weights
-from equikern.models import NequIP, NequIPConfig
-
-# Their model is float64 in its lengths, whatever its weights are.
-TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
+from equikern.models import NequIP, NequIPConfig, Potential
+from equikern.models.nequip import Interaction
 
 
-def nequip_model(theirs: nn.Module) -> tuple[NequIP, Tensor]:
-    """A `NequIPGNNModel` of nequip 0.19 as ours, with its weights and dtype, and its energy shifts (num_species,).
+def from_nequip(theirs: nn.Module, elements: Sequence[int] | None = None) -> Potential:
+    """A `NequIPGNNModel` of nequip 0.19 as a potential: its weights, dtype, elements, scales and shifts.
+
+    elements: the atomic numbers of its types, by default those of their names. Both models are evaluated on a few
+    atoms and compared.
 
     Raises EquikernError for what `models.NequIP` has not: cutoffs or neighbour counts by type, trained Bessel
     functions, pair potentials, embedded graph fields, residual layers, other nonlinearities.
     """
     parts = _parts(theirs)
     convolutions = [part for name, part in parts.items() if name.endswith("_convnet")]
-    config = _config(parts, convolutions)
+    config, last = _config(parts, convolutions), parts["per_type_energy_scale_shift"]
     like = parts["type_embed"].embed_module.weight
     ours = NequIP(config).to(like)
     weights.copy(ours.embedding.weight, like)
     for layer, other in zip(ours.layers, convolutions, strict=True):
-        block: Any = other.conv
-        scale = float(block.avg_num_neighbors_norm.norm_const)
-        weights.copy_linear(layer.linear_1, block.linear_1)
-        weights.copy_radial(layer.convolution, _weights(block.edge_mlp), block.tp_scatter.tp, scale=scale)
-        weights.copy_linear(layer.linear_2, block.linear_2)
-        if (layer.self_connection is None) != (block.sc is None):
-            raise _lacks("self-connections in other layers than all but the first")
-        if block.sc is not None:
-            weights.copy_self_connection(layer.self_connection, block.sc)
+        assert isinstance(layer, Interaction)
+        _copy_layer(layer, other.conv)
     weights.copy_mlp(ours.readout, _weights(parts["per_atom_energy_readout"].mlp_module))
-    last = parts["per_type_energy_scale_shift"]
-    ones, zeros = torch.ones(config.num_species), torch.zeros(config.num_species, dtype=torch.float64)
     if last.has_scales:
-        weights.copy(ours.scale, ones.to(last.scales) * last.scales.view(-1))
-    shifts = zeros + last.shifts.detach().cpu().view(-1) if last.has_shifts else zeros
-    _check(ours, shifts, parts)
-    return ours.train(theirs.training), shifts
+        weights.copy(ours.scale, last.scales.view(-1).expand(config.num_species))
+    shifts = last.shifts.view(-1).expand(config.num_species).tolist() if last.has_shifts else None
+    elements = _elements(last.type_names) if elements is None else elements
+    potential = Potential(ours, elements, reference_energies=shifts)
+    weights.compare(potential, lambda *atoms: _energies(parts, *atoms), "NequIP")
+    return potential.train(theirs.training)
+
+
+def _copy_layer(layer: Interaction, block: Any) -> None:
+    scale = float(block.avg_num_neighbors_norm.norm_const)
+    weights.copy_linear(layer.linear_1, block.linear_1)
+    weights.copy_radial(layer.convolution, _weights(block.edge_mlp), block.tp_scatter.tp, scale=scale)
+    weights.copy_linear(layer.linear_2, block.linear_2)
+    if (layer.self_connection is None) != (block.sc is None):
+        raise weights.lacks("NequIP", "self-connections but in all layers after the first")
+    if layer.self_connection is not None:
+        weights.copy_self_connection(layer.self_connection, block.sc)
 
 
 def _parts(theirs: nn.Module) -> dict[str, Any]:
@@ -60,23 +65,21 @@ def _parts(theirs: nn.Module) -> dict[str, Any]:
 def _config(parts: dict[str, Any], convolutions: list[Any]) -> NequIPConfig:
     embed, norm, encode = parts["type_embed"], parts["edge_norm"], parts["bessel_encode"]
     if embed.do_categorical_graph_field_embed:
-        raise _lacks("embeddings of graph fields")
+        raise weights.lacks("NequIP", "embeddings of graph fields")
     if "pair_potential" in parts:
-        raise _lacks("pair potentials")
+        raise weights.lacks("NequIP", "pair potentials")
     if norm._per_edge_type:
-        raise _lacks("cutoffs by pair of types")
+        raise weights.lacks("NequIP", "cutoffs by pair of types")
     if isinstance(encode.bessel_weights, nn.Parameter):
-        raise _lacks("trained Bessel functions")
+        raise weights.lacks("NequIP", "trained Bessel functions")
     blocks = [layer.conv for layer in convolutions]
     if any(block.avg_num_neighbors_norm.norm_const.numel() > 1 for block in blocks):
-        raise _lacks("numbers of neighbours by type")
-    if any(layer.resnet for layer in convolutions) or not all(
-        hasattr(c.equivariant_nonlin, "sc") for c in convolutions
-    ):
-        raise _lacks("residual layers or nonlinearities of norms")
+        raise weights.lacks("NequIP", "numbers of neighbours by type")
+    if any(layer.resnet or not hasattr(layer.equivariant_nonlin, "sc") for layer in convolutions):
+        raise weights.lacks("NequIP", "residual layers or nonlinearities of norms")
     widths = {tuple(block.edge_mlp.dims[1:-1]) for block in blocks}
     if len(widths) > 1:
-        raise _lacks("radial networks of different widths")
+        raise weights.lacks("NequIP", "radial networks of different widths")
     lmax = parts["spharm"].irreps_edge_sh.lmax
     hidden = convolutions[0].feature_irreps_hidden
     channels = {ir.l: mul for mul, ir in hidden}
@@ -100,40 +103,23 @@ def _config(parts: dict[str, Any], convolutions: list[Any]) -> NequIPConfig:
 def _weights(network: Any) -> list[Tensor]:
     """Of a ScalarMLPFunction, for the gain of ours."""
     if any(layer.weight is None or layer.bias is not None for layer in network.mlp if hasattr(layer, "alpha")):
-        raise _lacks("networks with a bias")
+        raise weights.lacks("NequIP", "networks with a bias")
     return [layer.weight for layer in network.mlp if hasattr(layer, "alpha")]
 
 
-def _lacks(what: str) -> EquikernError:
-    return EquikernError(
-        f"models.NequIP has no {what}, which this model has; equikern.accelerate(model) runs it as it is."
-    )
+def _elements(names: Sequence[str]) -> list[int]:
+    from ase.data import atomic_numbers
+
+    unknown = [name for name in names if name not in atomic_numbers]
+    if unknown:
+        raise EquikernError(f"the types {unknown} are no elements' symbols; give elements=, an atomic number a type.")
+    return [atomic_numbers[name] for name in names]
 
 
-def _check(ours: NequIP, shifts: Tensor, parts: dict[str, Any]) -> None:
-    """Raise EquikernError unless both give the same energies of a few atoms."""
-    like = ours.embedding.weight
-    generator = torch.Generator().manual_seed(0)
-    cutoff, species = ours.config.cutoff, torch.arange(6) % ours.config.num_species
-    positions = torch.rand(6, 3, generator=generator, dtype=torch.float64) * cutoff
-    receiver, sender = (torch.cdist(positions, positions) < cutoff).fill_diagonal_(False).nonzero().T
-    data: dict[str, Tensor] = {
-        "pos": positions.to(like.device),
-        "edge_index": torch.stack([receiver, sender]).to(like.device),
-        "atom_types": species.to(like.device),
-    }
+def _energies(parts: dict[str, Any], species: Tensor, positions: Tensor, edges: Tensor) -> Tensor:
+    """The package's atomic energies (N,)."""
+    data: dict[str, Tensor] = {"pos": positions, "edge_index": edges.flip(0), "atom_types": species}
     with torch.no_grad():
         for name, part in parts.items():
-            if name == "total_energy_sum":
-                break
-            data = part(data)
-        expected = data["atomic_energy"].view(-1).double().cpu()
-        edges = torch.stack([sender, receiver]).to(like.device)
-        vec = (positions[sender] - positions[receiver]).to(like)
-        got = ours(species.to(like.device), vec, edges).double().cpu() + shifts[species]
-    if not (got - expected).abs().max() <= TOLERANCE[like.dtype] * expected.abs().max():
-        raise _lacks("part of what is here: its energies are others, and with that the")
-
-
-def from_nequip(theirs: nn.Module, elements: Sequence[int] | None = None) -> Any:
-    raise NotImplementedError
+            data = data if name == "total_energy_sum" else part(data)
+    return data["atomic_energy"].view(-1)

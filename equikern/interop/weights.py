@@ -1,4 +1,4 @@
-"""Weights of e3nn's modules in equikern's: what the loaders of whole models share.
+"""What the loaders of whole models share: weights of e3nn's modules to ours, and the comparison of the results.
 
 Our layers have e3nn's normalisations; what may differ is the order of paths and the sign of a 3j symbol, and both go
 into the weights.
@@ -6,7 +6,7 @@ into the weights.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -14,10 +14,40 @@ from torch import Tensor, nn
 
 from equikern.errors import EquikernError
 from equikern.interop import e3nn
+from equikern.models import Potential
 from equikern.nn import MLP, RadialConvolution, SpeciesLinear
 from equikern.o3 import Linear
 from equikern.program import CONVOLUTION, Program, Rows
 from equikern.program.wigner import wigner_3j
+
+# Of energies, over the largest. In float32 models some parts of the libraries are float64.
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
+
+
+def lacks(model: str, what: str) -> EquikernError:
+    """The error for a part of a library's model that ours has not."""
+    return EquikernError(f"models.{model} has no {what}; equikern.accelerate runs the library's model as it is.")
+
+
+def compare(potential: Potential, energies: Callable[[Tensor, Tensor, Tensor], Tensor], model: str) -> None:
+    """Raise EquikernError unless a potential has the library's energies of six atoms.
+
+    energies: species (N,), positions (N, 3) float64 and edge_index (2, E) to the library's atomic energies (N,).
+    """
+    like = next(potential.model.parameters())
+    generator = torch.Generator().manual_seed(0)
+    species = torch.arange(6) % len(potential.elements)
+    positions = torch.rand(6, 3, generator=generator, dtype=torch.float64) * potential.cutoff
+    edges = (torch.cdist(positions, positions) < potential.cutoff).fill_diagonal_(False).nonzero().T.contiguous()
+    vec = positions[edges[0]] - positions[edges[1]]
+    species, positions, edges = (t.to(like.device) for t in (species, positions, edges))
+    with torch.no_grad():
+        network = potential.scale * potential.model(species, vec.to(like), edges).double().cpu()
+    reference = torch.tensor(potential.reference_energies, dtype=torch.float64)[species.cpu()]
+    expected = energies(species, positions, edges).detach().double().cpu()
+    allowed = TOLERANCE[like.dtype] * network.abs().max() + 16 * torch.finfo(like.dtype).eps * expected.abs().max()
+    if not (network + potential.shift + reference - expected).abs().max() <= allowed:
+        raise lacks(model, "part that this model has: with its weights the energies of six atoms differ")
 
 
 def copy(ours: nn.Parameter | Tensor, theirs: Tensor) -> None:
@@ -30,7 +60,9 @@ def copy(ours: nn.Parameter | Tensor, theirs: Tensor) -> None:
 
 def copy_linear(ours: Linear, theirs: Any) -> None:
     """The weights of e3nn's `Linear` between the same irreps."""
-    _same(ours.irreps_in, theirs.irreps_in), _same(ours.irreps_out, theirs.irreps_out)
+    for own, other in ((ours.irreps_in, theirs.irreps_in), (ours.irreps_out, theirs.irreps_out)):
+        if own.simplify() != type(own)([(mul, (ir.l, ir.p)) for mul, ir in other]).simplify():
+            raise EquikernError(f"a linear map of the model is from or to {other}; here it would be {own}.")
     copy(ours.weight, theirs.weight)
 
 
@@ -92,8 +124,3 @@ def _program(product: Any, rows: Rows | None) -> Program:
     if isinstance(program, str):
         raise EquikernError(f"a tensor product of the model cannot be read: {program}.")
     return program
-
-
-def _same(ours: Any, theirs: Any) -> None:
-    if ours.simplify() != type(ours)([(mul, (ir.l, ir.p)) for mul, ir in theirs]).simplify():
-        raise EquikernError(f"its features are {theirs}, those of the model {ours}.")

@@ -88,10 +88,10 @@ class Radial(nn.Module):
 
 
 class Interaction(nn.Module):
-    """A_i = linear(sum over j of R(r_ij) (linear(h_j) tensor Y(r_ij))) / neighbours, h_i <- linear(B(A_i)) + W_s(i) h_i.
+    """A_i = linear(sum over j of R(r_ij) (linear(h_j) tensor Y(r_ij))) / neighbours; h_i <- linear(B(A_i)) + W_i h_i.
 
-    B are the symmetric powers of A up to the correlation, with weights by species (equations 8 to 11). Without the
-    residual term, W_s(i) multiplies A instead.
+    B are the symmetric powers of A up to the correlation, with weights by species (equations 8 to 11); W_i is a map by
+    species too. Without the residual term, it multiplies A_i instead.
     """
 
     def __init__(
