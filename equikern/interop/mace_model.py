@@ -57,6 +57,8 @@ def from_mace(theirs: Any) -> Potential:
 
 
 def _config(theirs: Any) -> MACEConfig:
+    if not all(hasattr(theirs, name) for name in ("interactions", "products", "readouts", "atomic_energies_fn")):
+        raise EquikernError(f"from_mace reads a MACE or ScaleShiftMACE of mace-torch; got {type(theirs).__name__}.")
     block, radial = theirs.interactions[0], theirs.radial_embedding
     contractions = [product.symmetric_contractions.contractions for product in theirs.products]
     kinds = [type(each).__name__ for each in theirs.interactions]
