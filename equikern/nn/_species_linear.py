@@ -21,7 +21,7 @@ def present_species(species: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """
     if species.is_cpu and not torch.compiler.is_compiling() and _get_current_dispatch_mode() is None:
         present, places = species.unique(return_inverse=True)
-        if len(present) and 0 <= int(present[0]) and int(present[-1]) < count:
+        if len(present) and int(present[0]) >= 0 and int(present[-1]) < count:
             return present, places
     return torch.arange(count, device=species.device), species
 
