@@ -70,6 +70,18 @@ def test_energies_forces_and_stress_are_those_of_mace(options):
         assert (got[name] - e).abs().max() <= 1e-8 * e.abs().max(), name
 
 
+def test_vector_features_are_those_of_mace():
+    """An energy is the same where every vector is turned round; features are not."""
+    model, seen = mace(NUMBERS, **SMALL), []
+    potential = from_mace(model)
+    for layer in (model.products[0], potential.model.layers[0]):
+        layer.register_forward_hook(lambda _, __, out: seen.append(out))
+    theirs(model), ours(potential)
+    expected, got = seen
+    assert expected[:, 8:].abs().max() > 1e-3
+    torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-12)
+
+
 def test_float32_models_become_float32_potentials():
     model = mace(NUMBERS, **(SMALL | {"dtype": "float32"}))
     potential = from_mace(model)

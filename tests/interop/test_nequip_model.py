@@ -71,6 +71,19 @@ def test_energies_forces_and_stress_are_those_of_nequip(options):
         assert (got[name] - e).abs().max() <= 1e-10 * e.abs().max(), name
 
 
+def test_vector_features_are_those_of_nequip():
+    """An energy is the same where every vector is turned round; features are not."""
+    model, seen = nequip(SPECIES, **(SMALL | {"parity": True})), []
+    potential = from_nequip(model)
+    convolution = model.model.func.layer0_convnet
+    convolution.register_forward_hook(lambda _, __, out: seen.append(out["node_features"]))
+    potential.model.layers[0].register_forward_hook(lambda _, __, out: seen.append(out))
+    theirs(model), ours(potential)
+    expected, got = seen
+    assert expected[:, 8:32].abs().max() > 1e-3
+    torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-12)
+
+
 def test_float32_models_become_float32_potentials():
     model = nequip(SPECIES, **(SMALL | {"dtype": "float32"}))
     potential = from_nequip(model)
