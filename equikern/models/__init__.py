@@ -1,8 +1,11 @@
-"""Models, one file each."""
+"""Models, one file each, and `Potential`, which makes energies, forces and stress of any of them."""
 
+from equikern.models.deeppot import DeepPotSE, DeepPotSEConfig
 from equikern.models.painn import PaiNN
 from equikern.models.potential import Potential
 from equikern.models.schnet import SchNet, SchNetConfig
 from equikern.ops import PaiNNConfig
 
-__all__ = ["PaiNN", "PaiNNConfig", "Potential", "SchNet", "SchNetConfig"]
+__all__ = [
+    "DeepPotSE", "DeepPotSEConfig", "PaiNN", "PaiNNConfig", "Potential", "SchNet", "SchNetConfig",
+]  # fmt: skip
