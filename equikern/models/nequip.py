@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import isfinite, pi
+from math import pi
 
 import torch
 from torch import Tensor, nn
 
 from equikern.errors import EquikernError
 from equikern.graph import Graph
+from equikern.models._checks import check_sizes
 from equikern.nn import MLP, Gate, RadialConvolution, SpeciesLinear
 from equikern.o3 import Irrep, Irreps, Linear
 from equikern.ops import radial, spherical_harmonics
@@ -51,19 +52,15 @@ class NequIPConfig:
     avg_num_neighbors: float = 20.0
 
     def __post_init__(self) -> None:
-        for name in ("cutoff", "avg_num_neighbors"):
-            value = getattr(self, name)
-            if not (isfinite(value) and value > 0):
-                raise EquikernError(f"NequIP: {name} is finite and above 0; got {value!r}.")
-        least = {"num_species": 1, "layers": 1, "lmax": 0, "num_basis": 1, "cutoff_power": 2}
-        for name, smallest in least.items():
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < smallest:
-                raise EquikernError(f"NequIP: {name} is an integer >= {smallest}; got {value!r}.")
+        check_sizes(self, ("num_species", "layers", "num_basis", "cutoff_power"), ("cutoff", "avg_num_neighbors"))
+        if not isinstance(self.lmax, int) or self.lmax < 0 or self.cutoff_power < 2:
+            raise EquikernError(f"NequIPConfig: lmax is an integer >= 0, cutoff_power >= 2; got {self}.")
         if isinstance(self.channels, tuple) and len(self.channels) != self.lmax + 1:
-            raise EquikernError(f"NequIP: lmax = {self.lmax} needs {self.lmax + 1} channels; got {self.channels}.")
+            raise EquikernError(
+                f"NequIPConfig: lmax = {self.lmax} needs {self.lmax + 1} channels; got {self.channels}."
+            )
         if min(*self._channels, self._attributes, *self.radial, *self.readout) < 1:
-            raise EquikernError(f"NequIP: channels and widths are at least 1; got {self}.")
+            raise EquikernError(f"NequIPConfig: channels and widths are at least 1; got {self}.")
 
     @property
     def _channels(self) -> tuple[int, ...]:
