@@ -123,6 +123,7 @@ class MACE(nn.Module):
     The energy of an atom without neighbours is that of its species in the residual terms, 0 if the first layer has
     none; an edge of length zero has the harmonics of l = 0 alone.
 
+    >>> import torch
     >>> model = MACE(MACEConfig(channels=4, lmax=1, correlation=2, radial=(16,), num_species=10))
     >>> edges = torch.tensor([[0, 1], [1, 0]])
     >>> model(torch.tensor([6, 8]), torch.tensor([[0.0, 0.0, 1.1], [0.0, 0.0, -1.1]]), edges).shape
