@@ -132,7 +132,7 @@ def test_an_accelerated_model_can_be_read_and_stays_as_it_is():
         ({"use_so3": True}, "other parities"),
         ({"hidden_irreps": "8x0e+8x0o+8x1o"}, "other parities"),
         ({"use_last_readout_only": True}, "without a readout"),
-        ({"gate": torch.tanh}, "six atoms differ"),
+        ({"gate": torch.tanh}, "six atoms other energies"),
     ],
     ids=lambda value: value if isinstance(value, str) else "-".join(value),
 )

@@ -127,7 +127,7 @@ def test_an_accelerated_model_can_be_read_and_stays_as_it_is():
         ({"avg_num_neighbors": {"Na": 10.0, "Cl": 12.0, "K": 9.0}}, "numbers of neighbours by type"),
         ({"convnet_resnet": True, "num_layers": 3}, "residual layers"),
         ({"convnet_sc": False}, "self-connections"),
-        ({"readout_mlp_hidden_layers_depth": 1, "readout_mlp_nonlinearity": "mish"}, "six atoms differ"),
+        ({"readout_mlp_hidden_layers_depth": 1, "readout_mlp_nonlinearity": "mish"}, "six atoms other energies"),
     ],
     ids=lambda value: value if isinstance(value, str) else "-".join(value),
 )
