@@ -107,6 +107,7 @@ class Interaction(nn.Module):
         self.skip = SpeciesLinear(*((irreps_in, irreps_out) if residual else (a, a)), config.num_species)
         self.power = SymmetricContraction(a, irreps_out, correlation=correlation, num_species=config.num_species)
         self.product_linear = Linear(irreps_out, irreps_out)
+        self.irreps_out = irreps_out
 
     def forward(self, h: Tensor, species: Tensor, r: Tensor, y: Tensor, graph: Graph) -> Tensor:
         """h (N, dim in), species (N,), edges r (E,), y (E, harmonics) -> (N, dim out)."""

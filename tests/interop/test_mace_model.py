@@ -130,7 +130,7 @@ def test_an_accelerated_model_can_be_read_and_stays_as_it_is():
         ({"first": "RealAgnosticDensityInteractionBlock"}, "interaction blocks"),
         ({"others": "RealAgnosticInteractionBlock"}, "interaction blocks"),
         ({"use_so3": True}, "other parities"),
-        ({"hidden_irreps": "8x0e+8x0o+8x1o"}, "other parities"),
+        ({"hidden_irreps": "8x0e+8x0o+8x1o", "max_ell": 2}, "other parities"),
         ({"use_last_readout_only": True}, "without a readout"),
         ({"gate": torch.tanh}, "six atoms other energies"),
     ],
@@ -138,7 +138,7 @@ def test_an_accelerated_model_can_be_read_and_stays_as_it_is():
 )
 def test_what_the_model_has_not_is_refused_by_name(options, message):
     with pytest.raises(EquikernError, match=message):
-        from_mace(mace(NUMBERS, **(SMALL | options)))
+        from_mace(mace(NUMBERS, **(SMALL | {"max_ell": 1, "correlation": 1} | options)))
 
 
 def test_another_module_is_refused():

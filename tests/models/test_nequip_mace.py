@@ -59,6 +59,22 @@ def test_energies_stay_and_forces_turn_under_rotations_mirrors_and_translations(
         close(turned_forces, forces @ matrix.T)
 
 
+def test_features_of_every_layer_turn_as_their_irreps_say(model):
+    species, positions, edges = molecule()
+    seen = []
+    for layer in model.layers:
+        layer.register_forward_hook(lambda module, _, out: seen.append((module.irreps_out, out)))
+    turn = torch.linalg.qr(torch.randn(3, 3, dtype=torch.float64))[0]
+    turn = -turn * turn.det()  # a mirror
+    for x in (positions, positions @ turn.T):
+        model(species, x[edges[0]] - x[edges[1]], edges)
+    layers = len(model.layers)
+    assert any(irreps.lmax > 0 for irreps, _ in seen)
+    for (irreps, before), (_, after) in zip(seen[:layers], seen[layers:], strict=True):
+        assert before.abs().max() > 1e-3
+        close(after, before @ irreps.D_from_matrix(turn).T)
+
+
 def test_atoms_and_edges_have_no_order(model):
     species, positions, edges = molecule()
     order, other = torch.randperm(7), torch.randperm(edges.shape[1])
