@@ -2,7 +2,7 @@
 
 Source: I. Batatia, D. P. Kovács, G. N. C. Simm, C. Ortner and G. Csányi, "MACE: higher order equivariant message
 passing neural networks for fast and accurate force fields", NeurIPS 2022 (arXiv:2206.07697), in the form of the package
-mace-torch 0.3; `interop.mace_model` reads its models.
+mace-torch 0.3; `interop.from_mace` reads its models.
 """
 
 from __future__ import annotations

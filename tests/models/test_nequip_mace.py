@@ -222,6 +222,8 @@ def test_a_prepared_graph_saves_the_sort_and_is_checked(model):
         (NequIPConfig, {"layers": 0}, "layers is an integer >= 1"),
         (NequIPConfig, {"lmax": 2, "channels": (8, 8)}, "needs 3 channels"),
         (NequIPConfig, {"radial": (0,)}, "at least 1"),
+        (NequIPConfig, {"avg_num_neighbors": (2.0, 3.0)}, "one a species"),
+        (NequIPConfig, {"avg_num_neighbors": 0.0}, "above 0"),
         (NequIPConfig, {"cutoff_power": 1}, "cutoff_power >= 2"),
         (MACEConfig, {"cutoff": float("nan")}, "cutoff is finite and above 0"),
         (MACEConfig, {"lmax": 4}, "lmax <= 3, integers"),
