@@ -53,11 +53,13 @@ class Potential(nn.Module):
         shift: float = 0.0,
     ) -> None:
         super().__init__()
-        self.model = model
-        self.elements = _elements(elements, model)
+        config: Any = getattr(model, "config", None)
+        if not hasattr(config, "cutoff") or not hasattr(config, "num_species"):
+            raise EquikernError(f"Potential: {type(model).__name__} has no `config` that names cutoff and num_species.")
+        self.model, self.cutoff = model, float(config.cutoff)
+        self.elements = _elements(elements, config.num_species)
         self.reference_energies = _energies(reference_energies, self.elements)
         self.scale, self.shift = float(scale), float(shift)
-        self.cutoff: float = model.config.cutoff  # type: ignore[union-attr, assignment]
         table = torch.full((max(self.elements) + 1,), -1)
         table[list(self.elements)] = torch.arange(len(self.elements))
         self.species_of: Tensor
@@ -187,11 +189,11 @@ def _floating(values: Any) -> Tensor:
     return torch.as_tensor(values, dtype=torch.float64)
 
 
-def _elements(elements: Sequence[int], model: nn.Module) -> tuple[int, ...]:
-    found, species = tuple(map(int, elements)), model.config.num_species  # type: ignore[union-attr]
+def _elements(elements: Sequence[int], species: int) -> tuple[int, ...]:
+    found = tuple(map(int, elements))
     if not found or len(set(found)) < len(found) or not all(0 <= z <= 118 for z in found):
         raise EquikernError(f"Potential: elements are different atomic numbers, at least one; got {list(found)}.")
-    if len(found) > species:  # type: ignore[operator]
+    if len(found) > species:
         raise EquikernError(f"Potential: {len(found)} elements are given; the model has num_species={species}.")
     return found
 

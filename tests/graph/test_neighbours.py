@@ -1,6 +1,7 @@
 """Neighbour lists against a loop over all images; lists with a skin; what is refused."""
 
 import itertools
+import sys
 
 import pytest
 import torch
@@ -122,6 +123,12 @@ def test_a_list_is_not_fooled_by_positions_changed_in_place():
     listed(positions)
     positions[0] += 2.0
     assert as_set(listed(positions)) == as_set(neighbours(positions, CUTOFF))
+
+
+def test_without_vesin_the_error_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "vesin", None)
+    with pytest.raises(EquikernError, match="pip install vesin"):
+        neighbours(torch.zeros(1, 3), CUTOFF)
 
 
 REFUSED = {

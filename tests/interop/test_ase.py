@@ -1,5 +1,7 @@
 """The ASE calculator: ASE's own finite differences, molecules, crystals and slabs, dynamics."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -145,3 +147,9 @@ def test_unknown_elements_are_refused():
     atoms.calc = calculator(potential())
     with pytest.raises(EquikernError, match=r"\[7\]"):
         atoms.get_potential_energy()
+
+
+def test_without_ase_the_error_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ase.calculators.calculator", None)
+    with pytest.raises(EquikernError, match="pip install ase"):
+        calculator(potential())

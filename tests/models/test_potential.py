@@ -14,7 +14,7 @@ from equikern.models import (
     Potential,
     SchNet,
     SchNetConfig,
-)  # fmt: skip
+)
 
 CONFIG = PaiNNConfig(2, 8, 4, "bessel", 8, 3, 3.0)
 ELEMENTS = [1, 6, 8]
@@ -302,6 +302,11 @@ def test_atoms_on_one_place_are_named():
 def test_what_cannot_be_evaluated_is_refused(numbers, positions, cell, error, words):
     with pytest.raises(error, match=words):
         potential().predict(numbers, positions, cell)
+
+
+def test_a_model_that_names_no_cutoff_is_refused():
+    with pytest.raises(EquikernError, match=r"Linear .*cutoff and num_species"):
+        Potential(torch.nn.Linear(2, 2), ELEMENTS)
 
 
 @pytest.mark.parametrize(
