@@ -100,18 +100,13 @@ class Potential(nn.Module):
         Raises ShapeError for shapes that do not fit, EquikernError for elements that the potential does not know,
         positions that are not finite, atoms nearer than 1e-6 to each other, and cells without volume.
         """
-        records = torch.is_grad_enabled()
-        if not records:
-            positions = positions.detach()
         lattice, periodic, batch = check_structures(positions, cell, pbc, batch)
         species = self._species(numbers, positions)
         if edges is None:
             edges = neighbours(positions, self.cutoff, lattice, periodic, batch)
-        structures = len(lattice)
-        with torch.enable_grad():
-            vec = edges.vectors(positions, lattice, batch)
-            _check_overlap(vec, edges)
-            outputs, g, direct = self._derivatives(species, vec, positions, batch, edges, records)
+        vec, structures = edges.vectors(positions, lattice, batch), len(lattice)
+        _check_overlap(vec, edges)
+        outputs, g, direct = self._derivatives(species, vec, positions, batch, edges)
         reference = torch.tensor(self.reference_energies, dtype=torch.float64, device=vec.device)
         energies = self.scale * outputs.double() + (self.shift + reference)[species]
         energy = energies.new_zeros(structures).index_add(0, batch, energies)
@@ -127,26 +122,25 @@ class Potential(nn.Module):
         if cell is not None:
             volume = torch.where(periodic.all(1), lattice.to(strained.dtype).det().abs(), torch.inf)  # (B,)
             found["stress"] = strained / volume.reshape(-1, 1, 1)
-        return found if records else {name: value.detach() for name, value in found.items()}
+        return found
 
     def _derivatives(
-        self, species: Tensor, vec: Tensor, positions: Tensor, batch: Tensor, edges: Neighbours, records: bool
+        self, species: Tensor, vec: Tensor, positions: Tensor, batch: Tensor, edges: Neighbours
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Outputs (N,), scale * d(their sum)/d(vec), and by positions where the model reads them."""
-        dtype = next(self.model.parameters()).dtype
-        given = (species, vec.to(dtype), edges.edge_index, edges.graph)
-        if isinstance(self.model, NativeGradients) and not vec.requires_grad:
-            with torch.set_grad_enabled(records):
-                outputs, g = self.model.energies_and_gradients(*given)
+        """Outputs (N,), scale * d(their sum)/d(vec) and, where the model reads positions, / d(positions)."""
+        model, dtype, records = self.model, next(self.model.parameters()).dtype, torch.is_grad_enabled()
+        if isinstance(model, NativeGradients) and not vec.requires_grad:
+            outputs, g = model.energies_and_gradients(species, vec.to(dtype), edges.edge_index, edges.graph)
             return outputs, self.scale * g.to(vec.dtype), None
-        inputs = [vec if vec.requires_grad else vec.detach().requires_grad_()]
-        extra = {}
-        if getattr(self.model, "uses_positions", False):
-            # A copy, so that this derivative is taken at fixed edge vectors.
-            inputs.append(positions.clone() if positions.requires_grad else positions.detach().requires_grad_())
-            extra = {"positions": inputs[1].to(dtype), "batch": batch}
-        outputs = self.model(species, inputs[0].to(dtype), *given[2:], **extra)
-        total = self.scale * outputs.double().sum()
+        with torch.enable_grad():
+            inputs = [vec if vec.requires_grad else vec.detach().requires_grad_()]
+            extra = {}
+            if getattr(model, "uses_positions", False):
+                # A copy, so that this derivative is taken at fixed edge vectors.
+                inputs.append(positions.clone() if positions.requires_grad else positions.detach().requires_grad_())
+                extra = {"positions": inputs[1].to(dtype), "batch": batch}
+            outputs = model(species, inputs[0].to(dtype), edges.edge_index, edges.graph, **extra)
+            total = self.scale * outputs.double().sum()
         g, *rest = torch.autograd.grad(total, inputs, create_graph=records, allow_unused=True, materialize_grads=True)
         return outputs, g, rest[0] if rest else None
 
