@@ -150,6 +150,12 @@ def check_structures(
     return cell, _periodic(cell, pbc), batch
 
 
+def volume(cell: Tensor) -> Tensor:
+    """|det| of cells (..., 3, 3), the triple product of their rows."""
+    a, b, c = cell.unbind(-2)
+    return (torch.linalg.cross(a, b) * c).sum(-1).abs()
+
+
 def _structures(positions: Tensor, cell: Tensor, batch: Tensor) -> int:
     """B, after checks of the shapes."""
     if batch.shape != positions.shape[:1] or batch.dtype not in (torch.int32, torch.int64):
@@ -179,7 +185,7 @@ def _periodic(cell: Tensor, pbc: Tensor | Sequence[bool] | bool | None) -> Tenso
     rows = torch.where(pbc.unsqueeze(2), cell.detach().double(), 0.0)
     gram = rows @ rows.mT + torch.diag_embed((~pbc).double())  # (B, 3, 3)
     lengths = gram.diagonal(dim1=1, dim2=2).prod(1)
-    flat = ~(gram.det() > FLAT**2 * lengths)  # NaN is flat
+    flat = ~(volume(gram) > FLAT**2 * lengths)  # of the rows, squared; NaN is flat
     if bool(flat.any()):
         number = int(flat.nonzero()[0])
         raise EquikernError(

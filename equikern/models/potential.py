@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from equikern.errors import EquikernError, ShapeError
-from equikern.graph import Graph, Neighbours, check_structures, neighbours
+from equikern.graph import Graph, Neighbours, check_structures, neighbours, volume
 
 # Two atoms nearer than this, in the unit of the cutoff, are one atom twice.
 OVERLAP = 1e-6
@@ -120,8 +120,8 @@ class Potential(nn.Module):
         strained = 0.5 * (strained + strained.mT)
         found = {"energy": energy, "energies": energies, "forces": forces, "virial": -strained}
         if cell is not None:
-            volume = torch.where(periodic.all(1), lattice.to(strained.dtype).det().abs(), torch.inf)  # (B,)
-            found["stress"] = strained / volume.reshape(-1, 1, 1)
+            volumes = torch.where(periodic.all(1), volume(lattice), torch.inf)  # (B,)
+            found["stress"] = strained / volumes.reshape(-1, 1, 1)
         return found
 
     def _derivatives(
