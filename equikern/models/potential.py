@@ -68,14 +68,14 @@ class Potential(nn.Module):
     def predict(self, numbers: Any, positions: Any, cell: Any = None) -> dict[str, Tensor]:
         """'energy' (), 'forces' (N, 3) and, with a cell, 'stress' (3, 3) of one structure, without derivatives.
 
+        Without a cell 'dipole' (3,) too, where the model has it.
         numbers (N,) atomic numbers, positions (N, 3), cell (3, 3) whose rows are lattice vectors of a crystal; tensors,
         arrays or lists. Raises as `forward`.
         """
         given = [torch.as_tensor(numbers), _floating(positions)]
         with torch.no_grad():
             found = self(*given) if cell is None else self(*given, _floating(cell), pbc=True)
-        names = ["energy"] if cell is None else ["energy", "stress"]
-        return {"forces": found["forces"]} | {name: found[name][0] for name in names}
+        return {"forces": found["forces"]} | {n: found[n][0] for n in ("energy", "stress", "dipole") if n in found}
 
     def forward(
         self,
@@ -91,7 +91,8 @@ class Potential(nn.Module):
 
         'energy' (B,) and its terms 'energies' (N,), float64; 'forces' (N, 3) = -dE/d(positions); 'virial' (B, 3, 3)
         = -dE/d(strain), the strain symmetric; with a cell 'stress' (B, 3, 3) = -virial / volume, tension above 0 as
-        in ASE, zero for structures that are not periodic in all directions.
+        in ASE, zero for structures that are not periodic in all directions. Without a cell, 'dipole' (B, 3) of neutral
+        molecules, charge times length, by models that have it (`PaiNN(config, dipole=True)`).
 
         numbers (N,), positions (N, 3); cell, pbc and batch as in `graph.neighbours`: molecules and crystals mix, where
         a molecule's cell is zero. edges: a neighbour list at hand, as `graph.VerletList` gives; its edges are
@@ -122,7 +123,20 @@ class Potential(nn.Module):
         if cell is not None:
             volumes = torch.where(periodic.all(1), volume(lattice), torch.inf)  # (B,)
             found["stress"] = strained / volumes.reshape(-1, 1, 1)
+        elif getattr(self.model, "dipole_head", None) is not None:
+            found["dipole"] = self._dipole(species, vec, positions, batch, edges, structures)
         return found
+
+    def _dipole(
+        self, species: Tensor, vec: Tensor, positions: Tensor, batch: Tensor, edges: Neighbours, structures: int
+    ) -> Tensor:
+        """Sums of atomic dipoles and of charge times position, (B, 3), the charges moved alike to sum to zero."""
+        given = (species, vec.to(next(self.model.parameters()).dtype), edges.edge_index, edges.graph)
+        charges, dipoles = (t.to(vec.dtype) for t in self.model.charges_and_dipoles(*given))  # type: ignore[operator]
+        atoms = torch.bincount(batch, minlength=structures)
+        mean = vec.new_zeros(structures).index_add(0, batch, charges) / atoms
+        terms = dipoles + (charges - mean[batch]).unsqueeze(1) * positions
+        return vec.new_zeros(structures, 3).index_add(0, batch, terms)
 
     def _derivatives(
         self, species: Tensor, vec: Tensor, positions: Tensor, batch: Tensor, edges: Neighbours
