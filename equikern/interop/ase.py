@@ -19,8 +19,8 @@ def calculator(potential: Potential, *, skin: float = 0.5, energy_unit: float = 
 
     The neighbour list reaches `skin` (angstrom) beyond the cutoff and is searched again when an atom moved more than
     half of it; the skin changes the speed, not the results. energy_unit: the potential's unit of energy in eV, as
-    `ase.units.kcal / ase.units.mol`. The stress needs a cell that is periodic in all directions; each direction may
-    be periodic or not for the rest; a dipole needs a model that has it and no periodic direction. Errors are those of `Potential`.
+    `ase.units.kcal / ase.units.mol`. The stress needs a cell that is periodic in all directions, a
+    dipole none that is and a model that has it. Errors are those of `Potential`.
     """
     try:
         from ase.calculators.calculator import Calculator, all_changes
