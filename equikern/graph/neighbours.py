@@ -96,6 +96,7 @@ class VerletList:
             raise EquikernError(f"VerletList: the skin is a finite length, 0 or more; got {skin!r}.")
         self.cutoff, self.skin, self.searches = cutoff, skin, 0
         self._searched_at: list[Tensor] | None = None
+        self._inside: Tensor | None = None
 
     def __call__(
         self,
@@ -111,16 +112,19 @@ class VerletList:
         if self._moved(given):
             self._wide = neighbours(positions, self.cutoff + self.skin, cell, pbc, batch)
             self._searched_at = [t.clone() for t in given]
-            self._inside = positions.new_empty(0, dtype=torch.bool)
+            self._inside = None
             self.searches += 1
         inside = self._wide.vectors(positions, cell, batch).norm(dim=1) < self.cutoff
-        if not torch.equal(inside, self._inside):
+        if self._inside is None or not torch.equal(inside, self._inside):
             self._inside, self._found = inside, self._wide.select(inside)
         return self._found
 
     def _moved(self, given: list[Tensor]) -> bool:
-        if self._searched_at is None or self._searched_at[0].shape != given[0].shape:
+        if self._searched_at is None:
             return True
+        for now, then in zip(given, self._searched_at, strict=True):
+            if (now.shape, now.dtype, now.device) != (then.shape, then.dtype, then.device):
+                return True
         if not all(map(torch.equal, given[1:], self._searched_at[1:])):
             return True
         return bool((given[0] - self._searched_at[0]).norm(dim=1).gt(self.skin / 2).any())

@@ -117,6 +117,26 @@ def test_a_list_with_a_skin_is_searched_when_it_must_be():
         assert listed.searches == before + 1
 
 
+def test_a_list_without_edges_is_a_list():
+    listed = VerletList(CUTOFF, skin=0.5)
+    assert as_set(listed(torch.zeros(1, 3))) == set()
+    pair = torch.tensor([[0.0, 0, 0], [0, 0, 1]])
+    assert len(as_set(listed(pair))) == 2
+    assert as_set(listed(pair * 9)) == set()
+    assert len(as_set(listed(pair.double()))) == 2
+
+
+def test_a_list_serves_batches():
+    positions, batch = draw(8, 1.0), torch.arange(8) % 2
+    listed = VerletList(CUTOFF, skin=0.5)
+    for step in range(4):
+        positions = positions + 0.03 * draw(8, 1.0, seed=step)
+        assert as_set(listed(positions, batch=batch)) == as_set(neighbours(positions, CUTOFF, batch=batch))
+    assert listed.searches == 1
+    assert as_set(listed(positions, batch=1 - batch)) == as_set(neighbours(positions, CUTOFF, batch=batch))
+    assert listed.searches == 2
+
+
 def test_a_list_is_not_fooled_by_positions_changed_in_place():
     positions = draw(5, 1.0)
     listed = VerletList(CUTOFF, skin=0.5)
