@@ -89,6 +89,12 @@ def channelwise(irreps_x: Irreps, irreps_y: Irreps, wanted: Irreps) -> tuple[Irr
     return Irreps(out), instructions
 
 
+def fully_connected(irreps_x: Irreps, irreps_y: Irreps, irreps_z: Irreps) -> Instructions:
+    """Every path `uvw` of x and y to the entries of z."""
+    places = ((i, j, k) for i in range(len(irreps_x)) for j in range(len(irreps_y)) for k in range(len(irreps_z)))
+    return [(i, j, k, "uvw", True) for i, j, k in places if irreps_z[k].ir in irreps_x[i].ir * irreps_y[j].ir]
+
+
 class RadialNetwork(nn.Module):
     """Weights of paths: an MLP of Bessel functions times a cutoff, (E,) lengths -> (E, width).
 

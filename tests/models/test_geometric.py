@@ -7,15 +7,26 @@ import torch
 
 from equikern.errors import EquikernError, ShapeError
 from equikern.graph import Graph
-from equikern.models import TFN, TFNConfig
+from equikern.models import TFN, SE3Transformer, SE3TransformerConfig, TFNConfig
 
 CUTOFF = 3.0
+
+
+def transformer(parity):
+    """A small SE(3)-Transformer."""
+    return SE3Transformer(
+        SE3TransformerConfig(CUTOFF, 5, layers=3, channels=4, heads=2, div=1, hidden=8, parity=parity)
+    )
+
+
 MODELS = {
     "TFN": lambda: TFN(TFNConfig(CUTOFF, 5, layers=2, channels=4, hidden=8)),
     "TFN-full": lambda: TFN(TFNConfig(CUTOFF, 5, layers=3, channels=3, hidden=8, parity="full")),
     "TFN-none": lambda: TFN(TFNConfig(CUTOFF, 5, layers=3, channels=3, hidden=8, parity="none")),
+    "SE3Transformer": lambda: transformer("natural"),
+    "SE3Transformer-none": lambda: transformer("none"),
 }
-SEES_MIRRORS = {"TFN-none"}
+SEES_MIRRORS = {"TFN-none", "SE3Transformer-none"}
 every = pytest.mark.parametrize("name", MODELS)
 tensor = lambda *rows: torch.tensor(rows, dtype=torch.float64)  # noqa: E731
 
@@ -142,8 +153,8 @@ def test_second_derivatives_are_right(name):
     def energy(x, *_):
         return atomic(model, species, x).sum()
 
-    assert torch.autograd.gradcheck(energy, (positions, *weights))
-    assert torch.autograd.gradgradcheck(energy, (positions, *weights))
+    assert torch.autograd.gradcheck(energy, (positions, *weights), fast_mode=True)
+    assert torch.autograd.gradgradcheck(energy, (positions, *weights), fast_mode=True)
 
 
 @every
@@ -222,6 +233,7 @@ def test_a_prepared_graph_gives_the_same_and_inputs_that_do_not_fit_are_refused(
         (TFNConfig, {"channels": 0}, "channels is an integer >= 1"),
         (TFNConfig, {"parity": "odd"}, "unknown parity 'odd'; use one of natural, full, none"),
         (TFNConfig, {"l_max": -1}, "l_max is an integer >= 0"),
+        (SE3TransformerConfig, {"heads": 3}, "16 channels are no multiple of 2 \\* 3"),
     ],
 )
 def test_sizes_that_cannot_be_are_refused(config, changes, words):
