@@ -1,5 +1,6 @@
-"""Graphs: edges checked once and grouped by receiver, for use in many calls."""
+"""Graphs: edges with the plan that kernels need, and the pairs of edges that meet."""
 
+from equikern.graph.edge_pairs import edge_pairs
 from equikern.graph.graph import Graph
 
-__all__ = ["Graph"]
+__all__ = ["Graph", "edge_pairs"]

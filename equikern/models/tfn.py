@@ -70,7 +70,8 @@ class NormActivation(nn.Module):
         # Scalars come first in `features`.
         self.scalars, self.others = scalars, Irreps([e for e in irreps if e.ir != Irrep("0e")])
         self.epsilon = epsilon
-        self.bias = nn.Parameter(torch.zeros(irreps.num_irreps))
+        # ssp(0) = 0 would square small features: the norms' biases start at 1.
+        self.bias = nn.Parameter((torch.arange(irreps.num_irreps) >= scalars).float())
 
     def forward(self, x: Tensor) -> Tensor:
         """x (N, irreps.dim) -> (N, irreps.dim)."""

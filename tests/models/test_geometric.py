@@ -7,9 +7,21 @@ import torch
 
 from equikern.errors import EquikernError, ShapeError
 from equikern.graph import Graph
-from equikern.models import TFN, LEFTNet, LEFTNetConfig, SE3Transformer, SE3TransformerConfig, TFNConfig
+from equikern.models import (
+    TFN,
+    LEFTNet,
+    LEFTNetConfig,
+    SE3Transformer,
+    SE3TransformerConfig,
+    SphereNet,
+    SphereNetConfig,
+    TFNConfig,
+)
 
 CUTOFF = 3.0
+SPHERENET = SphereNetConfig(
+    CUTOFF, 5, layers=2, channels=8, inner=6, narrow=4, output=8, output_layers=1, num_basis=4, degrees=4
+)
 
 
 def transformer(parity):
@@ -25,9 +37,10 @@ MODELS = {
     "TFN-none": lambda: TFN(TFNConfig(CUTOFF, 5, layers=3, channels=3, hidden=8, parity="none")),
     "SE3Transformer": lambda: transformer("natural"),
     "LEFTNet": lambda: LEFTNet(LEFTNetConfig(CUTOFF, 5, layers=2, channels=6, num_basis=6)),
+    "SphereNet": lambda: SphereNet(SPHERENET),
     "SE3Transformer-none": lambda: transformer("none"),
 }
-SEES_MIRRORS = {"TFN-none", "SE3Transformer-none"}
+SEES_MIRRORS = {"TFN-none", "SE3Transformer-none", "SphereNet"}
 every = pytest.mark.parametrize("name", MODELS)
 tensor = lambda *rows: torch.tensor(rows, dtype=torch.float64)  # noqa: E731
 
@@ -237,6 +250,7 @@ def test_a_prepared_graph_gives_the_same_and_inputs_that_do_not_fit_are_refused(
         (TFNConfig, {"parity": "odd"}, "unknown parity 'odd'; use one of natural, full, none"),
         (TFNConfig, {"l_max": -1}, "l_max is an integer >= 0"),
         (LEFTNetConfig, {"epsilon": -1.0}, "epsilon is finite and above 0"),
+        (SphereNetConfig, {"degrees": 0}, "degrees is an integer >= 1"),
         (SE3TransformerConfig, {"heads": 3}, "16 channels are no multiple of 2 \\* 3"),
     ],
 )
