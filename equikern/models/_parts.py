@@ -41,10 +41,14 @@ def check_parity(config: Any) -> None:
         raise EquikernError(f"{name}: l_max is an integer >= 0; got {config.l_max!r}.")
 
 
-def inputs(species: Tensor, edge_vec: Tensor, edge_index: Tensor, graph: Graph | None) -> Graph:
+def inputs(species: Tensor, edge_vec: Tensor, edge_index: Tensor, graph: Graph | None, num_species: int) -> Graph:
     """The graph of a model's inputs; raises ShapeError where they do not fit one another."""
-    if species.ndim != 1:
-        raise ShapeError(f"species have shape {tuple(species.shape)}; they are integers, (N,).")
+    if species.ndim != 1 or species.dtype not in (torch.int32, torch.int64):
+        raise ShapeError(f"species are integers (N,); got {tuple(species.shape)} {species.dtype}.")
+    if not torch.compiler.is_compiling() and species.numel():
+        low, high = int(species.min()), int(species.max())
+        if low < 0 or high >= num_species:
+            raise ShapeError(f"species must lie in 0 ... {num_species - 1}; got {low} ... {high}.")
     if graph is None:
         graph = Graph(edge_index, species.shape[0])
     else:

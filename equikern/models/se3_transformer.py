@@ -145,7 +145,8 @@ class SE3Transformer(nn.Module):
 
         edge_vec is position[sender] + shifts @ cell - position[receiver]; edge_index holds senders, receivers.
         """
-        config, graph = self.config, inputs(species, edge_vec, edge_index, graph)
+        config = self.config
+        graph = inputs(species, edge_vec, edge_index, graph, config.num_species)
         r = edge_vec.norm(dim=1)
         y = spherical_harmonics(range(config.l_max + 1), edge_vec, True, "component")
         envelope = radial.polynomial_cutoff(r, config.cutoff)

@@ -166,7 +166,7 @@ class SphereNet(nn.Module):
 
         edge_vec is position[sender] + shifts @ cell - position[receiver]; edge_index holds senders, receivers.
         """
-        graph = inputs(species, edge_vec, edge_index, graph)
+        graph = inputs(species, edge_vec, edge_index, graph, self.config.num_species)
         pairs = edge_pairs(graph, edge_vec)  # (2, T)
         edges = Graph(pairs, graph.num_edges)
         r = edge_vec.norm(dim=1)

@@ -140,7 +140,7 @@ class TFN(nn.Module):
 
         edge_vec is position[sender] + shifts @ cell - position[receiver]; edge_index holds senders, receivers.
         """
-        graph = inputs(species, edge_vec, edge_index, graph)
+        graph = inputs(species, edge_vec, edge_index, graph, self.config.num_species)
         x = self.embedding(species)
         for layer in self.layers:
             x = layer(x, edge_vec, edge_index, graph)

@@ -6,7 +6,7 @@ That definition jumps where a neighbour comes or goes. Here neighbours count in 
 weight: Y = w1 Y(phi1) + (1 - w1) w2 Y(phi2) + ..., and what is left belongs to a whole turn, q itself. A weight is 1,
 so that the first counts alone, but fades to 0 from 0.9 of the cutoff on, and where the neighbour is within 6 degrees
 of the axis or of q's azimuth. Where q is near the axis itself, its harmonics of order m != 0 fade. What is left are
-kinks of the energy where two neighbours have one azimuth; of those the nearer counts first.
+kinks of the energy where two neighbours have one azimuth; there an order of their places decides, not rounding.
 """
 
 from __future__ import annotations

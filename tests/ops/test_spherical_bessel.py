@@ -46,7 +46,7 @@ def test_functions_of_a_degree_are_orthonormal_in_the_unit_ball():
 def test_derivatives_are_right_also_where_the_series_ends_and_at_zero():
     r = torch.tensor([0.0, 0.3, 1.0, 1.27, 1.28, 2.9, 4.4], dtype=torch.float64, requires_grad=True)
     basis = lambda r: spherical_bessel(r, 7, 3, R_MAX)  # noqa: E731
-    assert torch.autograd.gradcheck(basis, (r[1:],)) and torch.autograd.gradgradcheck(basis, (r[1:],))
+    assert torch.autograd.gradcheck(basis, (r[1:],)) and torch.autograd.gradgradcheck(basis, (r[1:],), fast_mode=True)
     (slope,) = torch.autograd.grad(basis(r).sum(), r, create_graph=True)
     assert torch.autograd.grad(slope.sum(), r)[0].isfinite().all()
 
