@@ -79,12 +79,13 @@ $(VENV)/built: $(SOURCES) $(VENV)/tools
 $(E3NN04)/e3nn: | $(VENV)/torch
 	$(PY) -m venv --clear $(E3NN04)
 	$(PIP04) install -q "torch==$(TORCH_VERSION)"
-	$(PIP04) install -q "e3nn==0.4.4" "mace-torch==0.3.16" "setuptools<80" "vesin>=0.6" pytest pytest-benchmark hypothesis numpy
+	$(PIP04) install -q "e3nn==0.4.4" "mace-torch==0.3.16" "setuptools<80" pytest pytest-benchmark hypothesis numpy
 	@touch $@
 
 $(E3NN04)/built: $(VENV)/built | $(E3NN04)/e3nn
 	rm -rf build/editable
 	$(PY) -c 'from scikit_build_core.build import build_editable; build_editable("build/editable")' >/dev/null
+	$(PIP04) install -q "vesin>=0.6"
 	$(PIP04) install -q --no-deps --force-reinstall build/editable/*.whl
 	$(PIP04) install -q build/editable/*.whl
 	@touch $@
