@@ -85,7 +85,6 @@ $(E3NN04)/e3nn: | $(VENV)/torch
 $(E3NN04)/built: $(VENV)/built | $(E3NN04)/e3nn
 	rm -rf build/editable
 	$(PY) -c 'from scikit_build_core.build import build_editable; build_editable("build/editable")' >/dev/null
-	$(PIP04) install -q "vesin>=0.6"
 	$(PIP04) install -q --no-deps --force-reinstall build/editable/*.whl
 	$(PIP04) install -q build/editable/*.whl
 	@touch $@
