@@ -1,21 +1,16 @@
-"""Models, one file each."""
+"""Models, one file each, and `Potential`, which makes energies, forces and stress of any of them."""
 
+from equikern.models.deeppot import DeepPotSE, DeepPotSEConfig
 from equikern.models.leftnet import LEFTNet, LEFTNetConfig
 from equikern.models.painn import PaiNN
+from equikern.models.potential import Potential
+from equikern.models.schnet import SchNet, SchNetConfig
 from equikern.models.se3_transformer import SE3Transformer, SE3TransformerConfig
 from equikern.models.spherenet import SphereNet, SphereNetConfig
 from equikern.models.tfn import TFN, TFNConfig
 from equikern.ops import PaiNNConfig
 
 __all__ = [
-    "LEFTNet",
-    "LEFTNetConfig",
-    "PaiNN",
-    "PaiNNConfig",
-    "SE3Transformer",
-    "SE3TransformerConfig",
-    "SphereNet",
-    "SphereNetConfig",
-    "TFN",
-    "TFNConfig",
-]
+    "DeepPotSE", "DeepPotSEConfig", "LEFTNet", "LEFTNetConfig", "PaiNN", "PaiNNConfig", "Potential", "SE3Transformer",
+    "SE3TransformerConfig", "SchNet", "SchNetConfig", "SphereNet", "SphereNetConfig", "TFN", "TFNConfig",
+]  # fmt: skip

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from equikern.errors import EquikernError, ShapeError
 from equikern.graph import Graph
-from equikern.models._parts import check_sizes, inputs
+from equikern.models._checks import check_sizes
+from equikern.models._parts import inputs
 from equikern.nn import Convolution, PaiNNMessage, SchNetMessage
 from equikern.ops import radial, spherical_harmonics
 

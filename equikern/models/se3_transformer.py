@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from equikern.errors import EquikernError
 from equikern.graph import Graph
+from equikern.models._checks import check_sizes
 from equikern.models._parts import (
     RadialNetwork,
     check_parity,
-    check_sizes,
     features,
     fully_connected,
     harmonics,

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from equikern.graph import Graph, edge_pairs
-from equikern.models._parts import check_sizes, inputs
+from equikern.models._checks import check_sizes
+from equikern.models._parts import inputs
 from equikern.nn import SchNetMessage
 from equikern.ops import radial, spherical_harmonics
 from equikern.ops.torsion import torsion_harmonics

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from equikern.graph import Graph
+from equikern.models._checks import check_sizes
 from equikern.models._parts import (
     RadialNetwork,
     channelwise,
     check_parity,
-    check_sizes,
     features,
     harmonics,
     inputs,
