@@ -149,7 +149,7 @@ def check_structures(
         batch = torch.zeros(len(positions), dtype=torch.int64, device=positions.device)
     if cell is None:
         cell = positions.new_zeros(3, 3)
-    structures = _structures(positions, cell, batch)
+    structures, batch = _structures(positions, cell, batch), batch.long()
     cell = cell.reshape(-1, 3, 3).expand(structures, 3, 3)
     return cell, _periodic(cell, pbc), batch
 
@@ -208,6 +208,8 @@ def _search(positions: Tensor, cutoff: float, cell: Tensor, pbc: Tensor) -> tupl
             "neighbour lists are searched by vesin, which is not installed: pip install vesin"
         ) from None
     search = NeighborList(cutoff=cutoff, full_list=True, sorted=True, n_threads=torch.get_num_threads())
-    receiver, sender, shifts = search.compute(positions.numpy(), cell.numpy(), pbc.numpy(), "ijS")
+    # Rows that are not periodic say nothing; vesin would refuse some of them.
+    lattice = torch.where(pbc.unsqueeze(1), cell, 0.0)
+    receiver, sender, shifts = search.compute(positions.numpy(), lattice.numpy(), pbc.numpy(), "ijS")
     edges = torch.stack([torch.from_numpy(ends.astype("int64")) for ends in (sender, receiver)])
     return edges, torch.from_numpy(shifts.astype("int64"))

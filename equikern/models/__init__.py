@@ -2,6 +2,8 @@
 
 from equikern.models.deeppot import DeepPotSE, DeepPotSEConfig
 from equikern.models.leftnet import LEFTNet, LEFTNetConfig
+from equikern.models.mace import MACE, MACEConfig
+from equikern.models.nequip import NequIP, NequIPConfig
 from equikern.models.painn import PaiNN
 from equikern.models.potential import Potential
 from equikern.models.schnet import SchNet, SchNetConfig
@@ -11,6 +13,7 @@ from equikern.models.tfn import TFN, TFNConfig
 from equikern.ops import PaiNNConfig
 
 __all__ = [
-    "DeepPotSE", "DeepPotSEConfig", "LEFTNet", "LEFTNetConfig", "PaiNN", "PaiNNConfig", "Potential", "SE3Transformer",
-    "SE3TransformerConfig", "SchNet", "SchNetConfig", "SphereNet", "SphereNetConfig", "TFN", "TFNConfig",
+    "MACE", "TFN", "DeepPotSE", "DeepPotSEConfig", "LEFTNet", "LEFTNetConfig", "MACEConfig", "NequIP", "NequIPConfig",
+    "PaiNN", "PaiNNConfig", "Potential", "SE3Transformer", "SE3TransformerConfig", "SchNet", "SchNetConfig",
+    "SphereNet", "SphereNetConfig", "TFNConfig",
 ]  # fmt: skip

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from equikern.errors import EquikernError, ProgramError, ShapeError
+from equikern.errors import EquikernError, ShapeError
 from equikern.graph import Graph
 from equikern.ops import radial
 from equikern.ops.gate import Part, gate, gate_spec
@@ -62,21 +62,6 @@ def reachable(irreps_x: Irreps, irreps_y: Irreps, wanted: Irreps) -> Irreps:
     """The entries of `wanted` that some path of x and y leads to."""
     found = {ir for _, ir_x in irreps_x for _, ir_y in irreps_y for ir in ir_x * ir_y}
     return Irreps([(mul, ir) for mul, ir in wanted if ir in found])
-
-
-def channelwise(irreps_x: Irreps, irreps_y: Irreps, wanted: Irreps) -> tuple[Irreps, Instructions]:
-    """(output irreps, instructions): every path `uvu` of x and y to an irrep of `wanted`, each to its own entry."""
-    out: list[Any] = []
-    instructions: Instructions = []
-    for i, (mul, ir_x) in enumerate(irreps_x):
-        for j, (_, ir_y) in enumerate(irreps_y):
-            for ir in ir_x * ir_y:
-                if ir in wanted:
-                    instructions.append((i, j, len(out), "uvu", True))
-                    out.append((mul, ir))
-    if not out:
-        raise ProgramError(f"no path leads from {irreps_x} and {irreps_y} to {wanted}.")
-    return Irreps(out), instructions
 
 
 def fully_connected(irreps_x: Irreps, irreps_y: Irreps, irreps_z: Irreps) -> Instructions:

@@ -105,6 +105,8 @@ class Potential(nn.Module):
         species = self._species(numbers, positions)
         if edges is None:
             edges = neighbours(positions, self.cutoff, lattice, periodic, batch)
+        elif edges.num_nodes != len(positions):
+            raise ShapeError(f"the edges are those of {edges.num_nodes} atoms; there are {len(positions)} positions.")
         vec, structures = edges.vectors(positions, lattice, batch), len(lattice)
         _check_overlap(vec, edges)
         outputs, g, direct = self._derivatives(species, vec, positions, batch, edges)

@@ -16,7 +16,6 @@ from equikern.graph import Graph
 from equikern.models._checks import check_sizes
 from equikern.models._parts import (
     RadialNetwork,
-    channelwise,
     check_parity,
     features,
     harmonics,
@@ -28,7 +27,7 @@ from equikern.models._parts import (
 from equikern.nn import RadialConvolution
 from equikern.o3 import Linear
 from equikern.ops.gate import ACTIVATIONS
-from equikern.program import Irrep, Irreps
+from equikern.program import Irrep, Irreps, channelwise
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,14 @@ def test_the_edges_are_those_of_a_loop_over_images(cell, scale, pbc):
     assert (lengths < CUTOFF).all()
 
 
+def test_rows_of_the_cell_that_are_not_periodic_say_nothing():
+    positions, cell = draw(4, 1.5), torch.tensor(CELLS["thinner than the cutoff"], dtype=torch.float64)
+    expected = by_loop(positions, cell, (True, False, True))
+    for row in (torch.zeros(3), cell[0].clone(), torch.tensor([0.1, 30.0, 0.2])):
+        cell[1] = row
+        assert as_set(neighbours(positions, CUTOFF, cell, (True, False, True))) == expected
+
+
 def test_one_atom_is_its_own_neighbour_in_a_small_cell():
     found = neighbours(torch.zeros(1, 3), 1.1, torch.eye(3))
     assert as_set(found) == {(0, 0, *s) for s in itertools.product((-1, 0, 1), repeat=3) if sum(map(abs, s)) == 1}

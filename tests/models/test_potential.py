@@ -258,6 +258,8 @@ def test_a_neighbour_list_at_hand_is_used():
         found = model(numbers, positions, CELL, edges=listed(positions, CELL))
         close(found["forces"].detach(), model.predict(numbers, positions, CELL)["forces"])
     assert listed.searches == 1
+    with pytest.raises(ShapeError, match="edges are those of 6 atoms"):
+        model(numbers[:5], positions[:5], CELL, edges=listed(positions, CELL))
 
 
 @pytest.mark.parametrize("cell", [None, 9 * torch.eye(3).double()])
