@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from math import sqrt
 from typing import Any
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 
 from equikern.errors import EquikernError, ShapeError
 from equikern.graph import Graph
+from equikern.nn import GAINS, MLP
 from equikern.ops import radial
 from equikern.ops.gate import Part, gate, gate_spec
 from equikern.program import Irreps
@@ -19,12 +19,12 @@ Instructions = list[tuple[Any, ...]]
 
 
 def check_parity(config: Any) -> None:
-    """Raise EquikernError unless `config` has a parity that is known and a degree l_max >= 0."""
+    """Raise EquikernError unless `config` has a parity that is known and a degree lmax >= 0."""
     name = type(config).__name__
     if config.parity not in PARITIES:
         raise EquikernError(f"{name}: unknown parity {config.parity!r}; use one of {', '.join(PARITIES)}.")
-    if not isinstance(config.l_max, int) or config.l_max < 0:
-        raise EquikernError(f"{name}: l_max is an integer >= 0; got {config.l_max!r}.")
+    if not isinstance(config.lmax, int) or config.lmax < 0:
+        raise EquikernError(f"{name}: lmax is an integer >= 0; got {config.lmax!r}.")
 
 
 def inputs(species: Tensor, edge_vec: Tensor, edge_index: Tensor, graph: Graph | None, num_species: int) -> Graph:
@@ -44,18 +44,18 @@ def inputs(species: Tensor, edge_vec: Tensor, edge_index: Tensor, graph: Graph |
     return graph
 
 
-def features(channels: int, l_max: int, parity: str) -> Irreps:
-    """So many channels of each degree up to l_max.
+def features(channels: int, lmax: int, parity: str) -> Irreps:
+    """So many channels of each degree up to lmax.
 
     parity: "natural", (-1)^l of degree l; "full", both parities of each degree; "none", all even: inversion is ignored.
     """
     signs = {"natural": lambda l: [(-1) ** l], "full": lambda l: [1, -1], "none": lambda l: [1]}[parity]  # noqa: E741
-    return Irreps([(channels, (l, p)) for l in range(l_max + 1) for p in signs(l)])  # noqa: E741
+    return Irreps([(channels, (l, p)) for l in range(lmax + 1) for p in signs(l)])  # noqa: E741
 
 
-def harmonics(l_max: int, parity: str) -> Irreps:
+def harmonics(lmax: int, parity: str) -> Irreps:
     """One channel of each degree: what the harmonics of an edge are to features of that parity."""
-    return Irreps([(1, (l, 1 if parity == "none" else (-1) ** l)) for l in range(l_max + 1)])  # noqa: E741
+    return Irreps([(1, (l, 1 if parity == "none" else (-1) ** l)) for l in range(lmax + 1)])  # noqa: E741
 
 
 def reachable(irreps_x: Irreps, irreps_y: Irreps, wanted: Irreps) -> Irreps:
@@ -79,18 +79,11 @@ class RadialNetwork(nn.Module):
     def __init__(self, num_basis: int, hidden: int, width: int, cutoff: float) -> None:
         super().__init__()
         self.num_basis, self.cutoff = num_basis, cutoff
-        self.net = nn.Sequential(
-            nn.Linear(num_basis, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, width)
-        )
-        for module in self.net:
-            if isinstance(module, nn.Linear):
-                # Weights of variance about 1, as products expect; 1.68 makes up for SiLU.
-                nn.init.normal_(module.weight, std=1.68 / sqrt(module.in_features))
-                nn.init.zeros_(module.bias)
+        self.net = MLP((num_basis, hidden, hidden, width), gain=GAINS["silu"])
 
     def forward(self, r: Tensor) -> Tensor:
         """r (E,) -> (E, width)."""
-        basis = radial.bessel(r, self.num_basis, self.cutoff)
+        basis = radial.bessel(r, self.num_basis, self.cutoff, "nequip")
         return self.net(basis) * radial.polynomial_cutoff(r, self.cutoff).unsqueeze(1)  # type: ignore[no-any-return]
 
 

@@ -252,7 +252,7 @@ def test_a_prepared_graph_gives_the_same_and_inputs_that_do_not_fit_are_refused(
         (TFNConfig, {"cutoff": 0.0}, "cutoff is finite and above 0"),
         (TFNConfig, {"channels": 0}, "channels is an integer >= 1"),
         (TFNConfig, {"parity": "odd"}, "unknown parity 'odd'; use one of natural, full, none"),
-        (TFNConfig, {"l_max": -1}, "l_max is an integer >= 0"),
+        (TFNConfig, {"lmax": -1}, "lmax is an integer >= 0"),
         (LEFTNetConfig, {"epsilon": -1.0}, "epsilon is finite and above 0"),
         (SphereNetConfig, {"degrees": 0}, "degrees is an integer >= 1"),
         (SE3TransformerConfig, {"heads": 3}, "16 channels are no multiple of 2 \\* 3"),
