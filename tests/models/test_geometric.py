@@ -11,6 +11,7 @@ from equikern.models import (
     TFN,
     LEFTNet,
     LEFTNetConfig,
+    Potential,
     SE3Transformer,
     SE3TransformerConfig,
     SphereNet,
@@ -251,7 +252,7 @@ def test_a_prepared_graph_gives_the_same_and_inputs_that_do_not_fit_are_refused(
         (TFNConfig, {"cutoff": 0.0}, "cutoff is finite and above 0"),
         (TFNConfig, {"channels": 0}, "channels is an integer >= 1"),
         (TFNConfig, {"parity": "odd"}, "unknown parity 'odd'; use one of natural, full, none"),
-        (TFNConfig, {"l_max": -1}, "l_max is an integer >= 0"),
+        (TFNConfig, {"lmax": -1}, "lmax is an integer >= 0"),
         (LEFTNetConfig, {"epsilon": -1.0}, "epsilon is finite and above 0"),
         (SphereNetConfig, {"degrees": 0}, "degrees is an integer >= 1"),
         (SE3TransformerConfig, {"heads": 3}, "16 channels are no multiple of 2 \\* 3"),
@@ -260,3 +261,50 @@ def test_a_prepared_graph_gives_the_same_and_inputs_that_do_not_fit_are_refused(
 def test_sizes_that_cannot_be_are_refused(config, changes, words):
     with pytest.raises(EquikernError, match=words):
         config(**changes)
+
+
+def crystal():
+    """Numbers, positions and a skewed cell thinner than the cutoff."""
+    cell = tensor([2.6, 0.2, 0], [0.1, 3.3, 0.3], [0, 0.4, 3.6])
+    positions = tensor([0, 0, 0], [1.2, 1.4, 0.3], [0.4, 1.9, 2.1])
+    return torch.tensor([1, 6, 8]), positions, cell
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "LEFTNet"])
+def test_crystals_as_potentials_repeat_turn_and_have_the_stress_of_strained_cells(name):
+    potential, (numbers, positions, cell) = Potential(build(name), [1, 6, 7, 8, 9]), crystal()
+    expected = potential.predict(numbers, positions, cell)
+    moved = positions + tensor([1, 0, -1], [0, 2, 0], [0, 0, 0]) @ cell
+    agree_as_crystals(potential.predict(numbers, moved, cell), expected)
+    turn = rotation()
+    turned = potential.predict(numbers, positions @ turn.T, cell @ turn.T)
+    back = {"forces": turned["forces"] @ turn, "stress": turn.T @ turned["stress"] @ turn}
+    agree_as_crystals(turned | back, expected)
+    twice = potential.predict(
+        numbers.repeat(2), torch.cat([positions, positions + cell[2]]), cell * tensor([1], [1], [2])
+    )
+    twice = {"energy": twice["energy"] / 2, "forces": twice["forces"][3:], "stress": twice["stress"]}
+    agree_as_crystals(twice, expected)
+    h, strain = 1e-5, torch.randn(3, 3, dtype=torch.float64)
+    strain = strain + strain.T
+    energies = [
+        potential.predict(numbers, positions @ bent, cell @ bent)["energy"]
+        for bent in (torch.eye(3) + sign * h * strain for sign in (1, -1))
+    ]
+    slope = (energies[0] - energies[1]) / (2 * h) / torch.linalg.det(cell)
+    assert (slope - (expected["stress"] * strain).sum()).abs() <= 1e-6 * max(1, expected["stress"].abs().max())
+
+
+def agree_as_crystals(got, expected):
+    """Energy, forces and stress of two cells."""
+    for name, tolerance in (("energy", 1e-11), ("forces", 1e-10), ("stress", 1e-10)):
+        assert (got[name] - expected[name]).abs().max() <= tolerance * max(1, expected[name].abs().max()), name
+
+
+def test_leftnet_refuses_crystals_and_takes_molecules_as_a_potential():
+    potential, (numbers, positions, cell) = Potential(build("LEFTNet"), [1, 6, 7, 8, 9]), crystal()
+    with pytest.raises(EquikernError, match="periodic systems have no centroid"):
+        potential.predict(numbers, positions, cell)
+    energy, forces = evaluate(potential.model, torch.tensor([0, 1, 3]), positions)
+    got = potential.predict(numbers, positions)
+    agree((got["energy"], got["forces"]), (energy, forces))
