@@ -20,6 +20,7 @@ from equikern.backends import (
     cpu_painn,
     cpu_spline,
     cpu_symmetric,
+    cuda,
     reference,
     reference_harmonics,
     reference_symmetric,
@@ -30,7 +31,7 @@ from equikern.backends.triton import harmonics as triton_harmonics
 from equikern.errors import BackendError
 from equikern.program import parse
 
-ORDER: tuple[ModuleType, ...] = (cpu, triton, reference)
+ORDER: tuple[ModuleType, ...] = (cpu, triton, cuda, reference)
 NAMES = tuple(backend.name for backend in ORDER)
 harmonics = {"cpu": cpu_harmonics, "triton": triton_harmonics, "reference": reference_harmonics}
 symmetric = {"cpu": cpu_symmetric, "reference": reference_symmetric}
