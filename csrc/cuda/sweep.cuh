@@ -51,6 +51,7 @@ template <class F, class T> EQK_DEVICE void make_matrices(const T* y, const Inde
     const T* row = y + edge[item / F::ENTRIES] * F::YDIM;
     const int n = item % F::ENTRIES;
     T sum = T(0);
+#pragma unroll 1
     for (int c = F::entry_begins(n); c < F::entry_begins(n + 1); ++c) sum += F::of_entry(c).value * row[F::of_entry(c).at];
     m[item] = sum;
   }
@@ -63,6 +64,7 @@ EQK_DEVICE void write_dy(const Operands<T>& in, const Index* edge, int batch, co
   for (int item = threadIdx.x; item < batch * F::ENTRIES; item += F::THREADS) {
     const int b = item / F::ENTRIES, n = item % F::ENTRIES;
     T sum = T(0);
+#pragma unroll 1
     for (int warp = 0; warp < F::WARPS; ++warp)
       F::Units::at(blockIdx.y * F::WARPS + warp, 0, [&](auto unit, int) {
         const int at = n - unit.FIRST_ENTRY;
@@ -74,6 +76,7 @@ EQK_DEVICE void write_dy(const Operands<T>& in, const Index* edge, int batch, co
   for (int item = threadIdx.x; item < batch * F::YDIM; item += F::THREADS) {
     const int b = item / F::YDIM, j = item % F::YDIM;
     T sum = T(0);
+#pragma unroll 1
     for (int c = F::column_begins(j); c < F::column_begins(j + 1); ++c)
       sum += F::of_column(c).value * total[b * F::ENTRIES + F::of_column(c).at];
     in.dy[(edge[b] * F::BLOCKS + blockIdx.y) * F::YDIM + j] = sum;
@@ -96,6 +99,7 @@ template <class F, class T> EQK_DEVICE void sweep(const Operands<T>& in) {
     for (int n = threadIdx.x; n < F::BATCH * F::WARPS * F::MOMENTS; n += F::THREADS) moments[n] = T(0);
   F::Units::at(task, lane, [&](auto unit, int u) { unit.begin(in, row, u, held); });
 
+#pragma unroll 1
   for (Index t = first; t < last; t += F::BATCH) {
     const int batch = last - t < F::BATCH ? int(last - t) : F::BATCH;
     __syncthreads();  // the batch before is done with
@@ -109,6 +113,7 @@ template <class F, class T> EQK_DEVICE void sweep(const Operands<T>& in) {
     make_matrices<F>(in.y, edge, batch, m);
     if constexpr (F::HY) make_matrices<F>(in.hy, edge, batch, h);
     __syncthreads();
+#pragma unroll 1
     for (int b = 0; b < batch; ++b)
       F::Units::at(task, lane, [&](auto unit, int u) {
         unit.edge(in, m + b * F::ENTRIES, h + (F::HY ? b * F::ENTRIES : 0), edge[b], other[b], u, lane, held,

@@ -37,7 +37,7 @@ def headers() -> dict[str, str]:
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """NVRTC: the one that torch has loaded or can load, else one in a folder of the search path; None if there is none."""
+    """NVRTC of torch's CUDA version: where the loader finds it, else in a wheel of NVIDIA's; None if there is none."""
     import torch
 
     major = int(torch.version.cuda.split(".")[0]) if torch.version.cuda else None
@@ -83,7 +83,8 @@ def compiled(source: str, arch: int) -> bytes:
         options = [f"--gpu-architecture=sm_{arch}".encode(), b"--std=c++17", b"-default-device"]
         status = nvrtc.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*options))
         if status:
-            raise BackendError(f"NVRTC {version()} refuses a kernel:\n{_read(nvrtc, program, 'ProgramLog')}\n{source}")
+            log = _read(nvrtc, program, "ProgramLog").decode()
+            raise BackendError(f"NVRTC {version()} refuses a kernel:\n{log}\n{source}")
         return _read(nvrtc, program, "CUBIN")
     finally:
         nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
