@@ -110,7 +110,7 @@ template <class F, class T> EQK_DEVICE void sweep(const Operands<T>& in) {
       other[threadIdx.x] = !F::INDEXED || (s >= 0 && s < in.others) ? s : -1;
     }
     __syncthreads();
-    make_matrices<F>(in.y, edge, batch, m);
+    if constexpr (F::READS_Y) make_matrices<F>(in.y, edge, batch, m);
     if constexpr (F::HY) make_matrices<F>(in.hy, edge, batch, h);
     __syncthreads();
 #pragma unroll 1

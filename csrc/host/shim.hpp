@@ -28,6 +28,11 @@ void barrier();
 double exchange(double value, int bits);
 }  // namespace eqk_host
 
+#include <cmath>
+using std::fabs;
+using std::fmax;
+using std::sqrt;
+
 #define threadIdx eqk_host::thread
 #define blockIdx eqk_host::block
 

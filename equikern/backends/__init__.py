@@ -27,13 +27,20 @@ from equikern.backends import (
     triton,
 )
 from equikern.backends.constant import constant
+from equikern.backends.cuda import harmonics as cuda_harmonics
 from equikern.backends.triton import harmonics as triton_harmonics
 from equikern.errors import BackendError
 from equikern.program import parse
 
 ORDER: tuple[ModuleType, ...] = (cpu, triton, cuda, reference)
 NAMES = tuple(backend.name for backend in ORDER)
-harmonics = {"cpu": cpu_harmonics, "triton": triton_harmonics, "reference": reference_harmonics}
+harmonics = {
+    "cpu": cpu_harmonics,
+    "triton": triton_harmonics,
+    "cuda": cuda_harmonics,
+    "reference": reference_harmonics,
+}
+NO_KERNEL = {"triton": "it has no kernel for it", "cuda": "it has no kernel for it", "reference": None}
 symmetric = {"cpu": cpu_symmetric, "reference": reference_symmetric}
 
 
@@ -100,8 +107,7 @@ def select_spline(device: str, dtype: torch.dtype) -> str:
 
 @constant
 def _constant_select_spline(setting: str, device: str, dtype: torch.dtype) -> str:
-    answers = {"cpu": cpu_spline.supports(device, dtype), "triton": "it has no kernel for splines", "reference": None}
-    return _choose(setting, "a spline", answers)
+    return _choose(setting, "a spline", {"cpu": cpu_spline.supports(device, dtype), **NO_KERNEL})
 
 
 def select_painn(device: str, dtype: torch.dtype) -> str:
@@ -111,11 +117,7 @@ def select_painn(device: str, dtype: torch.dtype) -> str:
 
 @constant
 def _constant_select_painn(setting: str, device: str, dtype: torch.dtype) -> str:
-    return _choose(
-        setting,
-        "PaiNN",
-        {"cpu": cpu_painn.supports(device, dtype), "triton": "it has no kernel for it", "reference": None},
-    )
+    return _choose(setting, "PaiNN", {"cpu": cpu_painn.supports(device, dtype), **NO_KERNEL})
 
 
 def select_symmetric(device: str, dtype: torch.dtype) -> str:
@@ -125,8 +127,7 @@ def select_symmetric(device: str, dtype: torch.dtype) -> str:
 
 @constant
 def _constant_select_symmetric(setting: str, device: str, dtype: torch.dtype) -> str:
-    answers = {"cpu": cpu_symmetric.supports(device, dtype), "triton": "it has no kernel for it", "reference": None}
-    return _choose(setting, "a symmetric contraction", answers)
+    return _choose(setting, "a symmetric contraction", {"cpu": cpu_symmetric.supports(device, dtype), **NO_KERNEL})
 
 
 def _choose(setting: str, what: str, answers: dict[str, str | None]) -> str:

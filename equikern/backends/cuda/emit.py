@@ -40,7 +40,7 @@ def sweep_source(sweep: Sweep, real: str, chunk: int) -> str:
 def _form(sweep: Sweep) -> str:
     opened = {name: slot in sweep.open for slot, name in enumerate("XYWZ")}
     given = {NAMES[slot].upper(): slot in sweep.given for slot in (HX, HY, HW)}
-    flags = opened | {"SECOND": sweep.second} | given
+    flags = opened | {"SECOND": sweep.second, "READS_Y": Y in sweep.given} | given
     dims = zip(("XDIM", "YDIM", "WDIM", "ZDIM"), sweep.program.dims, strict=True)
     lines = [
         f"  static constexpr bool {', '.join(f'{n} = {str(on).lower()}' for n, on in flags.items())};",

@@ -26,22 +26,30 @@ class CudaKernels(launch.Kernels):
         super().__init__(sweep, parts=self.layout.blocks, chunk=self.layout.batch)
         self.real = REALS[dtype]
 
+    @property
+    def source(self) -> str:
+        """Of the sweep."""
+        return emit.sweep_source(self.sweep, self.real, self.chunk)
+
+    @property
+    def sum_source(self) -> str:
+        """Of the sum of the gradients of x that the sweep writes by edge."""
+        return emit.sum_source(self.sweep, self.real)
+
     def run(self, values: dict[str, Any], rows: int, dtype: torch.dtype) -> None:
         """Start the sweep. The arguments are those of `Operands` in sweep.cuh."""
-        source = emit.sweep_source(self.sweep, self.real, self.chunk)
         read = [_aligned(values.get(name)) for name in NAMES]
         written = [values.get(name) for name in RESULTS]
         index = values.get("x_index", values.get("z_index"))
         tensors = [*read, *written, index, values.get("ptr"), values.get("order")]
         counts = [values["edges"], values["x_rows" if "x_index" in values else "z_rows"]]
         grid = (rows, self.layout.blocks)
-        driver.start(source, "sweep_kernel", grid, self.layout.warps * WARP, [*map(_address, tensors), *counts])
+        driver.start(self.source, "sweep_kernel", grid, self.layout.warps * WARP, [*map(_address, tensors), *counts])
 
     def run_sum(self, part: Tensor, dx: Tensor, graph: tuple[Tensor, ...]) -> None:
         """Start the sum of the gradients of x. The arguments are those of `Parts` in sum.cuh."""
-        source = emit.sum_source(self.sweep, self.real)
         tensors = [part, dx, *(graph or (None, None))]
-        driver.start(source, "sum_kernel", (dx.shape[0], 1), emit.SUM_THREADS, [*map(_address, tensors)])
+        driver.start(self.sum_source, "sum_kernel", (dx.shape[0], 1), emit.SUM_THREADS, [*map(_address, tensors)])
 
 
 def _address(tensor: Tensor | None) -> int:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from equikern.errors import BackendError
 
-HEADERS = ("device.cuh", "lanes.cuh", "path.cuh", "sweep.cuh", "sum.cuh")
+HEADERS = ("device.cuh", "lanes.cuh", "path.cuh", "sweep.cuh", "sum.cuh", "harmonics.cuh")
 MAJORS = (13, 12)
 
 
@@ -72,20 +72,21 @@ def _check(status: int) -> None:
         raise BackendError(f"NVRTC failed with status {status}.")
 
 
-def compiled(source: str, arch: int) -> bytes:
-    """The cubin of a source for sm_<arch>."""
+def compiled(source: str, arch: int, *more: str) -> tuple[bytes, str]:
+    """The cubin of a source for sm_<arch>, and what the compiler said; `more`: options."""
     nvrtc, program = _library(), ctypes.c_void_p()
     names, texts = headers().keys(), headers().values()
     array = ctypes.c_char_p * len(names)
     given = (array(*(t.encode() for t in texts)), array(*(n.encode() for n in names)))
     _check(nvrtc.nvrtcCreateProgram(ctypes.byref(program), source.encode(), b"kernel.cu", len(names), *given))
     try:
-        options = [f"--gpu-architecture=sm_{arch}".encode(), b"--std=c++17", b"-default-device"]
-        status = nvrtc.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*options))
+        options = [f"--gpu-architecture=sm_{arch}", "--std=c++17", "-default-device", *more]
+        encoded = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
+        status = nvrtc.nvrtcCompileProgram(program, len(options), encoded)
+        log = _read(nvrtc, program, "ProgramLog").rstrip(b"\0").decode()
         if status:
-            log = _read(nvrtc, program, "ProgramLog").decode()
-            raise BackendError(f"NVRTC {version()} refuses a kernel:\n{log}\n{source}")
-        return _read(nvrtc, program, "CUBIN")
+            raise BackendError(f"NVRTC {version()} refuses a kernel for sm_{arch}:\n{log}\n{source}")
+        return _read(nvrtc, program, "CUBIN"), log
     finally:
         nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
 
@@ -111,7 +112,7 @@ def cubin(source: str, arch: int) -> bytes:
     try:
         return file.read_bytes()
     except OSError:
-        made = compiled(source, arch)
+        made, _ = compiled(source, arch)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=file.parent, delete=False) as draft:

@@ -86,6 +86,22 @@ def own_pass(text: str, open: tuple[int, ...], given: tuple[int, ...], second: b
     return again + program.dims[Z] / 2 < 2 * part_columns(_sweep(text, open, given, second, fixed))[1]
 
 
+def steps(make: Make, text: str) -> dict[str, Kernels]:
+    """The sweeps that a training step takes, by name: those of three orders, and over rows of x where x has its own."""
+    first, second = tuple(range(4)), tuple(range(7))
+    own = own_pass(text, (X, Y, W), first, False, True)
+    inner = (Y, W) if own else (X, Y, W)
+    found = {
+        "forward": kernels(make, text, (Z,), (X, Y, W), False, True),
+        "backward": kernels(make, text, inner, first, False, True),
+        "double backward": kernels(make, text, (*inner, Z), second, True, True),
+    }
+    if own:
+        found["backward of x"] = kernels(make, text, (X,), first, False, True, X)
+        found["double backward of x"] = kernels(make, text, (X,), second, True, True, X)
+    return found
+
+
 def sweep(
     make: Make,
     base: Program,

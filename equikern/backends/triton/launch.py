@@ -63,4 +63,5 @@ class TritonKernels(launch.Kernels):
 
 kernels = partial(launch.kernels, TritonKernels)
 own_pass = launch.own_pass
+steps = partial(launch.steps, TritonKernels)
 sweep = partial(launch.sweep, TritonKernels)
