@@ -9,7 +9,7 @@
 #define EQK_TABLE __device__ const
 #define EQK_SHARED(T, name, size) __shared__ alignas(32) T name[size]
 #define EQK_KERNEL(name, threads, Argument) \
-  extern "C" __global__ void __launch_bounds__(threads, 1) name(const __grid_constant__ Argument argument)
+    extern "C" __global__ void __launch_bounds__(threads, 1) name(const __grid_constant__ Argument argument)
 #endif
 
 namespace eqk {
@@ -20,6 +20,9 @@ constexpr int WARP = 32;
 
 EQK_DEVICE constexpr int power_of_two(int n) { return n <= 1 ? 1 : 2 * power_of_two((n + 1) / 2); }
 
-template <class T> EQK_DEVICE T not_a_number() { return T(0) / T(0); }
+template <class T>
+EQK_DEVICE T not_a_number() {
+    return T(0) / T(0);
+}
 
 }  // namespace eqk

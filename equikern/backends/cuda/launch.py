@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from typing import Any
 
 import torch
@@ -26,12 +26,12 @@ class CudaKernels(launch.Kernels):
         super().__init__(sweep, parts=self.layout.blocks, chunk=self.layout.batch)
         self.real = REALS[dtype]
 
-    @property
+    @cached_property
     def source(self) -> str:
         """Of the sweep."""
         return emit.sweep_source(self.sweep, self.real, self.chunk)
 
-    @property
+    @cached_property
     def sum_source(self) -> str:
         """Of the sum of the gradients of x that the sweep writes by edge."""
         return emit.sum_source(self.sweep, self.real)

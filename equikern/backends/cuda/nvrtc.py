@@ -37,16 +37,18 @@ def headers() -> dict[str, str]:
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """NVRTC of torch's CUDA version: where the loader finds it, else in a wheel of NVIDIA's; None if there is none."""
+    """NVRTC of torch's CUDA version: what the loader finds, else the one in NVIDIA's wheel; None if there is none."""
     import torch
 
     major = int(torch.version.cuda.split(".")[0]) if torch.version.cuda else None
     majors = (major,) if major else MAJORS
     names = [f"libnvrtc.so.{m}" for m in majors]
-    folders = [Path(entry) / "nvidia" / f for entry in sys.path for f in ("cuda_nvrtc/lib", "cu13/lib", "cu12/lib")]
-    for name in [*names, *(str(folder / name) for folder in folders for name in names if (folder / name).exists())]:
+    folders = [Path(entry) / "nvidia" / f / "lib" for entry in sys.path for f in ("cuda_nvrtc", "cu13")]
+    for file in [*map(Path, names), *(folder / name for folder in folders for name in names)]:
         try:
-            return ctypes.CDLL(name)
+            for builtins in file.parent.glob("libnvrtc-builtins.so*") if file.is_absolute() else ():
+                ctypes.CDLL(str(builtins))  # NVRTC looks for it by name only
+            return ctypes.CDLL(str(file))
         except OSError:
             continue
     return None
