@@ -15,7 +15,7 @@ from equikern.backends.cuda import nvrtc
 
 CSRC = nvrtc.source_folder().parent
 COMPILER = shutil.which(os.environ.get("CXX", "g++"))
-FLAGS = ["-std=c++17", "-O1", "-fPIC", "-shared", "-DEQK_HOST", "-Wno-unknown-pragmas"]
+FLAGS = ["-std=c++17", "-O0", "-fPIC", "-shared", "-DEQK_HOST", "-Wno-unknown-pragmas"]
 # Kernels have the same names in each library: nothing of one may stand for that of another.
 FLAGS += ["-fvisibility=hidden", "-fno-gnu-unique"]
 CACHE = Path(tempfile.gettempdir()) / f"equikern-host-{os.getuid()}"
