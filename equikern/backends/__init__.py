@@ -32,15 +32,16 @@ from equikern.backends.triton import harmonics as triton_harmonics
 from equikern.errors import BackendError
 from equikern.program import parse
 
-ORDER: tuple[ModuleType, ...] = (cpu, triton, cuda, reference)
+# cuda stands behind the reference, so that it runs where it is asked for by name: it has not yet run on a device.
+ORDER: tuple[ModuleType, ...] = (cpu, triton, reference, cuda)
 NAMES = tuple(backend.name for backend in ORDER)
 harmonics = {
     "cpu": cpu_harmonics,
     "triton": triton_harmonics,
-    "cuda": cuda_harmonics,
     "reference": reference_harmonics,
+    "cuda": cuda_harmonics,
 }
-NO_KERNEL = {"triton": "it has no kernel for it", "cuda": "it has no kernel for it", "reference": None}
+NO_KERNEL = {"triton": "it has no kernel for it", "reference": None, "cuda": "it has no kernel for it"}
 symmetric = {"cpu": cpu_symmetric, "reference": reference_symmetric}
 
 

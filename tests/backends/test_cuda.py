@@ -178,6 +178,13 @@ def test_what_it_has_no_kernel_for_is_named(monkeypatch, id, dtype, reason):
     assert reason in cuda.supports(get(id).program, "cuda", dtype)
 
 
+@needs_compiler
+def test_it_is_never_chosen_by_itself(on_host):
+    program = get("mul-5").program.text
+    assert backends.reasons(program, "cuda", torch.float32)["cuda"] is None
+    assert backends.select(program, "cuda", torch.float32) != "cuda"
+
+
 def test_where_cuda_or_its_compiler_is_missing_the_reason_is_said(monkeypatch):
     program = get("mul-5").program
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
