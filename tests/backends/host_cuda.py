@@ -41,14 +41,25 @@ def shim() -> ctypes.CDLL:
     return ctypes.CDLL(str(built(host[0], host[1])), ctypes.RTLD_GLOBAL)
 
 
+def library(source: str) -> Path:
+    """Of a kernel's emitted source."""
+    return built(source, "".join(nvrtc.headers().values()) + (CSRC / "host" / "shim.hpp").read_text())
+
+
 @cache
 def kernel(source: str, name: str) -> ctypes._CFuncPtr:
     """A kernel of an emitted source, as a function of the grid and the address of its argument."""
     shim()
-    made_of = "".join(nvrtc.headers().values()) + (CSRC / "host" / "shim.hpp").read_text()
-    return getattr(ctypes.CDLL(str(built(source, made_of))), f"{name}_on_host")
+    return getattr(ctypes.CDLL(str(library(source))), f"{name}_on_host")
 
 
 def start(source: str, name: str, grid: tuple[int, int], threads: int, words: list[int]) -> None:
     """What `driver.start` does on a device."""
     kernel(source, name)(*grid, ctypes.byref((ctypes.c_int64 * len(words))(*words)))
+
+
+@cache
+def driver() -> ctypes.CDLL:
+    """The driver's calls on the host: its "cubin" is the path of a kernel's library."""
+    shim()
+    return ctypes.CDLL(str(built((CSRC / "host" / "driver.cpp").read_text(), "")))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -155,6 +157,38 @@ def test_harmonics_and_their_derivatives_are_those_of_the_reference(on_host, spe
     got, expected = (b.harmonics_double_backward(spec, vec, z, h) for b in (ours, theirs))
     assert_close([a[2:] for a in got], [a[2:] for a in expected], 2e-14)
     assert not any(a[0].any() for a in got) or "raw" in spec
+
+
+@pytest.fixture
+def on_host_driver(monkeypatch):
+    """The driver's calls are those of csrc/host/driver.cpp; what torch knows of its device is made up."""
+    monkeypatch.setattr(driver, "_cuda", host_cuda.driver)
+    monkeypatch.setattr(driver, "cubin", lambda source, arch: bytes(host_cuda.library(source)) + b"\0")
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: SimpleNamespace(cuda_stream=0x123456789ABC))
+    driver._function.cache_clear()
+    yield
+    driver._function.cache_clear()
+
+
+@needs_compiler
+def test_the_driver_starts_kernels_also_on_a_thread_without_a_context(on_host_driver, monkeypatch):
+    monkeypatch.setattr(cuda, "unavailable", lambda device, dtype: None)
+    vec, spec = torch.randn(200, 3), "sh 0,1 norm raw"
+    with ThreadPoolExecutor(1) as threads:
+        found = [cuda_harmonics.harmonics(spec, vec), threads.submit(cuda_harmonics.harmonics, spec, vec).result()]
+    assert torch.equal(*found)
+    assert_close(found[0], backends.harmonics["reference"].harmonics(spec, vec), 1e-6)
+
+
+@needs_compiler
+def test_what_the_driver_refuses_is_said_in_its_words(on_host_driver):
+    source = cuda_harmonics.source("sh 0,1 norm raw", 0, "float")
+    with pytest.raises(BackendError, match="could not find abacus: named symbol not found"):
+        driver.start(source, "abacus", (1, 1), 128, [0])
+    with pytest.raises(BackendError, match="could not start harmonics_kernel: invalid argument"):
+        driver.start(source, "harmonics_kernel", (0, 1), 128, [0] * 7)
 
 
 def test_tensors_on_the_cpu_are_refused_by_name():
