@@ -14,7 +14,6 @@ namespace eqk {
 /// What a sweep reads and writes, contiguous rows; null where the form does not.
 template <class T>
 struct Operands {
-    using Real = T;
     const T *x, *y, *w, *g, *hx, *hy, *hw;
     T *dx, *dy, *dw, *z;
     const Index* index;        // the row of x (or of g, for a sweep over rows of x) of each edge

@@ -81,7 +81,10 @@ void run_block(int threads) {
         fiber.state = State::running;
     }
     for (;;) {
-        for (int first = 0; first < threads; first += WARP) run_warp(first, first + WARP);
+        for (int n = 0; n < threads; n += WARP) {
+            const int first = backwards ? threads - WARP - n : n;
+            run_warp(first, first + WARP);
+        }
         const int done = count(State::done, 0, threads);
         if (done == threads) return;
         if (done) stop("a barrier that not every thread reaches");
@@ -92,6 +95,7 @@ void run_block(int threads) {
 }  // namespace
 
 thread_local dim3 thread, block;
+bool backwards;
 
 void launch(unsigned x, unsigned y, unsigned threads, void (*given)(const void*), const void* with) {
     fibers.resize(threads);

@@ -1,8 +1,8 @@
 // Compiles the kernels of csrc/cuda as C++17 and runs them on the CPU, one block at a time: for tests.
 //
 // Every thread of a block is a fiber; a barrier or a warp's exchange is where it yields. A barrier that a thread
-// misses, or a lane that an exchange names and that is elsewhere, stops the process with a message. Races are not
-// modelled.
+// misses, or a lane that an exchange names and that is elsewhere, stops the process with a message. A race shows where
+// the order of the warps changes a result: `backwards` turns it round.
 #pragma once
 
 #include <cmath>
@@ -28,6 +28,7 @@ struct dim3 {
 #pragma GCC visibility push(default)
 namespace eqk_host {
 extern thread_local dim3 thread, block;
+extern "C" bool backwards;  // the last warp of a block runs first
 void launch(unsigned x, unsigned y, unsigned threads, void (*body)(const void*), const void* argument);
 void barrier();
 /// The value of the lane whose number differs in `bits`; all lanes of the warp take part.

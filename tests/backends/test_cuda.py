@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,10 +13,10 @@ import torch
 
 from equikern import backends
 from equikern.backends import cuda
-from equikern.backends.cuda import driver, layout, nvrtc, resources
+from equikern.backends.cuda import driver, emit, layout, nvrtc, resources
 from equikern.backends.cuda import harmonics as cuda_harmonics
 from equikern.backends.cuda.launch import maker
-from equikern.backends.gpu.launch import steps
+from equikern.backends.gpu import launch
 from equikern.errors import BackendError
 from equikern.ops import evaluate, plan
 from equikern.program import painn_message
@@ -117,13 +118,28 @@ def test_first_and_second_derivatives_are_those_of_finite_differences(on_host):
     assert torch.autograd.gradgradcheck(f, (x, y, w), fast_mode=True)
 
 
+@pytest.fixture
+def warps_of_a_block(monkeypatch, request):
+    """At most so many; what was worked out for another number is forgotten, before and after."""
+    monkeypatch.setattr(layout, "WARPS", request.param)
+    forget = [launch.kernels, layout.layout, emit.sweep_source]
+    for cached in forget:
+        cached.cache_clear()
+    yield request.param
+    for cached in forget:
+        cached.cache_clear()
+
+
 @needs_compiler
-def test_several_blocks_of_a_row_and_many_batches_give_what_one_gives(on_host, monkeypatch):
+@pytest.mark.parametrize("backwards", [False, True])
+@pytest.mark.parametrize("warps_of_a_block", [3, 8], indirect=True)
+def test_many_edges_and_warps_of_a_row_work_in_any_order(on_host, monkeypatch, warps_of_a_block, backwards):
+    monkeypatch.setattr(ctypes.c_bool.in_dll(host_cuda.shim(), "backwards"), "value", backwards)
     program = painn_message(320)
-    layout.layout.cache_clear()
-    monkeypatch.setattr(layout, "WARPS", 3)
-    assert maker(torch.float64)(steps(maker(torch.float64), program.text)["forward"].sweep).layout.blocks > 1
+    made = launch.steps(maker(torch.float64), program.text)["backward"].layout
+    assert 1 < made.warps <= warps_of_a_block and made.blocks > 1 and made.batch < 20
     check_opening(program, [0, 1, 2, 3], edges=20, nodes=1)
+    check_opening(program.along([0, 1, 2]), [0, 1, 2, 3], edges=20, nodes=1)
 
 
 @needs_compiler
@@ -232,7 +248,7 @@ def test_where_cuda_or_its_compiler_is_missing_the_reason_is_said(monkeypatch):
 @pytest.mark.parametrize("arch", [80, 90])
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_kernels_compile_for_the_device_and_spill_nothing(name, arch):
-    for label, made in steps(maker(torch.float32), PROGRAMS[name].text).items():
+    for label, made in launch.steps(maker(torch.float32), PROGRAMS[name].text).items():
         found = resources.resources(made.source, arch)
         assert found.spilled == 0, f"{name} {label} sm_{arch}: {found}"
         assert found.shared <= layout.SHARED_BYTES, f"{name} {label} sm_{arch}: {found}"
@@ -240,7 +256,7 @@ def test_kernels_compile_for_the_device_and_spill_nothing(name, arch):
 
 @needs_cuda_compiler
 def test_the_sum_and_the_harmonics_compile_for_the_device():
-    backward = steps(maker(torch.float64), PROGRAMS["mace"].text)["backward"]
+    backward = launch.steps(maker(torch.float64), PROGRAMS["mace"].text)["backward"]
     sources = [backward.sum_source] + [
         cuda_harmonics.source("sh 0,1,2,3 component normalize", n, "float") for n in range(3)
     ]
@@ -258,6 +274,6 @@ def test_a_kernel_is_compiled_once_for_all_processes(tmp_path, monkeypatch):
 
 
 def test_the_source_says_what_it_is_made_of():
-    source = steps(maker(torch.float32), PROGRAMS["painn"].text)["forward"].source
+    source = launch.steps(maker(torch.float32), PROGRAMS["painn"].text)["forward"].source
     assert source.startswith(f"// {PROGRAMS['painn'].text}\n// opens z\n")
     assert "Dense<1, 3>" in source and "Diagonal<3>" in source
