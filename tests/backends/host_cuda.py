@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -11,7 +12,8 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-from equikern.backends.cuda import nvrtc
+from equikern.backends.cuda import nvrtc, resources
+from equikern.backends.cuda.resources import Resources
 
 CSRC = nvrtc.source_folder().parent
 COMPILER = shutil.which(os.environ.get("CXX", "g++"))
@@ -23,8 +25,7 @@ CACHE = Path(tempfile.gettempdir()) / f"equikern-host-{os.getuid()}"
 
 def built(text: str, made_of: str) -> Path:
     """The shared library of a C++ text; kept by the content of all it is made of."""
-    CACHE.mkdir(mode=0o700, exist_ok=True)
-    library = CACHE / f"{hashlib.sha256((text + made_of).encode()).hexdigest()[:24]}.so"
+    library = kept(text + made_of + " ".join(FLAGS), ".so")
     if not library.exists():
         draft = library.with_suffix(f".{os.getpid()}")
         command = [COMPILER, *FLAGS, "-I", str(CSRC / "cuda"), "-I", str(CSRC / "host"), "-x", "c++", "-", "-o", draft]
@@ -39,6 +40,30 @@ def shim() -> ctypes.CDLL:
     """The fibers that run a block's threads."""
     host = [(CSRC / "host" / name).read_text() for name in ("shim.cpp", "shim.hpp")]
     return ctypes.CDLL(str(built(host[0], host[1])), ctypes.RTLD_GLOBAL)
+
+
+def kept(text: str, suffix: str) -> Path:
+    """Where something that is made of a text is kept."""
+    CACHE.mkdir(mode=0o700, exist_ok=True)
+    return CACHE / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}{suffix}"
+
+
+def resources_of(source: str, arch: int) -> Resources:
+    """`resources`, asked of the compiler once for each content: it takes a second or two a kernel."""
+    file = kept("".join([source, *nvrtc.headers().values(), str(arch), compiler_version()]), ".json")
+    if not file.exists():
+        draft = file.with_suffix(f".{os.getpid()}")
+        draft.write_text(json.dumps(resources.resources(source, arch)))
+        draft.replace(file)
+    return Resources(*json.loads(file.read_text()))
+
+
+@cache
+def compiler_version() -> str:
+    """Of what compiles for devices."""
+    if resources.compiler() == "nvcc":
+        return subprocess.run(["nvcc", "--version"], capture_output=True, text=True, check=True).stdout
+    return nvrtc.version()
 
 
 def library(source: str) -> Path:

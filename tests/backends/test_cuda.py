@@ -249,7 +249,7 @@ def test_where_cuda_or_its_compiler_is_missing_the_reason_is_said(monkeypatch):
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_kernels_compile_for_the_device_and_spill_nothing(name, arch):
     for label, made in launch.steps(maker(torch.float32), PROGRAMS[name].text).items():
-        found = resources.resources(made.source, arch)
+        found = host_cuda.resources_of(made.source, arch)
         assert found.spilled == 0, f"{name} {label} sm_{arch}: {found}"
         assert found.shared <= layout.SHARED_BYTES, f"{name} {label} sm_{arch}: {found}"
 
@@ -260,7 +260,7 @@ def test_the_sum_and_the_harmonics_compile_for_the_device():
     sources = [backward.sum_source] + [
         cuda_harmonics.source("sh 0,1,2,3 component normalize", n, "float") for n in range(3)
     ]
-    assert all(resources.resources(source).spilled == 0 for source in sources)
+    assert all(host_cuda.resources_of(source, 90).spilled == 0 for source in sources)
 
 
 @needs_nvrtc
