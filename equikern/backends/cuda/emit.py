@@ -10,7 +10,7 @@ from equikern.backends.gpu.units import Segment, UnitPath, segments
 from equikern.program import SHARED
 from equikern.program.program import W, X, Y, Z
 
-SUM_THREADS = 256
+SUM_THREADS = 128
 _SIZES = {"float": 4, "double": 8}
 
 
