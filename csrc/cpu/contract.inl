@@ -56,7 +56,8 @@ void stage_y(const Lowered& p, const T* y, const int64_t* edges, int count, T* t
 
 // The rows that the kernels of one block of edges read and write, before they are moved to a path's segments.
 template <class T>
-Edges<T> rows_of(const Sweep<T>& s, Worker<T>& t, const int64_t* edges, int count, int64_t position, T* dw_kept) {
+Edges<T> rows_of(const Sweep<T>& s, Worker<T>& t, const int64_t* edges, int count, int64_t position, T* dx_kept,
+                 T* dw_kept) {
     const Lowered& p = s.p;
     const ContractArgs<T>& a = s.a;
     Edges<T> r{};
@@ -81,7 +82,7 @@ Edges<T> rows_of(const Sweep<T>& s, Worker<T>& t, const int64_t* edges, int coun
                 to_inside(p.x, p.mul_ir, a.hx + edge * p.x_dim, t.hx.data() + e * p.x_width),
                     r.hx[e] = t.hx.data() + e * p.x_width;
         }
-        r.dx[e] = t.dx.data() + e * p.x_width;
+        r.dx[e] = (dx_kept ? dx_kept : t.dx.data()) + e * p.x_width;
         r.dw[e] = p.staged_w || a.shared_w || !a.dw ? t.dw.data() + e * p.w_width : a.dw + edge * p.w_dim;
         if (s.table()) {
             r.w[e] = t.w.data() + e * p.w_width;
@@ -138,7 +139,7 @@ void add(T* to, const T* from, int64_t count) {
 
 // Put away what a block of edges gave: dy, dw by edge, dx by edge (or added to its sender where the thread is alone).
 template <class T>
-void finish_block(const Sweep<T>& s, Worker<T>& t, const int64_t* edges, int count, T* dx_edges, T* dw_group) {
+void finish_block(const Sweep<T>& s, Worker<T>& t, const int64_t* edges, int count, bool dx_kept, T* dw_group) {
     const Lowered& p = s.p;
     const ContractArgs<T>& a = s.a;
     if (a.dy) {
@@ -152,12 +153,10 @@ void finish_block(const Sweep<T>& s, Worker<T>& t, const int64_t* edges, int cou
         else if (a.dw && p.staged_w && !s.table())
             unstage_weights(p, t.dw.data() + e * p.w_width, a.dw + edges[e] * p.w_dim);
         if (a.db) std::copy_n(t.db.data() + e * kMostRows, a.window, a.db + edges[e] * a.window);
-        if (!a.dx) continue;
+        if (!a.dx || dx_kept) continue;
         const T* row = t.dx.data() + e * p.x_width;
         if (!s.gather)
             to_outside(p.x, p.mul_ir, row, a.dx + edges[e] * p.x_dim);
-        else if (dx_edges)
-            std::copy_n(row, p.x_width, dx_edges + e * p.x_width);
         else
             add(s.dx.data() + a.x_index[edges[e]] * p.x_width, row, p.x_width);
     }
@@ -181,16 +180,17 @@ void run_receiver(const Sweep<T>& s, Worker<T>& t, int64_t receiver, const Kept<
             stage_y(p, a.hy, edges, count, t.hy.data());
             apply(p.m_of_y, t.hy.data(), t.n.data());
         }
+        T* const dx = kept.dx ? kept.dx + (at - begin) * p.x_width : nullptr;
         T* const dw = kept.dw ? kept.dw + (at - begin) * s.dw_kept() : nullptr;
-        const Edges<T> rows = rows_of(s, t, edges, count, at, dw);
-        if (s.grads) std::fill_n(t.dx.data(), count * p.x_width, T(0));
+        const Edges<T> rows = rows_of(s, t, edges, count, at, dx, dw);
+        if (s.grads) std::fill_n(rows.dx[0], count * p.x_width, T(0));
         if (a.db) std::fill_n(t.db.data(), t.db.size(), T(0));
         if (a.second)
             run_blocks<T, true>(s, t, rows, edges, dw != nullptr);
         else
             run_blocks<T, false>(s, t, rows, edges, dw != nullptr);
         if (s.grads)
-            finish_block(s, t, edges, count, kept.dx ? kept.dx + (at - begin) * p.x_width : nullptr, kept.dw_group);
+            finish_block(s, t, edges, count, dx != nullptr, kept.dw_group);
     }
     if (a.z) to_outside(p.z, p.mul_ir, t.z.data(), a.z + receiver * p.z_dim);
 }
@@ -212,7 +212,7 @@ template <class T>
 void run_batch(const Sweep<T>& s, Worker<T>& t, int64_t first, int64_t last, bool alone) {
     const int64_t begin = s.begin(s.groups[first]);
     // Runs of groups, not single ones: two threads that fault the same huge page of dw would both clear it.
-    const int64_t run = std::max<int64_t>(1, (last - first) / (4 * omp_get_num_threads()));
+    const int64_t run = std::max<int64_t>(1, (last - first) / (16 * omp_get_num_threads()));
 #pragma omp for schedule(dynamic, run)
     for (int64_t group = first; group < last; ++group) {
         T* dw = s.dw_groups.size() ? s.dw_groups.data() + (group - first) * s.p.w_width : nullptr;

@@ -14,8 +14,8 @@ def empty(like: Tensor, rows: int, columns: int) -> Tensor:
     """(rows, columns) of like's dtype on the CPU, not written."""
     count = rows * columns
     size = count * like.element_size()
-    deterministic = torch.are_deterministic_algorithms_enabled() and torch.utils.deterministic.fill_uninitialized_memory
-    if size < LARGE or deterministic:
+    # With deterministic algorithms torch may fill memory that nobody has written.
+    if size < LARGE or torch.are_deterministic_algorithms_enabled():
         return like.new_empty(rows, columns)
     flat = torch.frombuffer(_C.KeptBlock(size), dtype=like.dtype, count=count)
     return flat.as_strided_((rows, columns), (columns, 1))  # in place: a result is nobody's view
