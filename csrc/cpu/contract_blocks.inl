@@ -94,7 +94,8 @@ EQK_INLINE void backward_rows(const Edges<T>& e, const Place<T>& at, int a, int 
     const int64_t stride = at.channels;
     const T *const x = e.x[a] + at.x + i0 * stride, *const hx = e.hx[a] + at.x + i0 * stride;
     const T *const w = e.w[a] + at.w, *const hw = e.hw[a] + at.w;
-    const T *const m = at.m + i0 * D3 * EDGES + a, *const n = at.n + i0 * D3 * EDGES + a;
+    const T *m = at.m + i0 * D3 * EDGES + a, *n = at.n + i0 * D3 * EDGES + a;
+    hide(m), hide(n);
     T *const dx = e.dx[a] + at.x + i0 * stride, *const dw = e.dw[a] + at.w;
     T* const plain = Second && e.plain[a] ? e.plain[a] + at.w : nullptr;
     Vec<T> moments[I * D3];

@@ -92,12 +92,6 @@ EQK_INLINE void put(const Target<T>& to, bool fresh, int64_t receiver, int64_t u
             }
 }
 
-// The compiler is not to know where a pointer comes from: it would keep every offset in a register of its own.
-template <class T>
-EQK_INLINE void hide(const T*& p) {
-    asm("" : "+r"(p));
-}
-
 // The first `count` numbers of a row, as a vector.
 template <class T>
 EQK_INLINE Vec<T> load_some(const T* p, int64_t count) {
