@@ -127,9 +127,9 @@ class Probe:
         stored = 2 * torch.finfo(self.subject.dtype).eps * float(expected.abs())
         return finite(max(0.0, finite(float((got - expected).abs())) - stored) / self.energy_scale)
 
-    def error(self, key: str, got: Tensor, expected: Tensor) -> float:
-        """The largest |got - expected| relative to the largest magnitude of the quantity in the system."""
-        return relative(got, expected, float(self.prediction[key].abs().max()))
+    def largest(self, key: str) -> float:
+        """The largest magnitude of a quantity in the system."""
+        return float(self.prediction[key].abs().max())
 
 
 def finite(error: float) -> float:
@@ -142,7 +142,7 @@ def relative(got: Tensor, expected: Tensor, scale: float) -> float:
     if got.shape != expected.shape:
         return float("inf")
     error = float((got - expected).abs().max()) if got.numel() else 0.0
-    return finite(error / scale) if error else 0.0
+    return finite(error / scale if scale else float("inf")) if error else 0.0
 
 
 @dataclass
@@ -199,8 +199,13 @@ class Trial:
         return probe.energy_error(got["energy"], expected), self.tolerances[0], where
 
     def other(self, probe: Probe, key: str, got: Prediction, expected: Tensor, what: str) -> Found:
-        """Forces, stress or dipole against what is expected."""
-        return probe.error(key, got[key], expected), self.tolerances[1], f"{key} of {probe.system.name} {what}"
+        """Another quantity against what is expected, relative to its magnitude in the system.
+
+        What a symmetric system may lack, such as a dipole, is relative to its largest magnitude in any system.
+        """
+        probes = [probe] if key == "forces" else [p for p in (probe, *self.probes) if key in p.prediction]
+        error = relative(got[key], expected, max(p.largest(key) for p in probes))
+        return error, self.tolerances[1], f"{key} of {probe.system.name} {what}"
 
 
 @dataclass(frozen=True)
@@ -216,7 +221,7 @@ class Predicate:
         generator = torch.Generator().manual_seed(1000 * seed + int(self.id[1:]))
         trial = Trial(self.id, subject, probed(subject, on, seed), generator)
         try:
-            error, tolerance, where = max(self.find(trial), key=lambda found: found[0] / found[1])
+            error, tolerance, where = max(self.find(trial), key=lambda found: finite(found[0] / found[1]))
         except DoesNotApply as reason:
             return Result(self.id, self.name, None, 0.0, 0.0, str(reason))
         return Result(self.id, self.name, error <= tolerance, error, tolerance, where)
