@@ -106,6 +106,17 @@ class PaiNN(nn.Module):
             weights.append(self.centres)
         return self.config, weights
 
+    def energies_and_gradients(
+        self, species: Tensor, edge_vec: Tensor, edge_index: Tensor, graph: Graph | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Atomic energies (N,) and d(their sum)/d(edge_vec), (E, 3), by one native op; both differentiable once.
+
+        The arguments of `forward`. Raises BackendError for a derivative of second order.
+        """
+        graph = _graph(graph, edge_index, species)
+        config, weights = self.whole()
+        return painn(config, edge_vec, [species, *graph.index[:4], *graph.by_sender], weights)
+
     def energy_and_forces(
         self,
         species: Tensor,
@@ -129,9 +140,7 @@ class PaiNN(nn.Module):
         edge_vec = positions[graph.sender] - positions[graph.receiver]
         if offsets is not None:
             edge_vec = edge_vec + offsets
-        config, weights = self.whole()
-        plans = [species, *graph.index[:4], *graph.by_sender]
-        energies, g = painn(config, edge_vec, plans, weights)
+        energies, g = self.energies_and_gradients(species, edge_vec, edge_index, graph)
         forces = (
             positions.new_zeros(positions.shape).index_add(0, graph.receiver, g).index_add(0, graph.sender, g, alpha=-1)
         )

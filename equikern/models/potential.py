@@ -1,0 +1,221 @@
+"""`Potential`: energies, forces and stress of atoms by any model of atomic energies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import isfinite
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from equikern.errors import EquikernError, ShapeError
+from equikern.graph import Graph, Neighbours, check_structures, neighbours
+
+# Two atoms nearer than this, in the unit of the cutoff, are one atom twice.
+OVERLAP = 1e-6
+
+
+@runtime_checkable
+class NativeGradients(Protocol):
+    """A model that computes its energies' derivatives itself, faster than autograd does."""
+
+    def energies_and_gradients(
+        self, species: Tensor, edge_vec: Tensor, edge_index: Tensor, graph: Graph | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Atomic energies (N,) and d(their sum)/d(edge_vec), (E, 3), both differentiable once."""
+
+
+class Potential(nn.Module):
+    """Energies, forces and stress by a model of atomic energies, `model(species, edge_vec, edge_index, graph)`.
+
+    The energy of a structure is sum over its atoms of (scale * model's output + shift + reference energy of the
+    element), summed in float64. elements: the atomic numbers whose species are 0, 1, ... reference_energies: one
+    for each of them, in their order or by atomic number. Lengths are in the unit of the model's cutoff.
+
+    The dtype of the network is that of its parameters; differences of positions are taken in the dtype of the
+    positions: give float64 ones to a float32 network too.
+
+    >>> from equikern.models import PaiNN, PaiNNConfig
+    >>> water = Potential(PaiNN(PaiNNConfig(channels=8, hidden=4, num_species=2)), elements=[1, 8])
+    >>> found = water.predict([8, 1, 1], [[0.0, 0.0, 0.0], [0.96, 0.0, 0.0], [-0.24, 0.93, 0.0]])
+    >>> found["forces"].shape
+    torch.Size([3, 3])
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        elements: Sequence[int],
+        *,
+        reference_energies: Sequence[float] | Mapping[int, float] | None = None,
+        scale: float = 1.0,
+        shift: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.elements = _elements(elements, model)
+        self.reference_energies = _energies(reference_energies, self.elements)
+        self.scale, self.shift = float(scale), float(shift)
+        self.cutoff: float = model.config.cutoff  # type: ignore[union-attr, assignment]
+        table = torch.full((max(self.elements) + 1,), -1)
+        table[list(self.elements)] = torch.arange(len(self.elements))
+        self.species_of: Tensor
+        self.register_buffer("species_of", table, persistent=False)
+
+    def predict(self, numbers: Any, positions: Any, cell: Any = None) -> dict[str, Tensor]:
+        """'energy' (), 'forces' (N, 3) and, with a cell, 'stress' (3, 3) of one structure, without derivatives.
+
+        numbers (N,) atomic numbers, positions (N, 3), cell (3, 3) whose rows are lattice vectors of a crystal; tensors,
+        arrays or lists. Raises as `forward`.
+        """
+        given = [torch.as_tensor(numbers), _floating(positions)]
+        with torch.no_grad():
+            found = self(*given) if cell is None else self(*given, _floating(cell), pbc=True)
+        names = ["energy"] if cell is None else ["energy", "stress"]
+        return {"forces": found["forces"]} | {name: found[name][0] for name in names}
+
+    def forward(
+        self,
+        numbers: Tensor,
+        positions: Tensor,
+        cell: Tensor | None = None,
+        *,
+        pbc: Tensor | Sequence[bool] | bool | None = None,
+        batch: Tensor | None = None,
+        edges: Neighbours | None = None,
+    ) -> dict[str, Tensor]:
+        """Properties of B structures, differentiable unless under `torch.no_grad`:
+
+        'energy' (B,) and its terms 'energies' (N,), float64; 'forces' (N, 3) = -dE/d(positions); 'virial' (B, 3, 3)
+        = -dE/d(strain), the strain symmetric; with a cell 'stress' (B, 3, 3) = -virial / volume, tension above 0 as
+        in ASE, zero for structures that are not periodic in all directions.
+
+        numbers (N,), positions (N, 3); cell, pbc and batch as in `graph.neighbours`: molecules and crystals mix, where
+        a molecule's cell is zero. edges: a neighbour list at hand, as `graph.VerletList` gives; its edges are
+        shorter than the cutoff. All derivatives exist where the positions require gradients; else those that training
+        needs, by the native gradients of models that have them.
+        Raises ShapeError for shapes that do not fit, EquikernError for elements that the potential does not know,
+        positions that are not finite, atoms nearer than 1e-6 to each other, and cells without volume.
+        """
+        records = torch.is_grad_enabled()
+        if not records:
+            positions = positions.detach()
+        lattice, periodic, batch = check_structures(positions, cell, pbc, batch)
+        species = self._species(numbers, positions)
+        if edges is None:
+            edges = neighbours(positions, self.cutoff, lattice, periodic, batch)
+        structures = len(lattice)
+        with torch.enable_grad():
+            vec = edges.vectors(positions, lattice, batch)
+            _check_overlap(vec, edges)
+            outputs, g, direct = self._derivatives(species, vec, positions, batch, edges, records)
+        reference = torch.tensor(self.reference_energies, dtype=torch.float64, device=vec.device)
+        energies = self.scale * outputs.double() + (self.shift + reference)[species]
+        energy = energies.new_zeros(structures).index_add(0, batch, energies)
+        sender, receiver = edges.edge_index
+        # F_i += g_e at the receiver, F_j -= g_e at the sender; strain turns each vector v into v (1 + strain).
+        forces = torch.zeros_like(positions).index_add(0, receiver, g).index_add(0, sender, g, alpha=-1)
+        strained = vec.new_zeros(structures, 3, 3).index_add(0, batch[receiver], vec.unsqueeze(2) * g.unsqueeze(1))
+        if direct is not None:
+            forces = forces - direct
+            strained = strained.index_add(0, batch, positions.unsqueeze(2) * direct.unsqueeze(1))
+        strained = 0.5 * (strained + strained.mT)
+        found = {"energy": energy, "energies": energies, "forces": forces, "virial": -strained}
+        if cell is not None:
+            volume = torch.where(periodic.all(1), lattice.to(strained.dtype).det().abs(), torch.inf)  # (B,)
+            found["stress"] = strained / volume.reshape(-1, 1, 1)
+        return found if records else {name: value.detach() for name, value in found.items()}
+
+    def _derivatives(
+        self, species: Tensor, vec: Tensor, positions: Tensor, batch: Tensor, edges: Neighbours, records: bool
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Outputs (N,), scale * d(their sum)/d(vec), and by positions where the model reads them."""
+        dtype = next(self.model.parameters()).dtype
+        given = (species, vec.to(dtype), edges.edge_index, edges.graph)
+        if isinstance(self.model, NativeGradients) and not vec.requires_grad:
+            with torch.set_grad_enabled(records):
+                outputs, g = self.model.energies_and_gradients(*given)
+            return outputs, self.scale * g.to(vec.dtype), None
+        inputs = [vec if vec.requires_grad else vec.detach().requires_grad_()]
+        extra = {}
+        if getattr(self.model, "uses_positions", False):
+            # A copy, so that this derivative is taken at fixed edge vectors.
+            inputs.append(positions.clone() if positions.requires_grad else positions.detach().requires_grad_())
+            extra = {"positions": inputs[1].to(dtype), "batch": batch}
+        outputs = self.model(species, inputs[0].to(dtype), *given[2:], **extra)
+        total = self.scale * outputs.double().sum()
+        g, *rest = torch.autograd.grad(total, inputs, create_graph=records, allow_unused=True, materialize_grads=True)
+        return outputs, g, rest[0] if rest else None
+
+    def _species(self, numbers: Tensor, positions: Tensor) -> Tensor:
+        if numbers.shape != positions.shape[:1] or numbers.is_floating_point() or numbers.dtype is torch.bool:
+            raise ShapeError(
+                f"numbers are {tuple(numbers.shape)} {numbers.dtype}; the positions {tuple(positions.shape)} need "
+                f"{tuple(positions.shape[:1])} integers, the atomic numbers."
+            )
+        numbers = numbers.long()
+        known = (numbers >= 0) & (numbers < self.species_of.shape[0])
+        species = torch.where(known, self.species_of[numbers * known], -1)
+        if bool((species < 0).any()):
+            unknown = sorted(set(numbers[species < 0].tolist()))
+            raise EquikernError(
+                f"this potential does not know atomic numbers {unknown}; its elements are {list(self.elements)}."
+            )
+        return species
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """What `state_dict` holds beside the model's weights."""
+        energies = {"reference_energies": self.reference_energies, "scale": self.scale, "shift": self.shift}
+        return {"elements": self.elements} | energies
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Take the energies of a `state_dict`; raises EquikernError if it is that of other elements."""
+        if state["elements"] != self.elements:
+            raise EquikernError(
+                f"the state is that of a potential for elements {list(state['elements'])}; this one has "
+                f"{list(self.elements)}. Make a Potential with those elements, then load."
+            )
+        self.reference_energies, self.scale, self.shift = (
+            state[name] for name in ("reference_energies", "scale", "shift")
+        )
+
+
+def _floating(values: Any) -> Tensor:
+    if isinstance(values, Tensor):
+        return values
+    return torch.as_tensor(values, dtype=torch.float64)
+
+
+def _elements(elements: Sequence[int], model: nn.Module) -> tuple[int, ...]:
+    found, species = tuple(map(int, elements)), model.config.num_species  # type: ignore[union-attr]
+    if not found or len(set(found)) < len(found) or not all(0 <= z <= 118 for z in found):
+        raise EquikernError(f"Potential: elements are different atomic numbers, at least one; got {list(found)}.")
+    if len(found) > species:  # type: ignore[operator]
+        raise EquikernError(f"Potential: {len(found)} elements are given; the model has num_species={species}.")
+    return found
+
+
+def _energies(given: Sequence[float] | Mapping[int, float] | None, elements: tuple[int, ...]) -> tuple[float, ...]:
+    if given is None:
+        return (0.0,) * len(elements)
+    if isinstance(given, Mapping):
+        missing = [z for z in elements if z not in given]
+        if missing:
+            raise EquikernError(f"Potential: reference_energies lack atomic numbers {missing}.")
+        given = [given[z] for z in elements]
+    found = tuple(map(float, given))
+    if len(found) != len(elements) or not all(map(isfinite, found)):
+        raise EquikernError(f"Potential: {len(elements)} elements need as many finite reference energies; got {found}.")
+    return found
+
+
+def _check_overlap(vec: Tensor, edges: Neighbours) -> None:
+    length = vec.detach().norm(dim=1)
+    if len(length) and bool(length.min() < OVERLAP):
+        e = int(length.argmin())
+        sender, receiver = edges.edge_index[:, e].tolist()
+        raise EquikernError(
+            f"atoms {receiver} and {sender} (shifted by {edges.shifts[e].tolist()} cells) overlap: their distance is "
+            f"{length[e].item():.1e}; remove one of them."
+        )
