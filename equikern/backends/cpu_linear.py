@@ -118,7 +118,7 @@ class Groups:
         ends = ptr.tolist()
         self.present = [t for t in range(count) if ends[t + 1] > ends[t]]
         self.ends = [(ends[t], ends[t + 1]) for t in self.present]
-        self.order: Tensor | None = order if len(self.present) > 1 else None
+        self.order: Tensor | None = None if len(self.present) == 1 else order
 
     def of(self, dim: int) -> list[slice]:
         """The rows * components of each species."""

@@ -12,6 +12,7 @@ from equikern.errors import ProgramError, ShapeError
 from equikern.graph import Graph
 from equikern.nn._radial_table import RadialTable
 from equikern.ops import evaluate, spherical_harmonics
+from equikern.ops.radial import length
 from equikern.ops.spline import OFFSETS
 from equikern.program import CONVOLUTION, Irreps, tabled
 from equikern.program import product as product_program
@@ -88,8 +89,11 @@ class RadialConvolution(torch.nn.Module):
             graph.check(edge_index, x.shape[0])
         if edge_vec.shape != (graph.num_edges, 3):
             raise ShapeError(f"edge_vec has shape {tuple(edge_vec.shape)}; the graph reads ({graph.num_edges}, 3).")
-        r = edge_vec.norm(dim=1)
         y = spherical_harmonics([ir.l for _, ir in self.irreps_y], edge_vec, True, "component")
+        return self.convolve(x, length(edge_vec), y, graph, species=species)
+
+    def convolve(self, x: Tensor, r: Tensor, y: Tensor, graph: Graph, *, species: Tensor | None = None) -> Tensor:
+        """The sum for lengths r (E,) and harmonics y (E, dim_y), which several layers may share -> (N, dim_out)."""
         pairs = self._pairs(species, graph)
         if self.use_table or (self.use_table is None and x.dtype == torch.float32):
             pair = None if pairs is None else pairs[0] * self.table.species + pairs[1]

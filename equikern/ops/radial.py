@@ -37,6 +37,17 @@ def _sinc(x: Tensor) -> Tensor:
     return torch.where(near, series, far.sin() / far)
 
 
+def length(vec: Tensor) -> Tensor:
+    """|vec|, (..., 3) -> (...); a vector of zero has length and derivatives of zero, of every order.
+
+    >>> length(torch.tensor([[3.0, 0.0, 4.0], [0.0, 0.0, 0.0]]))
+    tensor([5., 0.])
+    """
+    square = vec.square().sum(-1)
+    zero = square == 0
+    return torch.where(zero, 0.0, torch.where(zero, 1.0, square).sqrt())
+
+
 def bessel(r: Tensor, n: int, r_max: float, prefactor: str = "mace") -> Tensor:
     """Bessel basis: prefactor * sin(k pi r / r_max) / r, k = 1 ... n; (...) -> (..., n).
 

@@ -4,6 +4,7 @@ from equikern.program.build import (
     CONVOLUTION,
     Rows,
     by_species,
+    channelwise,
     linear,
     linear_of_species,
     painn_message,
@@ -19,6 +20,6 @@ from equikern.program.wigner import wigner_3j, wigner_d
 
 __all__ = [
     "CONVOLUTION", "EDGE", "Irrep", "Irreps", "MulIr", "Operand", "Path", "Program", "Rows", "SHARED",
-    "by_species", "linear", "linear_of_species", "painn_message", "parse", "product", "product_of_paths",
+    "by_species", "channelwise", "linear", "linear_of_species", "painn_message", "parse", "product", "product_of_paths",
     "schnet_message", "tabled", "wigner_3j", "wigner_d",
 ]  # fmt: skip

@@ -8,7 +8,7 @@ from math import sqrt
 from typing import Any, NamedTuple
 
 from equikern.errors import ProgramError
-from equikern.program.irreps import Irreps
+from equikern.program.irreps import Irreps, sort_irreps
 from equikern.program.program import EDGE, MODES, Operand, Path, Program, mode_shapes
 from equikern.program.text import parse
 from equikern.program.wigner import wigner_3j
@@ -60,6 +60,26 @@ def product(
     scales = _scales(x, y, z, parsed, irrep_normalization, path_normalization, variances)
     paths = tuple(ins._replace(scale=scale) for ins, scale in zip(parsed, scales, strict=True))
     return product_of_paths(x, y, z, paths, rows=rows, layout=layout)
+
+
+def channelwise(irreps_x: Any, irreps_y: Any, irreps_out: Any) -> tuple[Irreps, list[tuple[int, int, int, str, bool]]]:
+    """Irreps and instructions of the weighted products 'uvu' of x and y into the irreps that irreps_out has.
+
+    Each has an entry of its own; the entries are sorted, so that a linear map after them sees them together.
+
+    >>> channelwise("4x0e+4x1o", "1o", "0e+1o")
+    (4x0e+4x1o, [(0, 0, 1, 'uvu', True), (1, 0, 0, 'uvu', True)])
+    """
+    x, y, out = Irreps(irreps_x), Irreps(irreps_y), Irreps(irreps_out)
+    found = [
+        (i, j, mul, ir)
+        for i, (mul, ir_x) in enumerate(x)
+        for j, (_, ir_y) in enumerate(y)
+        for ir in ir_x * ir_y
+        if ir in out
+    ]
+    order = sort_irreps(Irreps([(mul, ir) for *_, mul, ir in found]))
+    return order.irreps, [(i, j, place, "uvu", True) for (i, j, *_), place in zip(found, order.p, strict=True)]
 
 
 def product_of_paths(

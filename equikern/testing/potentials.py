@@ -76,7 +76,6 @@ def mace(numbers: list[int], *, dtype: str = "float32", seed: int = 0, **options
             interaction_cls=block[options.pop("others", "RealAgnosticResidualInteractionBlock")],
             hidden_irreps=hidden,
             MLP_irreps=o3.Irreps("16x0e"),
-            gate=torch.nn.functional.silu,
             num_elements=len(numbers),
             atomic_numbers=numbers,
             atomic_energies=np.linspace(-1, -3, len(numbers)),
@@ -96,6 +95,7 @@ MACE: dict[str, Any] = {
     "num_interactions": 2,
     "avg_num_neighbors": 20.0,
     "correlation": 3,
+    "gate": torch.nn.functional.silu,
 }
 
 

@@ -7,6 +7,7 @@ import equikern
 from equikern.errors import ProgramError, ShapeError
 from equikern.nn import Convolution, RadialConvolution
 from equikern.ops import spherical_harmonics
+from equikern.ops.radial import length
 from equikern.testing import RadialNetwork, uvu_paths
 
 SPEC = uvu_paths("16x0e+8x1o", "0e+1o+2e", 2, "natural")
@@ -31,7 +32,7 @@ def arguments(dtype=torch.float64, species=None):
 
 def exact(conv, x, edge_vec, edge_index, species):
     """What it means, in separate steps."""
-    r, y = edge_vec.norm(dim=1), spherical_harmonics([0, 1, 2], edge_vec, True, "component")
+    r, y = length(edge_vec), spherical_harmonics([0, 1, 2], edge_vec, True, "component")
     ends = () if species is None else (species[edge_index[0]], species[edge_index[1]])
     return Convolution(*SPEC)(x, y, conv.radial(r, *ends), edge_index)
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from equikern.errors import EquikernError
-from equikern.ops.radial import bessel, cosine_cutoff, deepmd_switch, exp_normal, gaussian, polynomial_cutoff
+from equikern.ops.radial import bessel, cosine_cutoff, deepmd_switch, exp_normal, gaussian, length, polynomial_cutoff
 
 R_MAX, R_MIN, N = 4.5, 1.25, 7
 LENGTHS = np.linspace(0.03, 6.0, 211)
@@ -190,3 +190,13 @@ def test_a_basis_adds_one_dimension_and_a_cutoff_none(shape):
 def test_arguments_that_cannot_be_are_refused(call, says):
     with pytest.raises(EquikernError, match=says):
         call(torch.ones(3))
+
+
+def test_a_vector_of_zero_has_length_and_derivatives_of_zero():
+    vec = torch.tensor([[0.0, 0.0, 0.0], [2.0, -1.0, 2.0]], dtype=torch.float64, requires_grad=True)
+    r = length(vec)
+    (first,) = torch.autograd.grad(r.sum(), vec, create_graph=True)
+    (second,) = torch.autograd.grad((first * vec.new_tensor([0.3, -1.0, 0.7])).sum(), vec)
+    assert r.tolist() == [0.0, 3.0] and not first[0].any() and not second[0].any()
+    assert torch.autograd.gradgradcheck(length, (vec.detach()[1:].requires_grad_(),))
+    assert torch.allclose(first[1], vec[1] / 3)
