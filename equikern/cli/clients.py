@@ -51,7 +51,7 @@ def of_potential(potential: Potential, layers: int | None = None, periodic: bool
 
     dtype = next(potential.parameters()).dtype
     return Subject(
-        predict, potential.elements, dtype, potential.cutoff, layers, periodic,
+        predict, potential.elements, dtype, cutoff=potential.cutoff, layers=layers, periodic=periodic,
         features=zoo.features(potential), batch=batch, shuffled=shuffled,
     )  # fmt: skip
 
@@ -73,7 +73,8 @@ def of_calculator(calculator: Any, elements: Sequence[int]) -> Subject:
 
     x = torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.0, 1.2]], dtype=torch.float64)
     forces = predict(torch.tensor([elements[0]] * 2), x)["forces"]
-    return Subject(predict, elements, torch.float32 if forces.dtype == "float32" else torch.float64)
+    dtype = torch.float32 if forces.dtype == "float32" else torch.float64
+    return Subject(predict, elements, dtype, exact_positions=True)
 
 
 def find(name: str, elements: Sequence[int]) -> Subject:

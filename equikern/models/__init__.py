@@ -1,12 +1,16 @@
 """Models, one file each."""
 
+from equikern.models.leftnet import LEFTNet, LEFTNetConfig
 from equikern.models.mace import MACE, MACEConfig
 from equikern.models.nequip import NequIP, NequIPConfig
 from equikern.models.painn import PaiNN
 from equikern.models.potential import Potential
 from equikern.models.schnet import SchNet, SchNetConfig
+from equikern.models.se3_transformer import SE3Transformer, SE3TransformerConfig
+from equikern.models.tfn import TFN, TFNConfig
 from equikern.ops import PaiNNConfig
 
 __all__ = [
-    "MACE", "MACEConfig", "NequIP", "NequIPConfig", "PaiNN", "PaiNNConfig", "Potential", "SchNet", "SchNetConfig",
+    "LEFTNet", "LEFTNetConfig", "MACE", "MACEConfig", "NequIP", "NequIPConfig", "PaiNN", "PaiNNConfig", "Potential",
+    "SE3Transformer", "SE3TransformerConfig", "SchNet", "SchNetConfig", "TFN", "TFNConfig",
 ]  # fmt: skip

@@ -100,9 +100,9 @@ def chiral(elements: Sequence[int]) -> System:
 
 
 def crystal(elements: Sequence[int]) -> System:
-    """Two atoms in a sheared cell, 1.5 bonds apart: sides shorter than most cutoffs, so atoms see their own images."""
+    """Two atoms in a sheared cell, 1.4 bonds from their images: sides shorter than most cutoffs."""
     first, second = elements[0], elements[-1]
-    side = 1.5 * bond(first, second) * 2 / 3**0.5
+    side = 1.4 * max(bond(first, first), bond(second, second))
     shear = torch.tensor([[1, 0, 0], [0.15, 1.05, 0], [-0.1, 0.2, 0.95]], dtype=torch.float64)
     cell = side * shear
     return System("crystal", torch.tensor([first, second]), torch.tensor([[0.0] * 3, [0.5] * 3]).double() @ cell, cell)
