@@ -17,12 +17,16 @@ ELEMENTS, CUTOFF = (1, 6, 8), 4.0
 
 @dataclass(frozen=True)
 class Entry:
-    """A model for three species and a cutoff of 4 angstrom, its layers of messages, and what must fail of it, why."""
+    """A model for three species and a cutoff of 4 angstrom, its layers of messages, and what must fail of it, why.
+
+    scale multiplies its energies, where random weights make them vary too little.
+    """
 
     model: Callable[[], nn.Module]
     layers: int = 2
     must_fail: Mapping[str, str] = field(default_factory=dict)
     periodic: bool = True
+    scale: float = 1.0
 
     def random(self, seed: int = 0, dtype: torch.dtype = torch.float64) -> nn.Module:
         """The model with random weights, none of them zero."""
@@ -37,22 +41,46 @@ class Entry:
 
     def potential(self, dtype: torch.dtype = torch.float64) -> Potential:
         """The model as a potential of H, C and O."""
-        return Potential(self.random(dtype=dtype), ELEMENTS)
+        return Potential(self.random(dtype=dtype), ELEMENTS, scale=self.scale)
 
 
 _SIZES: dict[str, Any] = {"cutoff": CUTOFF, "num_species": len(ELEMENTS), "layers": 2, "channels": 8}
+_NO_PARITY = {"P5": "its paths ignore parity: SE(3) only", "P9": "its irreps have no parity"}
+_CENTROID = {
+    "P16": "frames of edges lie about the centroid of all atoms",
+    "P17": "frames of edges lie about the centroid of all atoms",
+}
 ZOO = {
     "schnet": Entry(lambda: models.SchNet(models.SchNetConfig(**_SIZES, filters=8, num_basis=8))),
     "painn": Entry(lambda: models.PaiNN(models.PaiNNConfig(**_SIZES, hidden=4, num_basis=8))),
+    "leftnet": Entry(
+        lambda: models.LEFTNet(models.LEFTNetConfig(**_SIZES, num_basis=8)),
+        layers=4,  # two of messages, after sums over neighbours for the scalars and for the structures
+        must_fail=_CENTROID,
+        periodic=False,
+    ),
+    "tfn": Entry(lambda: models.TFN(models.TFNConfig(**_SIZES, hidden=8))),
+    "tfn-se3": Entry(
+        lambda: models.TFN(models.TFNConfig(**_SIZES | {"layers": 3}, hidden=8, parity="none")),
+        layers=3,  # two see no triple product
+        must_fail=_NO_PARITY,
+    ),
+    "se3-transformer": Entry(
+        lambda: models.SE3Transformer(models.SE3TransformerConfig(**_SIZES, hidden=8)), scale=10.0
+    ),
     "nequip": Entry(lambda: models.NequIP(models.NequIPConfig(**_SIZES, radial=(16,)))),
     "mace": Entry(lambda: models.MACE(models.MACEConfig(**_SIZES, radial=(16,)))),
 }
 
+# Where a model keeps the modules whose outputs are its hidden features.
+_LAYERS = ("layers", "activations", "updates")
+
 
 def features(potential: Potential) -> Callable[[Tensor, Tensor], Sequence[tuple[str, Tensor]]] | None:
-    """Every layer's output with its irreps, for models that have layers of irreps."""
-    layers = getattr(potential.model, "layers", None)
-    if not isinstance(layers, nn.ModuleList):
+    """Every layer's output with its irreps, for models that have a list of layers."""
+    lists = [getattr(potential.model, name, None) for name in _LAYERS]
+    layers = next((found for found in lists if isinstance(found, nn.ModuleList)), None)
+    if layers is None:
         return None
 
     def blocks(numbers: Tensor, positions: Tensor) -> list[tuple[str, Tensor]]:
@@ -70,9 +98,11 @@ def features(potential: Potential) -> Callable[[Tensor, Tensor], Sequence[tuple[
 
 
 def _block(layer: Any, out: Any) -> tuple[str, Tensor]:
-    if isinstance(out, tuple):  # PaiNN: q (N, C), mu (N, 3, C)
-        q, mu = out
-        return f"{q.shape[1]}x0e+{q.shape[1]}x1o", torch.cat([q, mu.mT.flatten(1)], 1)
-    # MACE's layers end in a linear map; SchNet's give scalars.
-    irreps = getattr(getattr(layer, "product_linear", layer), "irreps_out", f"{out.shape[1]}x0e")
+    """Irreps and features (N, dim) in the layout mul_ir of a layer's output."""
+    if isinstance(out, tuple):  # scalars (N, C) and vectors (N, 3, C)
+        scalars, vectors = out
+        c = scalars.shape[1]
+        return f"{c}x0e+{c}x1o", torch.cat([scalars, vectors.mT.flatten(1)], 1)
+    last = getattr(layer, "product_linear", layer)  # of MACE
+    irreps = getattr(last, "irreps_out", getattr(last, "irreps", f"{out.shape[1]}x0e"))
     return str(irreps), out

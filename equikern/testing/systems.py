@@ -49,13 +49,16 @@ class System:
         return replace(self, numbers=self.numbers.repeat(len(shifts)), positions=positions, cell=cell)
 
 
-def systems(elements: Sequence[int], seed: int = 0) -> list[System]:
-    """Molecules of ASE's g2 set (where it has any), a random cluster, a chiral one, and a rattled triclinic crystal."""
+def systems(elements: Sequence[int], seed: int = 0, cutoff: float = 5.0) -> list[System]:
+    """Molecules of ASE's g2 set (where it has any), a random cluster, a chiral one, and a rattled triclinic crystal.
+
+    The sides of the crystal's cell are shorter than the cutoff, if atoms are small enough.
+    """
     generator = torch.Generator().manual_seed(seed)
     found = list(_molecules(elements))
     names = ["cluster"] if found else ["cluster", "another cluster"]
     found += [cluster(elements, 8, generator, name) for name in names]
-    return [*found, chiral(elements), crystal(elements).rattled(0.1, generator)]
+    return [*found, chiral(elements), crystal(elements, cutoff).rattled(0.1, generator)]
 
 
 def _molecules(elements: Sequence[int], limit: int = 2) -> Iterator[System]:
@@ -99,13 +102,14 @@ def chiral(elements: Sequence[int]) -> System:
     return System("chiral", torch.tensor(numbers), torch.cat([positions.new_zeros(1, 3), positions]))
 
 
-def crystal(elements: Sequence[int]) -> System:
-    """Two atoms in a sheared cell, 1.4 bonds from their images: sides shorter than most cutoffs."""
+def crystal(elements: Sequence[int], cutoff: float) -> System:
+    """Two atoms without symmetry in a sheared cell of 0.7 cutoffs, so that atoms see their images, and 1.4 bonds."""
     first, second = elements[0], elements[-1]
-    side = 1.4 * max(bond(first, first), bond(second, second))
+    side = max(0.7 * cutoff, 1.4 * bond(first, first), 1.4 * bond(second, second))
     shear = torch.tensor([[1, 0, 0], [0.15, 1.05, 0], [-0.1, 0.2, 0.95]], dtype=torch.float64)
     cell = side * shear
-    return System("crystal", torch.tensor([first, second]), torch.tensor([[0.0] * 3, [0.5] * 3]).double() @ cell, cell)
+    inside = torch.tensor([[0, 0, 0], [0.42, 0.53, 0.6]], dtype=torch.float64)
+    return System("crystal", torch.tensor([first, second]), inside @ cell, cell)
 
 
 def degenerate(elements: Sequence[int]) -> list[System]:

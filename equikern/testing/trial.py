@@ -238,6 +238,6 @@ def predicate(id: str, name: str) -> Callable[[Callable[[Trial], Iterator[Found]
 
 def probed(subject: Subject, on: Sequence[System] | Sequence[Probe] | None, seed: int) -> list[Probe]:
     """Probes of the systems given, or of the standard ones of the subject's elements."""
-    chosen: Sequence[Any] = systems(subject.elements, seed) if on is None else on
+    chosen: Sequence[Any] = systems(subject.elements, seed, subject.cutoff or 5.0) if on is None else on
     made = [s if isinstance(s, Probe) else Probe(subject, s, seed) for s in chosen]
     return [p for p in made if subject.periodic or p.system.cell is None]

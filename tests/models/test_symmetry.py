@@ -1,0 +1,45 @@
+"""Every model against every predicate, pinned: + holds, - must fail, . does not apply. To add a model is a line."""
+
+import pytest
+import torch
+
+from equikern.cli import clients, zoo
+from equikern.testing.symmetry import examine, systems
+
+#     P0 to P20              0         1         2
+EVERY = {torch.float64: "++++++..+++++++++++++", torch.float32: "++++++..+++++.+.+++++"}
+TABLE = {
+    "schnet": EVERY,
+    "painn": EVERY,
+    "leftnet": {torch.float64: "++++++...+...+++--+++", torch.float32: "++++++...+....+.--+++"},
+    "tfn": EVERY,
+    "tfn-se3": {torch.float64: "+++++-..+-+++++++++++", torch.float32: "+++++-..+-+++.+.+++++"},
+    "se3-transformer": EVERY,
+    "nequip": EVERY,
+    "mace": EVERY,
+}
+# Why a predicate does not apply.
+REASONS = {
+    "predictions have no 'pseudoscalar'": ["P6"],
+    "predictions have no 'dipole'": ["P7"],
+    "no periodic system is defined for this potential": ["P8", "P10", "P11", "P12"],  # LEFTNet: frames need a centroid
+    "finite differences need float64": ["P13", "P15"],
+}
+SMALL = [s for s in systems(zoo.ELEMENTS, cutoff=zoo.CUTOFF) if s.name in ("H2O", "chiral", "crystal")]
+
+
+@pytest.mark.parametrize("dtype", EVERY, ids=str)
+@pytest.mark.parametrize("name", TABLE)
+def test_the_symmetries_of_a_model_are_as_pinned(name, dtype):
+    entry = zoo.ZOO[name]
+    subject = clients.of_potential(entry.potential(dtype), entry.layers, entry.periodic)
+    results = examine(subject, SMALL)
+    pinned = dict(zip([r.id for r in results], TABLE[name][dtype], strict=True))
+    wrong = [str(r) for r in results if {True: "+", False: "-", None: "."}[r.holds] != pinned[r.id]]
+    assert wrong == []
+    assert {r.id for r in results if r.holds is False} == set(entry.must_fail)
+    assert all(r.id in REASONS[r.where] for r in results if r.holds is None)
+
+
+def test_every_model_has_its_line():
+    assert set(TABLE) == set(zoo.ZOO)
