@@ -28,20 +28,21 @@ class Entry:
     periodic: bool = True
     scale: float = 1.0
 
-    def random(self, seed: int = 0, dtype: torch.dtype = torch.float64) -> nn.Module:
-        """The model with random weights, none of them zero."""
-        state = torch.get_rng_state()
-        torch.manual_seed(seed)
-        model = self.model()
-        for weight in model.parameters():
-            if not weight.any():
-                nn.init.normal_(weight, std=0.1)
-        torch.set_rng_state(state)
-        return model.to(dtype).eval()
-
     def potential(self, dtype: torch.dtype = torch.float64) -> Potential:
         """The model as a potential of H, C and O."""
-        return Potential(self.random(dtype=dtype), ELEMENTS, scale=self.scale)
+        return Potential(random_weights(self.model, 0, dtype), ELEMENTS, scale=self.scale)
+
+
+def random_weights(model: Callable[[], nn.Module], seed: int, dtype: torch.dtype) -> nn.Module:
+    """A model in evaluation mode whose weights are random, those too that start at zero."""
+    state = torch.get_rng_state()
+    torch.manual_seed(seed)
+    made = model()
+    for weight in made.parameters():
+        if not weight.any():
+            nn.init.normal_(weight, std=0.1)
+    torch.set_rng_state(state)
+    return made.to(dtype).eval()
 
 
 _SIZES: dict[str, Any] = {"cutoff": CUTOFF, "num_species": len(ELEMENTS), "layers": 2, "channels": 8}

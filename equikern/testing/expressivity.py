@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import pi
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,13 @@ class Pair:
     b: Shape
     separated_by: Mapping[str, Any]
 
+    def scaled(self, length: float) -> Pair:
+        """The same pair in a unit in which edges of the first graph are `length` long on average."""
+        sender, receiver = self.a.edge_index
+        factor = length / (self.a.positions[sender] - self.a.positions[receiver]).norm(dim=1).mean()
+        a, b = (replace(shape, positions=factor * shape.positions) for shape in (self.a, self.b))
+        return replace(self, a=a, b=b)
+
 
 @dataclass(frozen=True)
 class Separation:
@@ -76,19 +83,23 @@ class Separation:
 def separation(
     model: Callable[[int], Callable[..., Tensor]], pair: Pair, seeds: Iterable[int] = range(4)
 ) -> Separation:
-    """How far models of some seeds, in float64, take a pair apart.
+    """Of the first of these seeds whose model, in float64, separates the pair; of the last if none does.
 
     The floor is 100 times the largest difference between either graph and copies of it that are turned and renumbered.
     """
-    difference = noise = 0.0
+    found = Separation(0.0, float("inf"))
     for seed in seeds:
         of, generator = model(seed), torch.Generator().manual_seed(seed)
         a, b = (shape.energies(of) for shape in (pair.a, pair.b))
-        scale = float(a.abs().sum())
-        difference = max(difference, abs(float(a.sum() - b.sum())) / scale)
         copies = [(a, pair.a), (a, pair.a), (b, pair.b)]
-        noise = max(noise, *(abs(float(e.sum() - s.moved(generator).energies(of).sum())) / scale for e, s in copies))
-    return Separation(difference, 100 * max(noise, torch.finfo(torch.float64).eps))
+        noise = max(abs(float(e.sum() - s.moved(generator).energies(of).sum())) for e, s in copies)
+        scale = float(a.abs().sum())
+        found = Separation(
+            abs(float(a.sum() - b.sum())) / scale, 100 * max(noise / scale, torch.finfo(torch.float64).eps)
+        )
+        if found.separated:
+            break
+    return found
 
 
 def load(path: Path) -> list[Pair]:
@@ -169,7 +180,7 @@ def chain(k: int) -> Pair:
     edges = _both_ways((i, i + 1) for i in range(n - 1))
     cis, trans = (Shape.of([1] * n, torch.cat([ends[0], line, end]), edges) for end in (ends[1], other))
     layers = {f"painn_{m}_layers": m >= k // 2 + 1 for m in range(1, 5)}
-    blind = f"{_SAME} {_DISTANCES} {_THREE} {_FOUR} {_HANDED_FOUR} {_ANGLES} {_TORSIONS}"
+    blind = f"{_SAME} {_DISTANCES} {_THREE} {_FOUR} {_FIVE} {_HANDED_FOUR} {_HANDED_FIVE} {_ANGLES} {_TORSIONS}"
     return Pair(f"chain of {k}, cis and trans", cis, trans, _classes(false=blind) | layers)
 
 
@@ -179,7 +190,7 @@ def rings(k: int) -> Pair:
     edges, species = _star(2 * k), [1] + [2] * k + [3] * k
     points = [_about_origin(_cone(above, 1.0), _cone(turned, pi - 1.0)) for turned in (above, below)]
     eclipsed, staggered = (Shape.of(species, p, edges) for p in points)
-    layers = dict.fromkeys(_PAINN.split()[1:], k == 1)
+    layers = dict.fromkeys(_PAINN.split(), k == 1)
     sees = f"{_THREE} {_FOUR} {_HANDED_FOUR} {_ANGLES} {_TORSIONS}"
     classes = _classes(sees, f"{_SAME} {_DISTANCES}", smallest_l=k)
     return Pair(f"rings of {k}, eclipsed and staggered", eclipsed, staggered, classes | layers)
