@@ -164,7 +164,8 @@ _DISTANCES = "schnet_any_depth"
 _THREE, _FOUR, _FIVE = "deeppot_se_3body_centre", "centre_4body_O3", "centre_5body_O3"
 _HANDED_FOUR, _HANDED_FIVE = "centre_4body_SO3", "centre_5body_SO3"
 _ANGLES, _TORSIONS = "dimenet_any_depth", "spherenet_smp_any_depth"
-_PAINN = "painn_1_layers painn_2_layers painn_3_layers"
+_DEEPER = "painn_2_layers painn_3_layers"
+_PAINN = f"painn_1_layers {_DEEPER}"
 _SAME = "congruent_O3 congruent_SO3"
 
 
@@ -262,7 +263,7 @@ def homometric() -> Pair:
         Shape.of([1] * 5, _about_origin(_cone([pi / 4 * n for n in turns])), _star(4))
         for turns in ((0, 1, 3, 4), (0, 1, 2, 5))
     )
-    classes = _classes(f"{_FOUR} {_HANDED_FOUR} {_FIVE}", f"{_SAME} {_DISTANCES} {_THREE} painn_1_layers")
+    classes = _classes(f"{_FOUR} {_HANDED_FOUR} {_FIVE} {_DEEPER}", f"{_SAME} {_DISTANCES} {_THREE} painn_1_layers")
     return Pair("homometric angles", a, b, classes)
 
 
@@ -273,7 +274,7 @@ def two_triangles() -> Pair:
     apex = torch.tensor([[0.0, 0.0, 1.0]], dtype=torch.float64)
     a, b = (Shape.of([1] * 8, _about_origin(above, below, sign * apex), _star(7)) for sign in (1, -1))
     classes = _classes(
-        f"{_FIVE} {_HANDED_FIVE}", f"{_SAME} {_DISTANCES} {_THREE} {_FOUR} {_HANDED_FOUR} painn_1_layers"
+        f"{_FIVE} {_HANDED_FIVE} {_DEEPER}", f"{_SAME} {_DISTANCES} {_THREE} {_FOUR} {_HANDED_FOUR} painn_1_layers"
     )
     return Pair("two triangles and an apex", a, b, classes)
 
