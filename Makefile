@@ -75,7 +75,7 @@ $(VENV)/built: $(SOURCES) $(VENV)/tools
 	@touch $@
 
 # The last e3nn with the old coupling signs, and MACE, which needs it, for tests/interop. It shares the build: same
-# interpreter, same extension.
+# interpreter, same extension. The wheel goes in anew, then what it needs, as far as it is missing.
 $(E3NN04)/e3nn: | $(VENV)/torch
 	$(PY) -m venv --clear $(E3NN04)
 	$(PIP04) install -q "torch==$(TORCH_VERSION)"
@@ -86,4 +86,5 @@ $(E3NN04)/built: $(VENV)/built | $(E3NN04)/e3nn
 	rm -rf build/editable
 	$(PY) -c 'from scikit_build_core.build import build_editable; build_editable("build/editable")' >/dev/null
 	$(PIP04) install -q --no-deps --force-reinstall build/editable/*.whl
+	$(PIP04) install -q build/editable/*.whl
 	@touch $@

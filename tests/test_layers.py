@@ -32,7 +32,7 @@ LAST = len(LAYERS) - 1
 
 # Shipped to users and read by tests and benches; nothing else in the package may lean on it.
 TESTING = "testing"
-OPTIONAL = {"ase", "e3nn", "mace", "matplotlib", "nequip", "sevenn", "torch_geometric", "tqdm"}
+OPTIONAL = {"ase", "deepmd", "e3nn", "mace", "matplotlib", "nequip", "sevenn", "torch_geometric", "tqdm"}
 
 
 class Import(NamedTuple):

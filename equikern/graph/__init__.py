@@ -1,6 +1,6 @@
 """Graphs: edges checked once and grouped by receiver, for use in many calls; neighbour lists."""
 
 from equikern.graph.graph import Graph
-from equikern.graph.neighbours import Neighbours, VerletList, check_structures, neighbours
+from equikern.graph.neighbours import Neighbours, VerletList, check_structures, neighbours, volume
 
-__all__ = ["Graph", "Neighbours", "VerletList", "check_structures", "neighbours"]
+__all__ = ["Graph", "Neighbours", "VerletList", "check_structures", "neighbours", "volume"]

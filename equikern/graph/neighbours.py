@@ -96,6 +96,7 @@ class VerletList:
             raise EquikernError(f"VerletList: the skin is a finite length, 0 or more; got {skin!r}.")
         self.cutoff, self.skin, self.searches = cutoff, skin, 0
         self._searched_at: list[Tensor] | None = None
+        self._inside: Tensor | None = None
 
     def __call__(
         self,
@@ -111,16 +112,19 @@ class VerletList:
         if self._moved(given):
             self._wide = neighbours(positions, self.cutoff + self.skin, cell, pbc, batch)
             self._searched_at = [t.clone() for t in given]
-            self._inside = positions.new_empty(0, dtype=torch.bool)
+            self._inside = None
             self.searches += 1
         inside = self._wide.vectors(positions, cell, batch).norm(dim=1) < self.cutoff
-        if not torch.equal(inside, self._inside):
+        if self._inside is None or not torch.equal(inside, self._inside):
             self._inside, self._found = inside, self._wide.select(inside)
         return self._found
 
     def _moved(self, given: list[Tensor]) -> bool:
-        if self._searched_at is None or self._searched_at[0].shape != given[0].shape:
+        if self._searched_at is None:
             return True
+        for now, then in zip(given, self._searched_at, strict=True):
+            if (now.shape, now.dtype, now.device) != (then.shape, then.dtype, then.device):
+                return True
         if not all(map(torch.equal, given[1:], self._searched_at[1:])):
             return True
         return bool((given[0] - self._searched_at[0]).norm(dim=1).gt(self.skin / 2).any())
@@ -145,9 +149,15 @@ def check_structures(
         batch = torch.zeros(len(positions), dtype=torch.int64, device=positions.device)
     if cell is None:
         cell = positions.new_zeros(3, 3)
-    structures = _structures(positions, cell, batch)
+    structures, batch = _structures(positions, cell, batch), batch.long()
     cell = cell.reshape(-1, 3, 3).expand(structures, 3, 3)
     return cell, _periodic(cell, pbc), batch
+
+
+def volume(cell: Tensor) -> Tensor:
+    """|det| of cells (..., 3, 3), the triple product of their rows."""
+    a, b, c = cell.unbind(-2)
+    return (torch.linalg.cross(a, b) * c).sum(-1).abs()
 
 
 def _structures(positions: Tensor, cell: Tensor, batch: Tensor) -> int:
@@ -179,7 +189,7 @@ def _periodic(cell: Tensor, pbc: Tensor | Sequence[bool] | bool | None) -> Tenso
     rows = torch.where(pbc.unsqueeze(2), cell.detach().double(), 0.0)
     gram = rows @ rows.mT + torch.diag_embed((~pbc).double())  # (B, 3, 3)
     lengths = gram.diagonal(dim1=1, dim2=2).prod(1)
-    flat = ~(gram.det() > FLAT**2 * lengths)  # NaN is flat
+    flat = ~(volume(gram) > FLAT**2 * lengths)  # of the rows, squared; NaN is flat
     if bool(flat.any()):
         number = int(flat.nonzero()[0])
         raise EquikernError(
@@ -198,6 +208,8 @@ def _search(positions: Tensor, cutoff: float, cell: Tensor, pbc: Tensor) -> tupl
             "neighbour lists are searched by vesin, which is not installed: pip install vesin"
         ) from None
     search = NeighborList(cutoff=cutoff, full_list=True, sorted=True, n_threads=torch.get_num_threads())
-    receiver, sender, shifts = search.compute(positions.numpy(), cell.numpy(), pbc.numpy(), "ijS")
+    # Rows that are not periodic say nothing; vesin would refuse some of them.
+    lattice = torch.where(pbc.unsqueeze(1), cell, 0.0)
+    receiver, sender, shifts = search.compute(positions.numpy(), lattice.numpy(), pbc.numpy(), "ijS")
     edges = torch.stack([torch.from_numpy(ends.astype("int64")) for ends in (sender, receiver)])
     return edges, torch.from_numpy(shifts.astype("int64"))

@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 
 def calculator(potential: Potential, *, skin: float = 0.5, energy_unit: float = 1.0) -> Calculator:
-    """An ASE calculator: energy, energies, forces and stress, in eV and angstrom.
+    """An ASE calculator: energy, energies, forces and stress, in eV and angstrom; dipoles of molecules, in e angstrom.
 
     The neighbour list reaches `skin` (angstrom) beyond the cutoff and is searched again when an atom moved more than
     half of it; the skin changes the speed, not the results. energy_unit: the potential's unit of energy in eV, as
-    `ase.units.kcal / ase.units.mol`. The stress needs a cell that is periodic in all directions; each direction may
-    be periodic or not for the rest. Errors are those of `Potential`.
+    `ase.units.kcal / ase.units.mol`. The stress needs a cell that is periodic in all directions, a
+    dipole none that is and a model that has it. Errors are those of `Potential`.
     """
     try:
         from ase.calculators.calculator import Calculator, all_changes
@@ -28,7 +28,7 @@ def calculator(potential: Potential, *, skin: float = 0.5, energy_unit: float = 
         raise EquikernError("ASE's calculators need ASE, which is not installed: pip install ase") from None
 
     class PotentialCalculator(Calculator):  # type: ignore[misc]
-        implemented_properties = ["energy", "free_energy", "energies", "forces", "stress"]  # noqa: RUF012
+        implemented_properties = ["energy", "free_energy", "energies", "forces", "stress", "dipole"]  # noqa: RUF012
 
         def __init__(self) -> None:
             super().__init__()
@@ -39,10 +39,10 @@ def calculator(potential: Potential, *, skin: float = 0.5, energy_unit: float = 
             home = self.potential.species_of.device
             tensors = (torch.tensor(a, device=home) for a in (atoms.numbers, atoms.positions, atoms.cell.array))
             numbers, positions, cell = tensors
-            pbc = torch.tensor(atoms.pbc)
+            lattice = {"cell": cell, "pbc": torch.tensor(atoms.pbc)} if atoms.pbc.any() else {}
             with torch.no_grad():
-                edges = self.neighbours(positions, cell, pbc)
-                found = self.potential(numbers, positions, cell, pbc=pbc, edges=edges)
+                edges = self.neighbours(positions, **lattice)
+                found = self.potential(numbers, positions, **lattice, edges=edges)
             energy = energy_unit * found["energy"].item()
             self.results = {
                 "energy": energy,
@@ -50,7 +50,9 @@ def calculator(potential: Potential, *, skin: float = 0.5, energy_unit: float = 
                 "energies": energy_unit * found["energies"].cpu().numpy(),
                 "forces": energy_unit * found["forces"].cpu().numpy(),
             }
-            if pbc.all():
+            if "dipole" in found:
+                self.results["dipole"] = found["dipole"][0].cpu().numpy()
+            if atoms.pbc.all():
                 xx, yy, zz, yz, xz, xy = 0, 4, 8, 5, 2, 1
                 stress = energy_unit * found["stress"].flatten().cpu().numpy()
                 self.results["stress"] = stress[[xx, yy, zz, yz, xz, xy]]

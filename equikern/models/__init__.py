@@ -1,5 +1,6 @@
 """Models, one file each."""
 
+from equikern.models.deeppot import DeepPotSE, DeepPotSEConfig
 from equikern.models.leftnet import LEFTNet, LEFTNetConfig
 from equikern.models.mace import MACE, MACEConfig
 from equikern.models.nequip import NequIP, NequIPConfig
@@ -11,6 +12,7 @@ from equikern.models.tfn import TFN, TFNConfig
 from equikern.ops import PaiNNConfig
 
 __all__ = [
-    "LEFTNet", "LEFTNetConfig", "MACE", "MACEConfig", "NequIP", "NequIPConfig", "PaiNN", "PaiNNConfig", "Potential",
-    "SE3Transformer", "SE3TransformerConfig", "SchNet", "SchNetConfig", "TFN", "TFNConfig",
+    "DeepPotSE", "DeepPotSEConfig", "LEFTNet", "LEFTNetConfig", "MACE", "MACEConfig", "NequIP", "NequIPConfig",
+    "PaiNN", "PaiNNConfig", "Potential", "SE3Transformer", "SE3TransformerConfig", "SchNet", "SchNetConfig", "TFN",
+    "TFNConfig",
 ]  # fmt: skip

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from equikern.errors import ShapeError
+from equikern.errors import EquikernError, ShapeError
 from equikern.graph import Graph
 from equikern.nn import PaiNNMessage
 from equikern.ops import PaiNNConfig, painn, radial, spherical_harmonics
@@ -42,8 +42,40 @@ class Interaction(nn.Module):
         return q + a_q + a_dot * (u * v).sum(1), mu + a_mu.unsqueeze(1) * u
 
 
+class GatedEquivariant(nn.Module):
+    """The paper's gated equivariant block: a_q, a_mu = MLP([q, |mu V|]); the scalars a_q and the vectors a_mu mu U."""
+
+    def __init__(self, channels: int, out: int, epsilon: float) -> None:
+        super().__init__()
+        self.mix = nn.Linear(channels, channels + out, bias=False)
+        self.gate = nn.Sequential(nn.Linear(2 * channels, channels), nn.SiLU(), nn.Linear(channels, 2 * out))
+        self.sizes, self.epsilon = [channels, out], epsilon
+
+    def forward(self, q: Tensor, mu: Tensor) -> tuple[Tensor, Tensor]:
+        """q (N, C), mu (N, 3, C) -> (N, D), (N, 3, D)."""
+        v, u = self.mix(mu).split(self.sizes, 2)
+        norm = (v.square().sum(1) + self.epsilon).sqrt()
+        a_q, a_mu = self.gate(torch.cat([q, norm], 1)).chunk(2, 1)
+        return a_q, a_mu.unsqueeze(1) * u
+
+
+class DipoleHead(nn.Module):
+    """Charges (N,) and atomic dipoles (N, 3), by two gated equivariant blocks."""
+
+    def __init__(self, config: PaiNNConfig) -> None:
+        super().__init__()
+        self.first = GatedEquivariant(config.channels, config.hidden, config.epsilon)
+        self.last = GatedEquivariant(config.hidden, 1, config.epsilon)
+
+    def forward(self, q: Tensor, mu: Tensor) -> tuple[Tensor, Tensor]:
+        """q (N, C), mu (N, 3, C) -> (N,), (N, 3)."""
+        q, mu = self.first(q, mu)
+        charges, dipoles = self.last(nn.functional.silu(q), mu)
+        return charges.squeeze(1), dipoles.squeeze(2)
+
+
 class PaiNN(nn.Module):
-    """Atomic energies of PaiNN, and the forces.
+    """Atomic energies of PaiNN, and the forces; with `dipole`, charges and atomic dipoles too.
 
     `forward` is the paper's text, layer by layer, and has derivatives of any order. `energy_and_forces` is the same
     function as one native op, with one derivative more for training; `nn.force_graph` is that op for dynamics.
@@ -57,7 +89,7 @@ class PaiNN(nn.Module):
     (torch.Size([1]), torch.Size([2, 3]))
     """
 
-    def __init__(self, config: PaiNNConfig | None = None) -> None:
+    def __init__(self, config: PaiNNConfig | None = None, *, dipole: bool = False) -> None:
         super().__init__()
         self.config = config = config or PaiNNConfig()
         c = config.channels
@@ -67,6 +99,7 @@ class PaiNN(nn.Module):
         self.embedding = nn.Embedding(config.num_species, c)
         self.layers = nn.ModuleList([Interaction(config) for _ in range(config.layers)])
         self.readout = nn.Sequential(nn.Linear(c, config.hidden), nn.SiLU(), nn.Linear(config.hidden, 1))
+        self.dipole_head = DipoleHead(config) if dipole else None
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
@@ -78,6 +111,20 @@ class PaiNN(nn.Module):
 
         edge_vec is position[sender] + shifts @ cell - position[receiver]; edge_index holds senders, receivers.
         """
+        return self.readout(self._features(species, edge_vec, edge_index, graph)[0]).squeeze(1)  # type: ignore[no-any-return]
+
+    def charges_and_dipoles(
+        self, species: Tensor, edge_vec: Tensor, edge_index: Tensor, graph: Graph | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Charges (N,) and atomic dipoles (N, 3), of a model with `dipole`; the arguments of `forward`."""
+        if self.dipole_head is None:
+            raise EquikernError("this PaiNN has no dipoles; make it by PaiNN(config, dipole=True).")
+        return self.dipole_head(*self._features(species, edge_vec, edge_index, graph))  # type: ignore[no-any-return]
+
+    def _features(
+        self, species: Tensor, edge_vec: Tensor, edge_index: Tensor, graph: Graph | None
+    ) -> tuple[Tensor, Tensor]:
+        """q (N, C) and mu (N, 3, C) after the last layer."""
         config, graph = self.config, _graph(graph, edge_index, species)
         d = edge_vec.norm(dim=1)  # (E,)
         direction = spherical_harmonics([1], edge_vec, True, "norm")  # (E, 3), zero for a vector of zero
@@ -90,7 +137,7 @@ class PaiNN(nn.Module):
         mu = q.new_zeros(q.shape[0], 3, q.shape[1])  # (N, 3, C)
         for layer in self.layers:
             q, mu = layer(q, mu, basis, envelope, direction, graph)
-        return self.readout(q).squeeze(1)  # type: ignore[no-any-return]
+        return q, mu
 
     def whole(self) -> tuple[PaiNNConfig, list[Tensor]]:
         """What `ops.painn` takes: the model as one op."""

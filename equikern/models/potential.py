@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from equikern.errors import EquikernError, ShapeError
-from equikern.graph import Graph, Neighbours, check_structures, neighbours
+from equikern.graph import Graph, Neighbours, check_structures, neighbours, volume
 
 # Two atoms nearer than this, in the unit of the cutoff, are one atom twice.
 OVERLAP = 1e-6
@@ -53,11 +53,13 @@ class Potential(nn.Module):
         shift: float = 0.0,
     ) -> None:
         super().__init__()
-        self.model = model
-        self.elements = _elements(elements, model)
+        config: Any = getattr(model, "config", None)
+        if not hasattr(config, "cutoff") or not hasattr(config, "num_species"):
+            raise EquikernError(f"Potential: {type(model).__name__} has no `config` that names cutoff and num_species.")
+        self.model, self.cutoff = model, float(config.cutoff)
+        self.elements = _elements(elements, config.num_species)
         self.reference_energies = _energies(reference_energies, self.elements)
         self.scale, self.shift = float(scale), float(shift)
-        self.cutoff: float = model.config.cutoff  # type: ignore[union-attr, assignment]
         table = torch.full((max(self.elements) + 1,), -1)
         table[list(self.elements)] = torch.arange(len(self.elements))
         self.species_of: Tensor
@@ -66,14 +68,14 @@ class Potential(nn.Module):
     def predict(self, numbers: Any, positions: Any, cell: Any = None) -> dict[str, Tensor]:
         """'energy' (), 'forces' (N, 3) and, with a cell, 'stress' (3, 3) of one structure, without derivatives.
 
+        Without a cell 'dipole' (3,) too, where the model has it.
         numbers (N,) atomic numbers, positions (N, 3), cell (3, 3) whose rows are lattice vectors of a crystal; tensors,
         arrays or lists. Raises as `forward`.
         """
         given = [torch.as_tensor(numbers), _floating(positions)]
         with torch.no_grad():
             found = self(*given) if cell is None else self(*given, _floating(cell), pbc=True)
-        names = ["energy"] if cell is None else ["energy", "stress"]
-        return {"forces": found["forces"]} | {name: found[name][0] for name in names}
+        return {"forces": found["forces"]} | {n: found[n][0] for n in ("energy", "stress", "dipole") if n in found}
 
     def forward(
         self,
@@ -89,7 +91,8 @@ class Potential(nn.Module):
 
         'energy' (B,) and its terms 'energies' (N,), float64; 'forces' (N, 3) = -dE/d(positions); 'virial' (B, 3, 3)
         = -dE/d(strain), the strain symmetric; with a cell 'stress' (B, 3, 3) = -virial / volume, tension above 0 as
-        in ASE, zero for structures that are not periodic in all directions.
+        in ASE, zero for structures that are not periodic in all directions. Without a cell, 'dipole' (B, 3) of neutral
+        molecules, charge times length, by models that have it (`PaiNN(config, dipole=True)`).
 
         numbers (N,), positions (N, 3); cell, pbc and batch as in `graph.neighbours`: molecules and crystals mix, where
         a molecule's cell is zero. edges: a neighbour list at hand, as `graph.VerletList` gives; its edges are
@@ -98,18 +101,15 @@ class Potential(nn.Module):
         Raises ShapeError for shapes that do not fit, EquikernError for elements that the potential does not know,
         positions that are not finite, atoms nearer than 1e-6 to each other, and cells without volume.
         """
-        records = torch.is_grad_enabled()
-        if not records:
-            positions = positions.detach()
         lattice, periodic, batch = check_structures(positions, cell, pbc, batch)
         species = self._species(numbers, positions)
         if edges is None:
             edges = neighbours(positions, self.cutoff, lattice, periodic, batch)
-        structures = len(lattice)
-        with torch.enable_grad():
-            vec = edges.vectors(positions, lattice, batch)
-            _check_overlap(vec, edges)
-            outputs, g, direct = self._derivatives(species, vec, positions, batch, edges, records)
+        elif edges.num_nodes != len(positions):
+            raise ShapeError(f"the edges are those of {edges.num_nodes} atoms; there are {len(positions)} positions.")
+        vec, structures = edges.vectors(positions, lattice, batch), len(lattice)
+        _check_overlap(vec, edges)
+        outputs, g, direct = self._derivatives(species, vec, positions, batch, edges)
         reference = torch.tensor(self.reference_energies, dtype=torch.float64, device=vec.device)
         energies = self.scale * outputs.double() + (self.shift + reference)[species]
         energy = energies.new_zeros(structures).index_add(0, batch, energies)
@@ -123,28 +123,40 @@ class Potential(nn.Module):
         strained = 0.5 * (strained + strained.mT)
         found = {"energy": energy, "energies": energies, "forces": forces, "virial": -strained}
         if cell is not None:
-            volume = torch.where(periodic.all(1), lattice.to(strained.dtype).det().abs(), torch.inf)  # (B,)
-            found["stress"] = strained / volume.reshape(-1, 1, 1)
-        return found if records else {name: value.detach() for name, value in found.items()}
+            volumes = torch.where(periodic.all(1), volume(lattice), torch.inf)  # (B,)
+            found["stress"] = strained / volumes.reshape(-1, 1, 1)
+        elif getattr(self.model, "dipole_head", None) is not None:
+            found["dipole"] = self._dipole(species, vec, positions, batch, edges, structures)
+        return found
+
+    def _dipole(
+        self, species: Tensor, vec: Tensor, positions: Tensor, batch: Tensor, edges: Neighbours, structures: int
+    ) -> Tensor:
+        """Sums of atomic dipoles and of charge times position, (B, 3), the charges moved alike to sum to zero."""
+        given = (species, vec.to(next(self.model.parameters()).dtype), edges.edge_index, edges.graph)
+        charges, dipoles = (t.to(vec.dtype) for t in self.model.charges_and_dipoles(*given))  # type: ignore[operator]
+        atoms = torch.bincount(batch, minlength=structures)
+        mean = vec.new_zeros(structures).index_add(0, batch, charges) / atoms
+        terms = dipoles + (charges - mean[batch]).unsqueeze(1) * positions
+        return vec.new_zeros(structures, 3).index_add(0, batch, terms)
 
     def _derivatives(
-        self, species: Tensor, vec: Tensor, positions: Tensor, batch: Tensor, edges: Neighbours, records: bool
+        self, species: Tensor, vec: Tensor, positions: Tensor, batch: Tensor, edges: Neighbours
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Outputs (N,), scale * d(their sum)/d(vec), and by positions where the model reads them."""
-        dtype = next(self.model.parameters()).dtype
-        given = (species, vec.to(dtype), edges.edge_index, edges.graph)
-        if isinstance(self.model, NativeGradients) and not vec.requires_grad:
-            with torch.set_grad_enabled(records):
-                outputs, g = self.model.energies_and_gradients(*given)
+        """Outputs (N,), scale * d(their sum)/d(vec) and, where the model reads positions, / d(positions)."""
+        model, dtype, records = self.model, next(self.model.parameters()).dtype, torch.is_grad_enabled()
+        if isinstance(model, NativeGradients) and not vec.requires_grad:
+            outputs, g = model.energies_and_gradients(species, vec.to(dtype), edges.edge_index, edges.graph)
             return outputs, self.scale * g.to(vec.dtype), None
-        inputs = [vec if vec.requires_grad else vec.detach().requires_grad_()]
-        extra = {}
-        if getattr(self.model, "uses_positions", False):
-            # A copy, so that this derivative is taken at fixed edge vectors.
-            inputs.append(positions.clone() if positions.requires_grad else positions.detach().requires_grad_())
-            extra = {"positions": inputs[1].to(dtype), "batch": batch}
-        outputs = self.model(species, inputs[0].to(dtype), *given[2:], **extra)
-        total = self.scale * outputs.double().sum()
+        with torch.enable_grad():
+            inputs = [vec if vec.requires_grad else vec.detach().requires_grad_()]
+            extra = {}
+            if getattr(model, "uses_positions", False):
+                # A copy, so that this derivative is taken at fixed edge vectors.
+                inputs.append(positions.clone() if positions.requires_grad else positions.detach().requires_grad_())
+                extra = {"positions": inputs[1].to(dtype), "batch": batch}
+            outputs = model(species, inputs[0].to(dtype), edges.edge_index, edges.graph, **extra)
+            total = self.scale * outputs.double().sum()
         g, *rest = torch.autograd.grad(total, inputs, create_graph=records, allow_unused=True, materialize_grads=True)
         return outputs, g, rest[0] if rest else None
 
@@ -187,11 +199,11 @@ def _floating(values: Any) -> Tensor:
     return torch.as_tensor(values, dtype=torch.float64)
 
 
-def _elements(elements: Sequence[int], model: nn.Module) -> tuple[int, ...]:
-    found, species = tuple(map(int, elements)), model.config.num_species  # type: ignore[union-attr]
+def _elements(elements: Sequence[int], species: int) -> tuple[int, ...]:
+    found = tuple(map(int, elements))
     if not found or len(set(found)) < len(found) or not all(0 <= z <= 118 for z in found):
         raise EquikernError(f"Potential: elements are different atomic numbers, at least one; got {list(found)}.")
-    if len(found) > species:  # type: ignore[operator]
+    if len(found) > species:
         raise EquikernError(f"Potential: {len(found)} elements are given; the model has num_species={species}.")
     return found
 

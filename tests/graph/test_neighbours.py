@@ -1,6 +1,7 @@
 """Neighbour lists against a loop over all images; lists with a skin; what is refused."""
 
 import itertools
+import sys
 
 import pytest
 import torch
@@ -51,6 +52,14 @@ def test_the_edges_are_those_of_a_loop_over_images(cell, scale, pbc):
     assert as_set(found) == by_loop(positions, cell, pbc)
     lengths = found.vectors(positions, cell).norm(dim=1)
     assert (lengths < CUTOFF).all()
+
+
+def test_rows_of_the_cell_that_are_not_periodic_say_nothing():
+    positions, cell = draw(4, 1.5), torch.tensor(CELLS["thinner than the cutoff"], dtype=torch.float64)
+    expected = by_loop(positions, cell, (True, False, True))
+    for row in (torch.zeros(3), cell[0].clone(), torch.tensor([0.1, 30.0, 0.2])):
+        cell[1] = row
+        assert as_set(neighbours(positions, CUTOFF, cell, (True, False, True))) == expected
 
 
 def test_one_atom_is_its_own_neighbour_in_a_small_cell():
@@ -116,12 +125,38 @@ def test_a_list_with_a_skin_is_searched_when_it_must_be():
         assert listed.searches == before + 1
 
 
+def test_a_list_without_edges_is_a_list():
+    listed = VerletList(CUTOFF, skin=0.5)
+    assert as_set(listed(torch.zeros(1, 3))) == set()
+    pair = torch.tensor([[0.0, 0, 0], [0, 0, 1]])
+    assert len(as_set(listed(pair))) == 2
+    assert as_set(listed(pair * 9)) == set()
+    assert len(as_set(listed(pair.double()))) == 2
+
+
+def test_a_list_serves_batches():
+    positions, batch = draw(8, 1.0), torch.arange(8) % 2
+    listed = VerletList(CUTOFF, skin=0.5)
+    for step in range(4):
+        positions = positions + 0.03 * draw(8, 1.0, seed=step)
+        assert as_set(listed(positions, batch=batch)) == as_set(neighbours(positions, CUTOFF, batch=batch))
+    assert listed.searches == 1
+    assert as_set(listed(positions, batch=1 - batch)) == as_set(neighbours(positions, CUTOFF, batch=batch))
+    assert listed.searches == 2
+
+
 def test_a_list_is_not_fooled_by_positions_changed_in_place():
     positions = draw(5, 1.0)
     listed = VerletList(CUTOFF, skin=0.5)
     listed(positions)
     positions[0] += 2.0
     assert as_set(listed(positions)) == as_set(neighbours(positions, CUTOFF))
+
+
+def test_without_vesin_the_error_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "vesin", None)
+    with pytest.raises(EquikernError, match="pip install vesin"):
+        neighbours(torch.zeros(1, 3), CUTOFF)
 
 
 REFUSED = {

@@ -1,5 +1,7 @@
 """The ASE calculator: ASE's own finite differences, molecules, crystals and slabs, dynamics."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -85,6 +87,19 @@ def test_energies_are_given_in_ev():
         np.testing.assert_allclose(converted, ev * units.kcal / units.mol, rtol=1e-12)
 
 
+def test_molecules_have_the_dipole_of_their_potential():
+    from ase.calculators.calculator import PropertyNotImplementedError
+
+    model = PaiNN(PaiNNConfig(2, 8, 4, "bessel", 8, 4, 3.5), dipole=True).double()
+    polar, atoms = Potential(model, [1, 6, 8, 29]), structures()["molecule"]
+    atoms.calc = calculator(polar)
+    expected = polar.predict(atoms.numbers, atoms.positions)["dipole"]
+    np.testing.assert_allclose(atoms.get_dipole_moment(), expected, atol=1e-12)
+    atoms.calc = calculator(potential())
+    with pytest.raises(PropertyNotImplementedError):
+        atoms.get_dipole_moment()
+
+
 def test_one_calculator_follows_other_atoms_and_other_cells():
     shared = calculator(potential())
     for name in ("molecule", "crystal", "molecule", "slab", "triclinic"):
@@ -145,3 +160,9 @@ def test_unknown_elements_are_refused():
     atoms.calc = calculator(potential())
     with pytest.raises(EquikernError, match=r"\[7\]"):
         atoms.get_potential_energy()
+
+
+def test_without_ase_the_error_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ase.calculators.calculator", None)
+    with pytest.raises(EquikernError, match="pip install ase"):
+        calculator(potential())

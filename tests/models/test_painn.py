@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from equikern.errors import BackendError, ShapeError
+from equikern.errors import BackendError, EquikernError, ShapeError
 from equikern.graph import Graph
-from equikern.models import PaiNN, PaiNNConfig
+from equikern.models import PaiNN, PaiNNConfig, Potential
 
 SMALL = PaiNNConfig(3, 8, 4, "gaussian", 10, 5, 3.0)
 BESSEL = PaiNNConfig(2, 6, 3, "bessel", 8, 5, 3.0)
@@ -165,3 +165,50 @@ def test_positions_and_edges_of_other_molecules_are_refused():
         model.energy_and_forces(species[:5], positions[:5], edges)
     with pytest.raises(ShapeError, match="float32"):
         model.energy_and_forces(species, positions.float(), edges)
+
+
+def dipolar(atoms=6):
+    """A potential of a PaiNN with dipoles, atomic numbers and positions."""
+    model = PaiNN(SMALL, dipole=True).double()
+    species, positions, _ = molecule(atoms)
+    return Potential(model, [1, 6, 7, 8, 9]), torch.tensor([1, 6, 7, 8, 9])[species], positions
+
+
+def test_dipoles_turn_with_the_molecule_and_invert_with_it():
+    potential, numbers, positions = dipolar()
+    turn = torch.linalg.qr(torch.randn(3, 3, dtype=torch.float64))[0]
+    expected = potential.predict(numbers, positions)["dipole"]
+    assert expected.norm() > 1e-3
+    for matrix in (turn, -turn, -torch.eye(3, dtype=torch.float64)):
+        found = potential.predict(numbers, positions @ matrix.T + 7)["dipole"]
+        torch.testing.assert_close(found, expected @ matrix.T, rtol=1e-9, atol=1e-11)
+
+
+def test_centrosymmetric_molecules_have_no_dipole():
+    potential, numbers, positions = dipolar()
+    assert potential.predict(numbers.repeat(2), torch.cat([positions, 1 - positions]))["dipole"].norm() < 1e-12
+
+
+def test_dipoles_of_a_batch_are_those_of_the_molecules():
+    potential, numbers, positions = dipolar()
+    batch = torch.tensor([0, 0, 1, 1, 1, 1])
+    found = potential(numbers, positions, batch=batch)["dipole"]
+    for n in (0, 1):
+        alone = potential.predict(numbers[batch == n], positions[batch == n])["dipole"]
+        torch.testing.assert_close(found[n].detach(), alone, rtol=1e-10, atol=1e-12)
+
+
+def test_dipoles_train():
+    potential, numbers, positions = dipolar()
+    potential(numbers, positions)["dipole"].square().sum().backward()
+    head = potential.model.dipole_head
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in head.parameters())
+    assert head.last.mix.weight.grad.norm() > 0
+
+
+def test_a_model_without_dipoles_says_so():
+    species, positions, edges = molecule()
+    model = PaiNN(SMALL).double()
+    assert "dipole" not in Potential(model, range(5)).predict(species, positions)
+    with pytest.raises(EquikernError, match="dipole=True"):
+        model.charges_and_dipoles(species, positions[edges[0]] - positions[edges[1]], edges)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from equikern.models import PaiNN, PaiNNConfig
+from equikern.models import PaiNN, PaiNNConfig, Potential
 from equikern.nn import force_graph
 
 OFFSET = -10786.226809289834  # kcal/mol of an atom
@@ -64,6 +64,20 @@ def test_the_recorded_predictions_are_reproduced(ethanol):
     total = found[0] + OFFSET * len(species)
     torch.testing.assert_close(total, torch.from_numpy(expected["E"]), rtol=0, atol=1e-8)
     torch.testing.assert_close(found[1], torch.from_numpy(expected["F"]), rtol=0, atol=1e-8)
+
+
+def test_a_potential_gives_the_recorded_predictions(ethanol):
+    model, species, expected, frames = ethanol
+    potential = Potential(model, range(100), reference_energies=[OFFSET] * 100)
+    positions = torch.from_numpy(frames["test_R"][expected["frame"]])
+    batch = torch.arange(len(positions)).repeat_interleave(len(species))
+    with torch.no_grad():
+        found = potential(species.repeat(len(positions)), positions.flatten(0, 1), batch=batch)
+    torch.testing.assert_close(found["energy"], torch.from_numpy(expected["E"]), rtol=0, atol=1e-8)
+    torch.testing.assert_close(found["forces"].view_as(positions), torch.from_numpy(expected["F"]), rtol=0, atol=1e-8)
+    alone = potential.predict(frames["z"], positions[5])
+    assert abs(alone["energy"] - expected["E"][5]) < 1e-8
+    assert abs(alone["forces"] - torch.from_numpy(expected["F"][5])).max() < 1e-8
 
 
 def test_the_layers_give_the_recorded_predictions(ethanol):

@@ -1,4 +1,4 @@
-"""`Potential` over PaiNN: derivatives, batches, periodic cells, energies of elements, and what is refused."""
+"""`Potential`: derivatives, batches, periodic cells, energies of elements, and what is refused."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,15 @@ import torch
 
 from equikern.errors import EquikernError, ShapeError
 from equikern.graph import VerletList
-from equikern.models import PaiNN, PaiNNConfig, Potential
+from equikern.models import (
+    DeepPotSE,
+    DeepPotSEConfig,
+    PaiNN,
+    PaiNNConfig,
+    Potential,
+    SchNet,
+    SchNetConfig,
+)
 
 CONFIG = PaiNNConfig(2, 8, 4, "bessel", 8, 3, 3.0)
 ELEMENTS = [1, 6, 8]
@@ -47,6 +55,11 @@ def close(a, b, digits=11):
     torch.testing.assert_close(a, b, rtol=10.0**-digits, atol=10.0**-digits)
 
 
+def same(found, expected):
+    for name, value in expected.items():
+        assert (found[name] - value).abs().max() <= 1e-11 * value.abs().max().clamp(min=1), name
+
+
 def numerical_forces(energy, positions, h=1e-4):
     forces = torch.zeros_like(positions)
     for k in range(positions.numel()):
@@ -68,11 +81,30 @@ def numerical_strain(energy, h=1e-5):
     return found
 
 
-@pytest.fixture(params=["native", "positions"])
+MODELS = {
+    "PaiNN": lambda: PaiNN(CONFIG),
+    "SchNet": lambda: SchNet(SchNetConfig(2, 8, 8, 8, 3, 3.0)),
+    "DeepPot-SE": lambda: DeepPotSE(DeepPotSEConfig(3.0, 0.5, (6, 6, 6), (4, 8), 4, (8, 8))),
+}
+
+
+def made(name):
+    torch.manual_seed(0)
+    model = ByPositions() if name == "positions" else MODELS[name]()
+    if isinstance(model, DeepPotSE):
+        model.environment.deviation.fill_(0.1)
+    return Potential(model.double(), ELEMENTS, reference_energies=[-1.0, -2.0, -3.0], scale=1.7, shift=0.3)
+
+
+@pytest.fixture(params=MODELS)
+def local_potential(request):
+    """Of a model that sees the neighbours alone."""
+    return made(request.param)
+
+
+@pytest.fixture(params=[*MODELS, "positions"])
 def any_potential(request):
-    if request.param == "native":
-        return potential(scale=1.7, shift=0.3, reference_energies=[-1.0, -2.0, -3.0])
-    return Potential(ByPositions().double(), ELEMENTS, scale=1.7)
+    return made(request.param)
 
 
 @pytest.mark.parametrize("cell", [None, CELL, SMALL_CELL], ids=["molecule", "crystal", "thin"])
@@ -118,20 +150,42 @@ def test_a_batch_of_crystals_and_molecules_is_as_each_alone(any_potential):
     close(found["energies"].sum(), found["energy"].sum())
 
 
-def test_periodic_images_and_other_cells_of_the_lattice_change_nothing():
-    model, (numbers, positions) = potential(), structure()
-    for cell in (CELL, SMALL_CELL):
-        found = model.predict(numbers, positions, cell)
-        shift = torch.randint(-3, 4, positions.shape).double() @ cell
-        other = torch.tensor([[1.0, 1, 0], [0, 1, 2], [0, 0, -1]], dtype=torch.float64) @ cell
-        for changed in (model.predict(numbers, positions + shift, cell), model.predict(numbers, positions, other)):
-            close(changed["energy"], found["energy"])
-            close(changed["forces"], found["forces"])
-        double = torch.cat([2 * cell[:1], cell[1:]])
-        twice = model.predict(numbers.repeat(2), torch.cat([positions, positions + cell[0]]), double)
-        close(twice["energy"], 2 * found["energy"])
-        close(twice["forces"], found["forces"].repeat(2, 1))
-        close(twice["stress"], found["stress"])
+@pytest.mark.parametrize("cell", [CELL, SMALL_CELL], ids=["crystal", "thin"])
+def test_atoms_may_be_given_in_any_image(local_potential, cell):
+    numbers, positions = structure()
+    found = local_potential.predict(numbers, positions, cell)
+    moved = positions + torch.randint(-3, 4, positions.shape).double() @ cell
+    wrapped = (positions @ cell.inverse() % 1) @ cell
+    for other in (moved, wrapped):
+        same(local_potential.predict(numbers, other, cell), found)
+    assert found["forces"].abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("cell", [CELL, SMALL_CELL], ids=["crystal", "thin"])
+def test_another_cell_of_the_lattice_changes_nothing(local_potential, cell):
+    numbers, positions = structure()
+    turn = torch.tensor([[1.0, 1, 0], [0, 1, 2], [0, 0, -1]], dtype=torch.float64)
+    assert turn.det().round() == -1
+    same(local_potential.predict(numbers, positions, turn @ cell), local_potential.predict(numbers, positions, cell))
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("cell", [CELL, SMALL_CELL], ids=["crystal", "thin"])
+def test_a_supercell_has_the_energy_of_its_cells(local_potential, cell, axis):
+    numbers, positions = structure()
+    found = local_potential.predict(numbers, positions, cell)
+    wide = cell.clone()
+    wide[axis] *= 2
+    twice = local_potential.predict(numbers.repeat(2), torch.cat([positions, positions + cell[axis]]), wide)
+    expected = {"energy": 2 * found["energy"], "forces": found["forces"].repeat(2, 1), "stress": found["stress"]}
+    same(twice, expected)
+
+
+def test_forces_and_their_torques_cancel(local_potential):
+    numbers, positions = structure()
+    forces = local_potential.predict(numbers, positions)["forces"]
+    assert forces.sum(0).abs().max() < 1e-12
+    assert torch.linalg.cross(positions, forces).sum(0).abs().max() < 1e-11
 
 
 def test_the_loss_of_energy_forces_and_stress_has_its_gradient():
@@ -204,6 +258,8 @@ def test_a_neighbour_list_at_hand_is_used():
         found = model(numbers, positions, CELL, edges=listed(positions, CELL))
         close(found["forces"].detach(), model.predict(numbers, positions, CELL)["forces"])
     assert listed.searches == 1
+    with pytest.raises(ShapeError, match="edges are those of 6 atoms"):
+        model(numbers[:5], positions[:5], CELL, edges=listed(positions, CELL))
 
 
 @pytest.mark.parametrize("cell", [None, 9 * torch.eye(3).double()])
@@ -248,6 +304,11 @@ def test_atoms_on_one_place_are_named():
 def test_what_cannot_be_evaluated_is_refused(numbers, positions, cell, error, words):
     with pytest.raises(error, match=words):
         potential().predict(numbers, positions, cell)
+
+
+def test_a_model_that_names_no_cutoff_is_refused():
+    with pytest.raises(EquikernError, match=r"Linear .*cutoff and num_species"):
+        Potential(torch.nn.Linear(2, 2), ELEMENTS)
 
 
 @pytest.mark.parametrize(
