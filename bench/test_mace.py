@@ -1,8 +1,8 @@
 """MACE, accelerated and as it is: energy with forces, and one step of force training, of rattled rock salt.
 
 ScaleShiftMACE with 128x0e+128x1o, 2 layers, l <= 3, correlation 3, r_max 5 A and random weights, in float32. Training
-reads tables too (`tables="always"`). MACE needs e3nn 0.4.4: `make bench BENCH=bench/test_mace.py
-BENCH_PY=.venv-e3nn04/bin/python`.
+reads tables too (`tables="always"`). `models.MACE` is our own model with the same weights. mace-torch needs e3nn 0.4.4:
+`make bench BENCH=bench/test_mace.py BENCH_PY=.venv-e3nn04/bin/python`.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import Any
 
 import pytest
 import torch
-from test_models import training_step
-from timing import alternate
+from own import Own, own_results
+from test_models import Rival, race
 from torch import Tensor
 
 import equikern
+from equikern.interop import from_mace
 from equikern.testing import potentials
 
-TOLERANCE = 1e-4  # of forces in float32, over the largest; conformance is tested elsewhere
 NUMBERS = [11, 17]
 
 with warnings.catch_warnings():
@@ -46,44 +46,32 @@ def crystal(repeat: int) -> Any:
     return atoms
 
 
-def results(out: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Energy and forces."""
-    return out["interaction_energy"], out["forces"]
-
-
-def evaluation(model: torch.nn.Module, given: dict[str, Tensor]) -> dict[str, Tensor]:
-    """One call as in dynamics."""
-    return model(dict(given), compute_force=True)  # type: ignore[no-any-return]
-
-
-class Training(torch.nn.Module):
-    """The model as its training calls it."""
+class Public(torch.nn.Module):
+    """The model as dynamics calls it, and in training as its training does."""
 
     def __init__(self, model: torch.nn.Module) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, given: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Energy and forces that can be differentiated."""
-        return self.model(given, training=True)  # type: ignore[no-any-return]
+        """Energy and forces, that can be differentiated in training."""
+        return self.model(given, training=self.training, compute_force=True)  # type: ignore[no-any-return]
+
+
+def results(out: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Energy and forces."""
+    return out["interaction_energy"], out["forces"]
 
 
 @pytest.mark.parametrize("step", ["energy+forces", "training step"])
 @pytest.mark.parametrize("repeat", [2, 3])
-def test_mace(benchmark: Any, repeat: int, step: str) -> None:
+@pytest.mark.parametrize("name", ["MACE", "models.MACE"])
+def test_mace(benchmark: Any, name: str, repeat: int, step: str) -> None:
     atoms = crystal(repeat)
-    theirs, ours = copy.deepcopy(model()), equikern.accelerate(copy.deepcopy(model()), tables="always")
-    given = potentials.mace_input(atoms, NUMBERS)
-    expected, got = (evaluation(m, given)["forces"] for m in (theirs, ours))
-    error = float((got - expected).abs().max() / expected.abs().max())
-    assert error < TOLERANCE, f"forces differ by {error:.1e}; it is not timed"
-    if step == "training step":
-        run = {id(m): (lambda m=Training(m.train()): training_step(m, given, results)) for m in (theirs, ours)}
+    theirs = Rival(Public(copy.deepcopy(model())), potentials.mace_input(atoms, NUMBERS), results)
+    if name == "MACE":
+        ours = theirs._replace(model=Public(equikern.accelerate(copy.deepcopy(model()), tables="always")))
     else:
-        run = {id(m): (lambda m=m: evaluation(m, given)) for m in (theirs, ours)}
-    edges = given["edge_index"].shape[1]
-    benchmark.group = f"models MACE {len(atoms)} atoms {step}"
-    benchmark.extra_info.update(
-        case=f"MACE, {edges} edges", edges=len(atoms), unit="atom", step=step, error=error, skipped={},
-    )  # fmt: skip
-    alternate(benchmark, run[id(ours)], {"as it is": run[id(theirs)]})
+        own = Own(from_mace(model()))
+        ours = Rival(own, own.given(atoms), own_results)
+    race(benchmark, name, step, ours, theirs, atoms)

@@ -2,7 +2,7 @@
 
 Rattled copper of 32 and 108 atoms; one structure a step. The weights of SevenNet are trained ones, those of NequIP
 random. A training step takes the gradients of a loss of energy and forces and changes the parameters; ours has tables
-in training too (`accelerate(model, tables="always")`).
+in training too (`accelerate(model, tables="always")`). `models.NequIP` is our own model with the weights of nequip's.
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ from typing import Any, NamedTuple
 import ase.build
 import pytest
 import torch
+from own import Own, own_results
 from timing import alternate
 from torch import Tensor
 
 import equikern
+from equikern.interop import from_nequip
 from equikern.testing import potentials
 
 TOLERANCE = 1e-4  # of forces in float32, over the largest; conformance is tested elsewhere
@@ -76,6 +78,14 @@ def crystal(repeat: int) -> Any:
     return atoms
 
 
+class Rival(NamedTuple):
+    """A model with its input, and energy and forces of what it returns."""
+
+    model: torch.nn.Module
+    given: Any
+    results: Callable[[Any], tuple[Tensor, Tensor]]
+
+
 def fresh(given: Any) -> Any:
     """The input as if it was new: models write into it."""
     return dict(given) if isinstance(given, dict) else given.clone()
@@ -92,27 +102,43 @@ def training_step(model: torch.nn.Module, given: Any, results: Callable[[Any], t
                 p.grad = None
 
 
-@pytest.mark.parametrize("step", ["energy+forces", "training step"])
-@pytest.mark.parametrize("repeat", [2, 3])
-@pytest.mark.parametrize("name", MODELS)
-def test_models(benchmark: Any, name: str, repeat: int, step: str) -> None:
-    if (name, repeat, step) == ("SevenNet-l3i5", 3, "training step"):
-        pytest.skip("its own step takes half a minute and 8 GB")
-    kind, atoms = potential(name), crystal(repeat)
-    theirs = copy.deepcopy(kind.model)
-    ours = equikern.accelerate(copy.deepcopy(kind.model), tables="always")
-    given = kind.given(atoms)
-    expected, got = (kind.results(model(fresh(given)))[1].detach() for model in (theirs, ours))
+OWN: dict[str, tuple[str, Callable[[Any], Any]]] = {"models.NequIP": ("NequIP", from_nequip)}
+
+
+def race(benchmark: Any, name: str, step: str, ours: Rival, theirs: Rival, atoms: Any) -> None:
+    """Time ours against theirs, once their forces agree in evaluation."""
+    ours.model.eval(), theirs.model.eval()
+    expected, got = (rival.results(rival.model(fresh(rival.given)))[1].detach() for rival in (theirs, ours))
     error = float((got - expected).abs().max() / expected.abs().max())
     assert error < TOLERANCE, f"forces of {name} differ by {error:.1e}; it is not timed"
-    if step == "training step":
-        theirs.train(), ours.train()
-        run = {id(m): (lambda m=m: training_step(m, given, kind.results)) for m in (theirs, ours)}
-    else:
-        run = {id(m): (lambda m=m: m(fresh(given))) for m in (theirs, ours)}
-    edges = given["edge_index"].shape[1]
+
+    def run(rival: Rival) -> Callable[[], Any]:
+        if step == "training step":
+            rival.model.train()
+            return lambda: training_step(rival.model, rival.given, rival.results)
+        return lambda: rival.model(fresh(rival.given))
+
+    edges = theirs.given["edge_index"].shape[1]
     benchmark.group = f"models {name} {len(atoms)} atoms {step}"
     benchmark.extra_info.update(
         case=f"{name}, {edges} edges", edges=len(atoms), unit="atom", step=step, error=error, skipped={},
     )  # fmt: skip
-    alternate(benchmark, run[id(ours)], {"as it is": run[id(theirs)]})
+    alternate(benchmark, run(ours), {"as it is": run(theirs)})
+
+
+@pytest.mark.parametrize("step", ["energy+forces", "training step"])
+@pytest.mark.parametrize("repeat", [2, 3])
+@pytest.mark.parametrize("name", [*MODELS, *OWN])
+def test_models(benchmark: Any, name: str, repeat: int, step: str) -> None:
+    if (name, repeat, step) == ("SevenNet-l3i5", 3, "training step"):
+        pytest.skip("its own step takes half a minute and 8 GB")
+    public, load = OWN.get(name, (name, None))
+    kind, atoms = potential(public), crystal(repeat)
+    given = kind.given(atoms)
+    theirs = Rival(copy.deepcopy(kind.model), given, kind.results)
+    if load is None:
+        ours = theirs._replace(model=equikern.accelerate(copy.deepcopy(kind.model), tables="always"))
+    else:
+        own = Own(load(kind.model))
+        ours = Rival(own, own.given(atoms), own_results)
+    race(benchmark, name, step, ours, theirs, atoms)

@@ -20,8 +20,8 @@ def from_nequip(theirs: nn.Module, elements: Sequence[int] | None = None) -> Pot
     elements: the atomic numbers of its types, by default those of their names. Both models are evaluated on a few
     atoms and compared.
 
-    Raises EquikernError for what `models.NequIP` has not: cutoffs or neighbour counts by type, trained Bessel
-    functions, pair potentials, embedded graph fields, residual layers, other nonlinearities.
+    Raises EquikernError for what `models.NequIP` has not: cutoffs by pair of types, trained Bessel functions, pair
+    potentials, embedded graph fields, residual layers, other nonlinearities.
     """
     parts = _parts(theirs)
     convolutions = [part for name, part in parts.items() if name.endswith("_convnet")]
@@ -43,9 +43,9 @@ def from_nequip(theirs: nn.Module, elements: Sequence[int] | None = None) -> Pot
 
 
 def _copy_layer(layer: Interaction, block: Any) -> None:
-    scale = float(block.avg_num_neighbors_norm.norm_const)
+    weights.copy(layer.norm, block.avg_num_neighbors_norm.norm_const.expand_as(layer.norm))
     weights.copy_linear(layer.linear_1, block.linear_1)
-    weights.copy_radial(layer.convolution, _weights(block.edge_mlp), block.tp_scatter.tp, scale=scale)
+    weights.copy_radial(layer.convolution, _weights(block.edge_mlp), block.tp_scatter.tp)
     weights.copy_linear(layer.linear_2, block.linear_2)
     if (layer.self_connection is None) != (block.sc is None):
         raise weights.lacks("NequIP", "self-connections but in all layers after the first")
@@ -73,13 +73,12 @@ def _config(parts: dict[str, Any], convolutions: list[Any]) -> NequIPConfig:
     if isinstance(encode.bessel_weights, nn.Parameter):
         raise weights.lacks("NequIP", "trained Bessel functions")
     blocks = [layer.conv for layer in convolutions]
-    if any(block.avg_num_neighbors_norm.norm_const.numel() > 1 for block in blocks):
-        raise weights.lacks("NequIP", "numbers of neighbours by type")
     if any(layer.resnet or not hasattr(layer.equivariant_nonlin, "sc") for layer in convolutions):
         raise weights.lacks("NequIP", "residual layers or nonlinearities of norms")
     widths = {tuple(block.edge_mlp.dims[1:-1]) for block in blocks}
     if len(widths) > 1:
         raise weights.lacks("NequIP", "radial networks of different widths")
+    neighbours = (blocks[0].avg_num_neighbors_norm.norm_const.view(-1) ** -2).tolist()
     lmax = parts["spharm"].irreps_edge_sh.lmax
     hidden = convolutions[0].feature_irreps_hidden
     channels = {ir.l: mul for mul, ir in hidden}
@@ -96,7 +95,7 @@ def _config(parts: dict[str, Any], convolutions: list[Any]) -> NequIPConfig:
         cutoff_power=int(encode.cutoff.p),
         radial=widths.pop(),
         readout=tuple(parts["per_atom_energy_readout"].mlp_module.dims[1:-1]),
-        avg_num_neighbors=float(blocks[0].avg_num_neighbors_norm.norm_const) ** -2,
+        avg_num_neighbors=neighbours[0] if len(neighbours) == 1 else tuple(neighbours),
     )
 
 

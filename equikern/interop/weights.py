@@ -47,7 +47,10 @@ def compare(potential: Potential, energies: Callable[[Tensor, Tensor, Tensor], T
     expected = energies(species, positions, edges).detach().double().cpu()
     allowed = TOLERANCE[like.dtype] * network.abs().max() + 16 * torch.finfo(like.dtype).eps * expected.abs().max()
     if not (network + potential.shift + reference - expected).abs().max() <= allowed:
-        raise lacks(model, "part that this model has: with its weights the energies of six atoms differ")
+        raise EquikernError(
+            f"models.{model} with these weights gives six atoms other energies, so it lacks a part of this model; "
+            "equikern.accelerate runs the library's model as it is."
+        )
 
 
 def copy(ours: nn.Parameter | Tensor, theirs: Tensor) -> None:

@@ -18,5 +18,5 @@ def check_sizes(config: Any, integers: Sequence[str], positive: Sequence[str] = 
             raise EquikernError(f"{name}: {field} is an integer >= 1; got {value!r}.")
     for field in positive:
         value = getattr(config, field)
-        if not (isfinite(value) and value > 0):
+        if not (isinstance(value, (int, float)) and isfinite(value) and value > 0):
             raise EquikernError(f"{name}: {field} is finite and above 0; got {value!r}.")

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from equikern.errors import EquikernError, ShapeError
 from equikern.graph import Graph
-from equikern.models._parts import check_sizes, inputs
+from equikern.models._checks import check_sizes
+from equikern.models._parts import inputs
 from equikern.nn import Convolution, PaiNNMessage, SchNetMessage
 from equikern.ops import radial, spherical_harmonics
 
@@ -171,7 +172,8 @@ class LEFTNet(nn.Module):
         (N,) the graph of each atom, by default one. The energy depends on edge_vec and on positions: forces are minus
         its gradient with both. Raises EquikernError for edges that go to a periodic image.
         """
-        config, graph = self.config, inputs(species, edge_vec, edge_index, graph)
+        config = self.config
+        graph = inputs(species, edge_vec, edge_index, graph, config.num_species)
         centred = about_centroid(self._open(species, edge_vec, graph, positions), batch)
         r = edge_vec.norm(dim=1)
         direction = spherical_harmonics([1], edge_vec, True, "norm")  # (E, 3)

@@ -2,18 +2,18 @@
 
 Source: I. Batatia, D. P. Kovács, G. N. C. Simm, C. Ortner and G. Csányi, "MACE: higher order equivariant message
 passing neural networks for fast and accurate force fields", NeurIPS 2022 (arXiv:2206.07697), in the form of the package
-mace-torch 0.3; `interop.mace_model` reads its models.
+mace-torch 0.3; `interop.from_mace` reads its models.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import isfinite
 
 from torch import Tensor, nn
 
 from equikern.errors import EquikernError
 from equikern.graph import Graph
+from equikern.models._checks import check_sizes
 from equikern.nn import GAINS, MLP, RadialConvolution, SpeciesLinear, SymmetricContraction
 from equikern.o3 import Irreps, Linear
 from equikern.ops import radial, spherical_harmonics
@@ -46,21 +46,17 @@ class MACEConfig:
     avg_num_neighbors: float = 20.0
 
     def __post_init__(self) -> None:
-        for name in ("cutoff", "avg_num_neighbors"):
-            value = getattr(self, name)
-            if not (isfinite(value) and value > 0):
-                raise EquikernError(f"MACE: {name} is finite and above 0; got {value!r}.")
-        least = {"num_species": 1, "layers": 1, "channels": 1, "lmax": 0, "lmax_hidden": 0, "num_basis": 1}
-        for name, smallest in (least | {"cutoff_power": 2, "hidden": 1}).items():
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < smallest:
-                raise EquikernError(f"MACE: {name} is an integer >= {smallest}; got {value!r}.")
-        if self.lmax > 3 or self.lmax_hidden > self.lmax:
-            raise EquikernError(f"MACE: lmax_hidden <= lmax <= 3; got {self.lmax_hidden} and {self.lmax}.")
+        sizes = ("num_species", "layers", "channels", "num_basis", "cutoff_power", "hidden")
+        check_sizes(self, sizes, ("cutoff", "avg_num_neighbors"))
+        degrees = (self.lmax_hidden, self.lmax)
+        if not all(isinstance(n, int) for n in degrees) or not 0 <= self.lmax_hidden <= self.lmax <= 3:
+            raise EquikernError(f"MACEConfig: 0 <= lmax_hidden <= lmax <= 3, integers; got {degrees}.")
+        if self.cutoff_power < 2 or min(self.radial, default=1) < 1:
+            raise EquikernError(f"MACEConfig: cutoff_power is at least 2, widths at least 1; got {self}.")
         if len(self.correlations) != self.layers or not all(1 <= n <= 4 for n in self.correlations):
-            raise EquikernError(f"MACE: correlation is 1 to 4, one number or one a layer; got {self.correlation!r}.")
-        if min(self.radial, default=1) < 1:
-            raise EquikernError(f"MACE: widths are at least 1; got {self.radial}.")
+            raise EquikernError(
+                f"MACEConfig: correlation is 1 to 4, one number or one a layer; got {self.correlation!r}."
+            )
 
     @property
     def correlations(self) -> tuple[int, ...]:
@@ -111,6 +107,7 @@ class Interaction(nn.Module):
         self.skip = SpeciesLinear(*((irreps_in, irreps_out) if residual else (a, a)), config.num_species)
         self.power = SymmetricContraction(a, irreps_out, correlation=correlation, num_species=config.num_species)
         self.product_linear = Linear(irreps_out, irreps_out)
+        self.irreps_out = irreps_out
 
     def forward(self, h: Tensor, species: Tensor, r: Tensor, y: Tensor, graph: Graph) -> Tensor:
         """h (N, dim in), species (N,), edges r (E,), y (E, harmonics) -> (N, dim out)."""
@@ -127,6 +124,7 @@ class MACE(nn.Module):
     The energy of an atom without neighbours is that of its species in the residual terms, 0 if the first layer has
     none; an edge of length zero has the harmonics of l = 0 alone.
 
+    >>> import torch
     >>> model = MACE(MACEConfig(channels=4, lmax=1, correlation=2, radial=(16,), num_species=10))
     >>> edges = torch.tensor([[0, 1], [1, 0]])
     >>> model(torch.tensor([6, 8]), torch.tensor([[0.0, 0.0, 1.1], [0.0, 0.0, -1.1]]), edges).shape

@@ -2,7 +2,7 @@
 
 Source: S. Batzner, A. Musaelian, L. Sun, M. Geiger, J. P. Mailoa, M. Kornbluth, N. Molinari, T. E. Smidt and
 B. Kozinsky, "E(3)-equivariant graph neural networks for data-efficient and accurate interatomic potentials", Nature
-Communications 13, 2453 (2022), in the form of the package nequip 0.19; `interop.nequip` reads its models.
+Communications 13, 2453 (2022), in the form of the package nequip 0.19; `interop.from_nequip` reads its models.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from equikern.errors import EquikernError
 from equikern.graph import Graph
+from equikern.models._checks import check_sizes
 from equikern.nn import MLP, Gate, RadialConvolution, SpeciesLinear
 from equikern.o3 import Irrep, Irreps, Linear
 from equikern.ops import radial, spherical_harmonics
@@ -34,7 +35,8 @@ class NequIPConfig:
     parity: both parities of each l; without it only those of the harmonics, (-1)^l. attributes: width of the species'
     embedding (None: channels of l = 0). num_basis: Bessel functions; cutoff_power: p of the polynomial cutoff.
     radial, readout: hidden widths of the networks of the edge length and of the energy.
-    avg_num_neighbors: sums over neighbours are divided by its root.
+    avg_num_neighbors: sums over neighbours are divided by its root; with one number a species, each neighbour by that
+    of its own.
     """
 
     cutoff: float = 5.0
@@ -48,22 +50,29 @@ class NequIPConfig:
     cutoff_power: int = 6
     radial: tuple[int, ...] = (128,)
     readout: tuple[int, ...] = ()
-    avg_num_neighbors: float = 20.0
+    avg_num_neighbors: float | tuple[float, ...] = 20.0
 
     def __post_init__(self) -> None:
-        for name in ("cutoff", "avg_num_neighbors"):
-            value = getattr(self, name)
-            if not (isfinite(value) and value > 0):
-                raise EquikernError(f"NequIP: {name} is finite and above 0; got {value!r}.")
-        least = {"num_species": 1, "layers": 1, "lmax": 0, "num_basis": 1, "cutoff_power": 2}
-        for name, smallest in least.items():
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < smallest:
-                raise EquikernError(f"NequIP: {name} is an integer >= {smallest}; got {value!r}.")
+        check_sizes(self, ("num_species", "layers", "num_basis", "cutoff_power"))
+        if not isinstance(self.lmax, int) or self.lmax < 0 or self.cutoff_power < 2:
+            raise EquikernError(f"NequIPConfig: lmax is an integer >= 0, cutoff_power >= 2; got {self}.")
         if isinstance(self.channels, tuple) and len(self.channels) != self.lmax + 1:
-            raise EquikernError(f"NequIP: lmax = {self.lmax} needs {self.lmax + 1} channels; got {self.channels}.")
+            raise EquikernError(
+                f"NequIPConfig: lmax = {self.lmax} needs {self.lmax + 1} channels; got {self.channels}."
+            )
+        if len(self.neighbours) != self.num_species or not all(isfinite(n) and n > 0 for n in self.neighbours):
+            raise EquikernError(
+                "NequIPConfig: avg_num_neighbors is finite and above 0, one number or one a species; got "
+                f"{self.avg_num_neighbors!r}."
+            )
         if min(*self._channels, self._attributes, *self.radial, *self.readout) < 1:
-            raise EquikernError(f"NequIP: channels and widths are at least 1; got {self}.")
+            raise EquikernError(f"NequIPConfig: channels and widths are at least 1; got {self}.")
+
+    @property
+    def neighbours(self) -> tuple[float, ...]:
+        """Of each species."""
+        given = self.avg_num_neighbors
+        return given if isinstance(given, tuple) else (given,) * self.num_species
 
     @property
     def _channels(self) -> tuple[int, ...]:
@@ -112,7 +121,7 @@ class Radial(nn.Module):
 
 
 class Interaction(nn.Module):
-    """x_i <- gate(linear(sum over j of R(r_ij) (linear(x_j) tensor Y(r_ij)) / sqrt(neighbours)) + W(species_i) x_i)."""
+    """x_i <- gate(linear(sum over j of R(r_ij) (linear(x_j) / sqrt(neighbours)) tensor Y(r_ij)) + W(species_i) x_i)."""
 
     def __init__(self, config: NequIPConfig, irreps_in: Irreps, irreps_out: Irreps, self_connection: bool) -> None:
         super().__init__()
@@ -124,11 +133,12 @@ class Interaction(nn.Module):
             [(mul, "0e") for mul, _ in gated], [ACTIVATIONS[1]] * len(gated), gated,
         )  # fmt: skip
         middle, instructions = channelwise(irreps_in, y, self.gate.irreps_in)
-        paths = [(*ins, 1 / config.avg_num_neighbors) for ins in instructions]
-        weights = sum(irreps_in[i].mul for i, *_ in paths)
+        weights = sum(irreps_in[i].mul for i, *_ in instructions)
+        self.norm: Tensor
+        self.register_buffer("norm", torch.tensor(config.neighbours).rsqrt().unsqueeze(1))  # (S, 1)
         self.linear_1 = Linear(irreps_in, irreps_in)
         self.convolution = RadialConvolution(
-            irreps_in, y, middle, paths, radial=Radial(config, weights), r_max=config.cutoff
+            irreps_in, y, middle, instructions, radial=Radial(config, weights), r_max=config.cutoff
         )
         self.linear_2 = Linear(middle.simplify(), self.gate.irreps_in)
         self.self_connection = None
@@ -138,7 +148,7 @@ class Interaction(nn.Module):
 
     def forward(self, x: Tensor, species: Tensor, embedding: Tensor, r: Tensor, y: Tensor, graph: Graph) -> Tensor:
         """x (N, dim in), species (N,) in rows of embedding (S, A), edges r (E,), y (E, harmonics) -> (N, dim out)."""
-        z = self.linear_2(self.convolution.convolve(self.linear_1(x), r, y, graph))
+        z = self.linear_2(self.convolution.convolve(self.linear_1(x) * self.norm[species], r, y, graph))
         if self.self_connection is not None:
             z = z + self.self_connection(x, species, embedding)
         return self.gate(z)  # type: ignore[no-any-return]

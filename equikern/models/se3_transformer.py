@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from equikern.errors import EquikernError
 from equikern.graph import Graph
+from equikern.models._checks import check_sizes
 from equikern.models._parts import (
     RadialNetwork,
     check_parity,
-    check_sizes,
     features,
     fully_connected,
     harmonics,
@@ -37,7 +37,7 @@ from equikern.program import Irreps, Rows, product
 class SE3TransformerConfig:
     """Sizes of an SE(3)-Transformer.
 
-    cutoff in the unit of the edge vectors; l_max, the highest degree of features and of harmonics; channels of each
+    cutoff in the unit of the edge vectors; lmax, the highest degree of features and of harmonics; channels of each
     irrep, of which keys and values have channels / div, split among `heads`; parity: "natural" keeps 0e, 1o, 2e, ...,
     "full" both parities of each degree, "none" ignores inversion as the paper does, and so tells mirror images apart;
     num_basis and hidden, the radial network's widths; epsilon smooths norms at zero, where h / |h| turns over.
@@ -49,7 +49,7 @@ class SE3TransformerConfig:
     channels: int = 16
     heads: int = 4
     div: int = 2
-    l_max: int = 2
+    lmax: int = 2
     parity: str = "natural"
     num_basis: int = 8
     hidden: int = 32
@@ -71,7 +71,7 @@ class Attention(nn.Module):
 
     def __init__(self, irreps_in: Irreps, irreps_out: Irreps, config: SE3TransformerConfig) -> None:
         super().__init__()
-        irreps_y = harmonics(config.l_max, config.parity)
+        irreps_y = harmonics(config.lmax, config.parity)
         few = Irreps([(config.channels // config.div, ir) for _, ir in irreps_out])
         self.value = reachable(irreps_in, irreps_y, few)
         self.key = Irreps([entry for entry in self.value if entry.ir in irreps_in])
@@ -133,7 +133,7 @@ class SE3Transformer(nn.Module):
         attentions, activations = [], []
         for n in range(config.layers):
             # Only scalars are read after the last layer.
-            wanted = scalars if n == config.layers - 1 else features(c, config.l_max, config.parity)
+            wanted = scalars if n == config.layers - 1 else features(c, config.lmax, config.parity)
             attentions.append(Attention(irreps, wanted, config))
             irreps = attentions[-1].irreps_out
             activations.append(NormNonLinearity(irreps, config.epsilon))
@@ -145,9 +145,10 @@ class SE3Transformer(nn.Module):
 
         edge_vec is position[sender] + shifts @ cell - position[receiver]; edge_index holds senders, receivers.
         """
-        config, graph = self.config, inputs(species, edge_vec, edge_index, graph)
+        config = self.config
+        graph = inputs(species, edge_vec, edge_index, graph, config.num_species)
         r = edge_vec.norm(dim=1)
-        y = spherical_harmonics(range(config.l_max + 1), edge_vec, True, "component")
+        y = spherical_harmonics(range(config.lmax + 1), edge_vec, True, "component")
         envelope = radial.polynomial_cutoff(r, config.cutoff)
         h = self.embedding(species)
         for attention, activation in zip(self.attentions, self.activations, strict=True):

@@ -13,11 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from equikern.graph import Graph
+from equikern.models._checks import check_sizes
 from equikern.models._parts import (
     RadialNetwork,
-    channelwise,
     check_parity,
-    check_sizes,
     features,
     harmonics,
     inputs,
@@ -28,35 +27,35 @@ from equikern.models._parts import (
 from equikern.nn import RadialConvolution
 from equikern.o3 import Linear
 from equikern.ops.gate import ACTIVATIONS
-from equikern.program import Irrep, Irreps
+from equikern.program import Irrep, Irreps, channelwise
 
 
 @dataclass(frozen=True)
 class TFNConfig:
     """Sizes of a tensor field network.
 
-    cutoff in the unit of the edge vectors; l_max, the highest degree of features and of harmonics; channels of each
+    cutoff in the unit of the edge vectors; lmax, the highest degree of features and of harmonics; channels of each
     irrep; parity: "natural" keeps 0e, 1o, 2e, ..., "full" both parities of each degree, "none" ignores inversion as
     the paper does, and so tells mirror images apart; num_basis and hidden, the radial network's widths;
-    avg_neighbours: sums over neighbours are divided by its square root; epsilon smooths norms at zero.
+    avg_num_neighbors: sums over neighbours are divided by its square root; epsilon smooths norms at zero.
     """
 
     cutoff: float = 5.0
     num_species: int = 100
     layers: int = 3
     channels: int = 32
-    l_max: int = 2
+    lmax: int = 2
     parity: str = "natural"
     num_basis: int = 8
     hidden: int = 32
-    avg_neighbours: float = 16.0
+    avg_num_neighbors: float = 16.0
     epsilon: float = 1e-6
 
     def __post_init__(self) -> None:
         check_sizes(
             self,
             ("num_species", "layers", "channels", "num_basis", "hidden"),
-            ("cutoff", "avg_neighbours", "epsilon"),
+            ("cutoff", "avg_num_neighbors", "epsilon"),
         )
         check_parity(self)
 
@@ -70,7 +69,8 @@ class NormActivation(nn.Module):
         # Scalars come first in `features`.
         self.scalars, self.others = scalars, Irreps([e for e in irreps if e.ir != Irrep("0e")])
         self.epsilon = epsilon
-        self.bias = nn.Parameter(torch.zeros(irreps.num_irreps))
+        # ssp(0) = 0 would square small features: the norms' biases start at 1.
+        self.bias = nn.Parameter((torch.arange(irreps.num_irreps) >= scalars).float())
 
     def forward(self, x: Tensor) -> Tensor:
         """x (N, irreps.dim) -> (N, irreps.dim)."""
@@ -87,7 +87,7 @@ class Layer(nn.Module):
 
     def __init__(self, irreps_in: Irreps, irreps_out: Irreps, config: TFNConfig) -> None:
         super().__init__()
-        irreps_y = harmonics(config.l_max, config.parity)
+        irreps_y = harmonics(config.lmax, config.parity)
         self.irreps_out = reachable(irreps_in, irreps_y, irreps_out)
         messages, instructions = channelwise(irreps_in, irreps_y, self.irreps_out)
         weights = sum(irreps_in[i].mul for i, *_ in instructions)
@@ -98,7 +98,7 @@ class Layer(nn.Module):
         self.mix = Linear(messages, self.irreps_out)
         self.keep = Linear(irreps_in, self.irreps_out)
         self.activation = NormActivation(self.irreps_out, config.epsilon)
-        self.scale = 1 / sqrt(config.avg_neighbours)
+        self.scale = 1 / sqrt(config.avg_num_neighbors)
 
     def forward(self, x: Tensor, edge_vec: Tensor, edge_index: Tensor, graph: Graph) -> Tensor:
         """x (N, irreps_in.dim), edge_vec (E, 3) -> (N, irreps_out.dim)."""
@@ -128,7 +128,7 @@ class TFN(nn.Module):
         layers = []
         for n in range(config.layers):
             # Only scalars are read after the last layer.
-            wanted = scalars if n == config.layers - 1 else features(c, config.l_max, config.parity)
+            wanted = scalars if n == config.layers - 1 else features(c, config.lmax, config.parity)
             layers.append(Layer(irreps, wanted, config))
             irreps = layers[-1].irreps_out
         self.layers = nn.ModuleList(layers)
@@ -139,7 +139,7 @@ class TFN(nn.Module):
 
         edge_vec is position[sender] + shifts @ cell - position[receiver]; edge_index holds senders, receivers.
         """
-        graph = inputs(species, edge_vec, edge_index, graph)
+        graph = inputs(species, edge_vec, edge_index, graph, self.config.num_species)
         x = self.embedding(species)
         for layer in self.layers:
             x = layer(x, edge_vec, edge_index, graph)

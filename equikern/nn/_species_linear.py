@@ -6,10 +6,24 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from equikern.errors import ProgramError, ShapeError
 from equikern.ops import evaluate
 from equikern.program import Irreps, by_species, linear
+
+
+def present_species(species: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The species that occur among `count`, and the place of each row's among them (N,); species (N,) int64.
+
+    Weights by species are large, and most models know more species than a structure has. All of them are returned
+    where values cannot be looked at, and where one is out of range: the op that reads them says so.
+    """
+    if species.is_cpu and not torch.compiler.is_compiling() and _get_current_dispatch_mode() is None:
+        present, places = species.unique(return_inverse=True)
+        if len(present) and int(present[0]) >= 0 and int(present[-1]) < count:
+            return present, places
+    return torch.arange(count, device=species.device), species
 
 
 class SpeciesLinear(torch.nn.Module):
@@ -40,19 +54,19 @@ class SpeciesLinear(torch.nn.Module):
         self.weight = torch.nn.Parameter(torch.randn(num_attributes, self.program.dims[1]))
 
     def forward(self, x: Tensor, species: Tensor, attributes: Tensor | None = None) -> Tensor:
-        """x (N, irreps_in.dim), species (N,) int64, attributes (num_species, num_attributes) -> (N, irreps_out.dim).
+        """x (N, irreps_in.dim), species (N,) integers, attributes (num_species, num_attributes) -> (N, irreps_out.dim).
 
-        Raises ShapeError for tensors that do not fit.
+        Raises ShapeError for tensors that do not fit, and for a species out of range.
         """
+        species = species.long()
         if attributes is None:
             return evaluate(self.program, (x, self.weight), [species])
         if attributes.ndim != 2 or attributes.shape[1] != len(self.weight):
             raise ShapeError(
                 f"attributes have shape {tuple(attributes.shape)}; the map reads (num_species, {len(self.weight)})."
             )
-        # Of the species that there are: a map is large, and most models know more species than a structure has.
-        present, rows = species.unique(return_inverse=True)
-        return evaluate(self.program, (x, attributes[present] @ self.weight), [rows])
+        present, places = present_species(species, len(attributes))
+        return evaluate(self.program, (x, attributes.index_select(0, present) @ self.weight), [places])
 
     def extra_repr(self) -> str:
         return f"{self.irreps_in} -> {self.irreps_out}, {len(self.weight)} attributes, {self.weight.shape[1]} weights"

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from equikern.errors import ProgramError, ShapeError
+from equikern.nn._species_linear import present_species
 from equikern.ops.symmetric_contraction import symmetric_contraction
 from equikern.program import Irreps
 from equikern.program.symmetric import basis, symmetric
@@ -56,12 +57,13 @@ class SymmetricContraction(torch.nn.Module):
         """
         if species.ndim != 1 or species.dtype not in (torch.int32, torch.int64):
             raise ShapeError(f"species are integers (N,); got {tuple(species.shape)} {species.dtype}.")
-        return symmetric_contraction(self.program, x, self.term_weights(), species.long())
+        present, places = present_species(species.long(), self.num_species)
+        return symmetric_contraction(self.program, x, self.term_weights(present), places)
 
-    def term_weights(self) -> Tensor:
-        """(num_species, terms, C): the weights of monomials that those of polynomials make."""
+    def term_weights(self, present: Tensor) -> Tensor:
+        """(S, terms, C): the weights of monomials that those of polynomials make, of the species present (S,)."""
         matrix = torch.tensor(basis(self.program.text).matrix, dtype=self.weight.dtype, device=self.weight.device)
-        return matrix @ self.weight
+        return matrix @ self.weight.index_select(0, present)
 
     def extra_repr(self) -> str:
         return (

@@ -70,6 +70,18 @@ def test_energies_forces_and_stress_are_those_of_mace(options):
         assert (got[name] - e).abs().max() <= 1e-8 * e.abs().max(), name
 
 
+def test_vector_features_are_those_of_mace():
+    """An energy is the same where every vector is turned round; features are not."""
+    model, seen = mace(NUMBERS, **SMALL), []
+    potential = from_mace(model)
+    for layer in (model.products[0], potential.model.layers[0]):
+        layer.register_forward_hook(lambda _, __, out: seen.append(out))
+    theirs(model), ours(potential)
+    expected, got = seen
+    assert expected[:, 8:].abs().max() > 1e-3
+    torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-12)
+
+
 def test_float32_models_become_float32_potentials():
     model = mace(NUMBERS, **(SMALL | {"dtype": "float32"}))
     potential = from_mace(model)
@@ -118,15 +130,15 @@ def test_an_accelerated_model_can_be_read_and_stays_as_it_is():
         ({"first": "RealAgnosticDensityInteractionBlock"}, "interaction blocks"),
         ({"others": "RealAgnosticInteractionBlock"}, "interaction blocks"),
         ({"use_so3": True}, "other parities"),
-        ({"hidden_irreps": "8x0e+8x0o+8x1o"}, "other parities"),
+        ({"hidden_irreps": "8x0e+8x0o+8x1o", "max_ell": 2}, "other parities"),
         ({"use_last_readout_only": True}, "without a readout"),
-        ({"gate": torch.tanh}, "six atoms differ"),
+        ({"gate": torch.tanh}, "six atoms other energies"),
     ],
     ids=lambda value: value if isinstance(value, str) else "-".join(value),
 )
 def test_what_the_model_has_not_is_refused_by_name(options, message):
     with pytest.raises(EquikernError, match=message):
-        from_mace(mace(NUMBERS, **(SMALL | options)))
+        from_mace(mace(NUMBERS, **(SMALL | {"max_ell": 1, "correlation": 1} | options)))
 
 
 def test_another_module_is_refused():

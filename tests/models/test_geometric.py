@@ -7,9 +7,22 @@ import torch
 
 from equikern.errors import EquikernError, ShapeError
 from equikern.graph import Graph
-from equikern.models import TFN, LEFTNet, LEFTNetConfig, SE3Transformer, SE3TransformerConfig, TFNConfig
+from equikern.models import (
+    TFN,
+    LEFTNet,
+    LEFTNetConfig,
+    Potential,
+    SE3Transformer,
+    SE3TransformerConfig,
+    SphereNet,
+    SphereNetConfig,
+    TFNConfig,
+)
 
 CUTOFF = 3.0
+SPHERENET = SphereNetConfig(
+    CUTOFF, 5, layers=2, channels=8, inner=6, narrow=4, output=8, output_layers=1, num_basis=4, degrees=4
+)
 
 
 def transformer(parity):
@@ -25,9 +38,10 @@ MODELS = {
     "TFN-none": lambda: TFN(TFNConfig(CUTOFF, 5, layers=3, channels=3, hidden=8, parity="none")),
     "SE3Transformer": lambda: transformer("natural"),
     "LEFTNet": lambda: LEFTNet(LEFTNetConfig(CUTOFF, 5, layers=2, channels=6, num_basis=6)),
+    "SphereNet": lambda: SphereNet(SPHERENET),
     "SE3Transformer-none": lambda: transformer("none"),
 }
-SEES_MIRRORS = {"TFN-none", "SE3Transformer-none"}
+SEES_MIRRORS = {"TFN-none", "SE3Transformer-none", "SphereNet"}
 every = pytest.mark.parametrize("name", MODELS)
 tensor = lambda *rows: torch.tensor(rows, dtype=torch.float64)  # noqa: E731
 
@@ -132,7 +146,7 @@ def test_energy_and_forces_are_continuous_where_a_pair_crosses_the_cutoff(name, 
     species = torch.tensor([1, 2, 3, 0, 4])[: 2 + others]
     still = tensor([0, 0, 0], [0, 0, 0], [0.9, 0.7, 0.5], [0.3, 1.4, 2.2], [-0.6, 0.8, 1.7])[: 2 + others]
     energies, forces = [], []
-    for step in torch.linspace(-1e-4, 1e-4, 60, dtype=torch.float64):
+    for step in torch.linspace(-1e-4, 1e-4, 40, dtype=torch.float64):
         positions = still.clone()
         positions[1, 2] = CUTOFF + step
         energy, force = evaluate(model, species, positions)
@@ -225,7 +239,10 @@ def test_a_prepared_graph_gives_the_same_and_inputs_that_do_not_fit_are_refused(
     assert torch.equal(got, atomic(model, species, positions, edges))
     with pytest.raises(ShapeError, match="edge_vec"):
         model(species, torch.zeros(3, 3, dtype=torch.float64), edges)
-    with pytest.raises(ShapeError, match="species"):
+    for wrong in (species + 5, species - 5):
+        with pytest.raises(ShapeError, match=r"species must lie in 0 \.\.\. 4"):
+            atomic(model, wrong, positions, edges)
+    with pytest.raises(ShapeError, match="species are integers"):
         model(species[None], torch.zeros(56, 3, dtype=torch.float64), edges)
 
 
@@ -235,11 +252,59 @@ def test_a_prepared_graph_gives_the_same_and_inputs_that_do_not_fit_are_refused(
         (TFNConfig, {"cutoff": 0.0}, "cutoff is finite and above 0"),
         (TFNConfig, {"channels": 0}, "channels is an integer >= 1"),
         (TFNConfig, {"parity": "odd"}, "unknown parity 'odd'; use one of natural, full, none"),
-        (TFNConfig, {"l_max": -1}, "l_max is an integer >= 0"),
+        (TFNConfig, {"lmax": -1}, "lmax is an integer >= 0"),
         (LEFTNetConfig, {"epsilon": -1.0}, "epsilon is finite and above 0"),
+        (SphereNetConfig, {"degrees": 0}, "degrees is an integer >= 1"),
         (SE3TransformerConfig, {"heads": 3}, "16 channels are no multiple of 2 \\* 3"),
     ],
 )
 def test_sizes_that_cannot_be_are_refused(config, changes, words):
     with pytest.raises(EquikernError, match=words):
         config(**changes)
+
+
+def crystal():
+    """Numbers, positions and a skewed cell thinner than the cutoff."""
+    cell = tensor([2.6, 0.2, 0], [0.1, 3.3, 0.3], [0, 0.4, 3.6])
+    positions = tensor([0, 0, 0], [1.2, 1.4, 0.3], [0.4, 1.9, 2.1])
+    return torch.tensor([1, 6, 8]), positions, cell
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "LEFTNet"])
+def test_crystals_as_potentials_repeat_turn_and_have_the_stress_of_strained_cells(name):
+    potential, (numbers, positions, cell) = Potential(build(name), [1, 6, 7, 8, 9]), crystal()
+    expected = potential.predict(numbers, positions, cell)
+    moved = positions + tensor([1, 0, -1], [0, 2, 0], [0, 0, 0]) @ cell
+    agree_as_crystals(potential.predict(numbers, moved, cell), expected)
+    turn = rotation()
+    turned = potential.predict(numbers, positions @ turn.T, cell @ turn.T)
+    back = {"forces": turned["forces"] @ turn, "stress": turn.T @ turned["stress"] @ turn}
+    agree_as_crystals(turned | back, expected)
+    twice = potential.predict(
+        numbers.repeat(2), torch.cat([positions, positions + cell[2]]), cell * tensor([1], [1], [2])
+    )
+    twice = {"energy": twice["energy"] / 2, "forces": twice["forces"][3:], "stress": twice["stress"]}
+    agree_as_crystals(twice, expected)
+    h, strain = 1e-5, torch.randn(3, 3, dtype=torch.float64)
+    strain = strain + strain.T
+    energies = [
+        potential.predict(numbers, positions @ bent, cell @ bent)["energy"]
+        for bent in (torch.eye(3) + sign * h * strain for sign in (1, -1))
+    ]
+    slope = (energies[0] - energies[1]) / (2 * h) / torch.linalg.det(cell)
+    assert (slope - (expected["stress"] * strain).sum()).abs() <= 1e-6 * max(1, expected["stress"].abs().max())
+
+
+def agree_as_crystals(got, expected):
+    """Energy, forces and stress of two cells."""
+    for name, tolerance in (("energy", 1e-11), ("forces", 1e-10), ("stress", 1e-10)):
+        assert (got[name] - expected[name]).abs().max() <= tolerance * max(1, expected[name].abs().max()), name
+
+
+def test_leftnet_refuses_crystals_and_takes_molecules_as_a_potential():
+    potential, (numbers, positions, cell) = Potential(build("LEFTNet"), [1, 6, 7, 8, 9]), crystal()
+    with pytest.raises(EquikernError, match="periodic systems have no centroid"):
+        potential.predict(numbers, positions, cell)
+    energy, forces = evaluate(potential.model, torch.tensor([0, 1, 3]), positions)
+    got = potential.predict(numbers, positions)
+    agree((got["energy"], got["forces"]), (energy, forces))

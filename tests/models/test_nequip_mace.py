@@ -59,6 +59,22 @@ def test_energies_stay_and_forces_turn_under_rotations_mirrors_and_translations(
         close(turned_forces, forces @ matrix.T)
 
 
+def test_features_of_every_layer_turn_as_their_irreps_say(model):
+    species, positions, edges = molecule()
+    seen = []
+    for layer in model.layers:
+        layer.register_forward_hook(lambda module, _, out: seen.append((module.irreps_out, out)))
+    turn = torch.linalg.qr(torch.randn(3, 3, dtype=torch.float64))[0]
+    turn = -turn * turn.det()  # a mirror
+    for x in (positions, positions @ turn.T):
+        model(species, x[edges[0]] - x[edges[1]], edges)
+    layers = len(model.layers)
+    assert any(irreps.lmax > 0 for irreps, _ in seen)
+    for (irreps, before), (_, after) in zip(seen[:layers], seen[layers:], strict=True):
+        assert before.abs().max() > 1e-3
+        close(after, before @ irreps.D_from_matrix(turn).T)
+
+
 def test_atoms_and_edges_have_no_order(model):
     species, positions, edges = molecule()
     order, other = torch.randperm(7), torch.randperm(edges.shape[1])
@@ -206,9 +222,12 @@ def test_a_prepared_graph_saves_the_sort_and_is_checked(model):
         (NequIPConfig, {"layers": 0}, "layers is an integer >= 1"),
         (NequIPConfig, {"lmax": 2, "channels": (8, 8)}, "needs 3 channels"),
         (NequIPConfig, {"radial": (0,)}, "at least 1"),
+        (NequIPConfig, {"avg_num_neighbors": (2.0, 3.0)}, "one a species"),
+        (NequIPConfig, {"avg_num_neighbors": 0.0}, "above 0"),
+        (NequIPConfig, {"cutoff_power": 1}, "cutoff_power >= 2"),
         (MACEConfig, {"cutoff": float("nan")}, "cutoff is finite and above 0"),
-        (MACEConfig, {"lmax": 4}, "lmax <= 3"),
-        (MACEConfig, {"lmax": 1, "lmax_hidden": 2}, "lmax_hidden <= lmax"),
+        (MACEConfig, {"lmax": 4}, "lmax <= 3, integers"),
+        (MACEConfig, {"lmax": 1, "lmax_hidden": 2}, "lmax_hidden <= lmax <= 3"),
         (MACEConfig, {"correlation": (3, 3, 3)}, "one a layer"),
         (MACEConfig, {"correlation": 5}, "1 to 4"),
         (MACEConfig, {"num_species": 2.0}, "num_species is an integer"),

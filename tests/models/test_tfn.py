@@ -27,7 +27,7 @@ def inputs(atoms=5):
 @pytest.mark.parametrize("parity", ["natural", "full", "none"])
 def test_a_layer_is_the_papers_sum_over_edges_with_e3nns_products(parity, double):
     o3 = pytest.importorskip("e3nn.o3", reason="e3nn is not installed")
-    layer = TFN(TFNConfig(layers=3, parity=parity, avg_neighbours=4.0, **SIZES)).double().layers[1]
+    layer = TFN(TFNConfig(layers=3, parity=parity, avg_num_neighbors=4.0, **SIZES)).double().layers[1]
     with torch.no_grad():
         layer.activation.bias.normal_()
     conv = layer.convolution
@@ -80,7 +80,7 @@ def test_two_rings_about_an_atom_are_seen_to_be_turned_only_with_harmonics_of_th
         vec = torch.stack([both.cos(), both.sin(), 0 * both], 1)
         return model(species, torch.cat([vec, -vec]), edges).sum()
 
-    for l_max, sees in ((fold - 1, False), (fold, True)):
-        model = TFN(TFNConfig(layers=2, l_max=l_max, **SIZES)).double()
+    for lmax, sees in ((fold - 1, False), (fold, True)):
+        model = TFN(TFNConfig(layers=2, lmax=lmax, **SIZES)).double()
         difference = (energy(model, 0.3) - energy(model, 0.8)).abs()
         assert difference > 1e-9 if sees else difference < 1e-13

@@ -106,3 +106,10 @@ def test_what_cannot_be_is_refused(make, message):
 def test_attributes_that_do_not_fit_are_refused():
     with pytest.raises(ShapeError, match="num_species, 3"):
         SpeciesLinear("2x0e", "2x0e", 3)(torch.randn(1, 2), torch.tensor([0]), torch.randn(2, 4))
+
+
+@pytest.mark.parametrize("species", [[0, 3], [-1, 0]])
+@pytest.mark.parametrize("attributes", [None, torch.ones(3, 3)])
+def test_a_species_out_of_range_is_refused(species, attributes):
+    with pytest.raises(ShapeError, match="out of range"):
+        SpeciesLinear("2x0e", "2x0e", 3)(torch.randn(2, 2), torch.tensor(species, dtype=torch.int32), attributes)
