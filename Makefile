@@ -79,7 +79,7 @@ $(VENV)/built: $(SOURCES) $(VENV)/tools
 $(E3NN04)/e3nn: | $(VENV)/torch
 	$(PY) -m venv --clear $(E3NN04)
 	$(PIP04) install -q "torch==$(TORCH_VERSION)"
-	$(PIP04) install -q "e3nn==0.4.4" "mace-torch==0.3.16" "setuptools<80" "vesin>=0.6" pytest pytest-benchmark hypothesis numpy
+	$(PIP04) install -q "e3nn==0.4.4" "mace-torch==0.3.16" "setuptools<80" pytest pytest-benchmark hypothesis numpy
 	@touch $@
 
 $(E3NN04)/built: $(VENV)/built | $(E3NN04)/e3nn

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from equikern.errors import EquikernError
 from equikern.graph import Graph
-from equikern.models._checks import check_sizes
+from equikern.models._parts import check_sizes, inputs
 from equikern.nn import GAINS, MLP, RadialConvolution, SpeciesLinear, SymmetricContraction
 from equikern.o3 import Irreps, Linear
 from equikern.ops import radial, spherical_harmonics
@@ -151,10 +151,7 @@ class MACE(nn.Module):
 
         edge_vec is position[sender] + shifts @ cell - position[receiver]; edge_index holds senders, receivers.
         """
-        if graph is None:
-            graph = Graph(edge_index, species.shape[0])
-        else:
-            graph.check(edge_index, species.shape[0])
+        graph = inputs(species, edge_vec, edge_index, graph, self.config.num_species)
         r = radial.length(edge_vec)  # (E,)
         y = spherical_harmonics(range(self.config.lmax + 1), edge_vec, True, "component")
         h = self.embedding(species)  # (N, C)

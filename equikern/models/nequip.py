@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from equikern.errors import EquikernError
 from equikern.graph import Graph
-from equikern.models._checks import check_sizes
+from equikern.models._parts import check_sizes, inputs, reachable
 from equikern.nn import MLP, Gate, RadialConvolution, SpeciesLinear
 from equikern.o3 import Irrep, Irreps, Linear
 from equikern.ops import radial, spherical_harmonics
@@ -126,8 +126,8 @@ class Interaction(nn.Module):
     def __init__(self, config: NequIPConfig, irreps_in: Irreps, irreps_out: Irreps, self_connection: bool) -> None:
         super().__init__()
         y = config.irreps_harmonics
-        reached = [(mul, ir) for mul, ir in irreps_out if any(ir in a * b for _, a in irreps_in for _, b in y)]
-        scalars, gated = (Irreps([e for e in reached if (e[1].l == 0) == is_scalar]) for is_scalar in (True, False))
+        reached = reachable(irreps_in, y, irreps_out)
+        scalars, gated = (Irreps([e for e in reached if (e.ir.l == 0) == is_scalar]) for is_scalar in (True, False))
         self.gate = Gate(
             scalars, [ACTIVATIONS[ir.p] for _, ir in scalars],
             [(mul, "0e") for mul, _ in gated], [ACTIVATIONS[1]] * len(gated), gated,
@@ -188,10 +188,7 @@ class NequIP(nn.Module):
 
         edge_vec is position[sender] + shifts @ cell - position[receiver]; edge_index holds senders, receivers.
         """
-        if graph is None:
-            graph = Graph(edge_index, species.shape[0])
-        else:
-            graph.check(edge_index, species.shape[0])
+        graph = inputs(species, edge_vec, edge_index, graph, self.config.num_species)
         r = radial.length(edge_vec)  # (E,)
         y = spherical_harmonics(self.config.irreps_harmonics.ls, edge_vec, True, "component")
         x = self.embedding(species)  # (N, A)

@@ -215,6 +215,17 @@ def test_a_prepared_graph_saves_the_sort_and_is_checked(model):
         model(species, vec, edges, Graph(edges.flip(0), 7))
 
 
+def test_inputs_that_do_not_fit_are_refused(model):
+    species, positions, edges = molecule()
+    vec = positions[edges[0]] - positions[edges[1]]
+    with pytest.raises(ShapeError, match="species must lie in 0"):
+        model(species + 1, vec, edges)
+    with pytest.raises(ShapeError, match="edge_vec has shape"):
+        model(species, vec[1:], edges)
+    with pytest.raises(ShapeError, match="out of range"):
+        model(species[:4], vec, edges)
+
+
 @pytest.mark.parametrize(
     ("config", "options", "message"),
     [

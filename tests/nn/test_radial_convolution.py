@@ -5,6 +5,7 @@ import torch
 
 import equikern
 from equikern.errors import ProgramError, ShapeError
+from equikern.graph import Graph
 from equikern.nn import Convolution, RadialConvolution
 from equikern.ops import spherical_harmonics
 from equikern.ops.radial import length
@@ -103,6 +104,15 @@ def test_it_compiles_with_the_module_itself():
     x, edge_vec, edge_index, _ = arguments(torch.float32)
     compiled = torch.compile(conv, backend="aot_eager")
     torch.testing.assert_close(compiled(x, edge_vec, edge_index), conv(x, edge_vec, edge_index), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_layers_that_share_lengths_and_harmonics_give_the_same_bits(dtype):
+    conv = layer().to(dtype)
+    x, edge_vec, edge_index, _ = arguments(dtype)
+    y = spherical_harmonics([0, 1, 2], edge_vec, True, "component")
+    shared = conv.convolve(x, length(edge_vec), y, Graph(edge_index, NODES))
+    assert torch.equal(shared, conv(x, edge_vec, edge_index))
 
 
 def test_few_edges_use_the_module_and_none_give_zero():
