@@ -63,7 +63,7 @@ def _painn(layers: int) -> nn.Module:
 
 
 def _tfn(l_max: int, parity: str = "natural") -> nn.Module:
-    return models.TFN(models.TFNConfig(**_SIZES, layers=3, l_max=l_max, hidden=8, parity=parity))
+    return models.TFN(models.TFNConfig(**_SIZES, layers=3, lmax=l_max, hidden=8, parity=parity))
 
 
 def _mace(correlation: int, layers: int = 1) -> nn.Module:
@@ -83,7 +83,7 @@ SIGHT = {
     "TFN, 3 layers, l <= 3": Sight(lambda: _tfn(3), lmax=3),
     "TFN without parity, l <= 2": Sight(lambda: _tfn(2, "none"), lmax=2, chiral=True),
     "SE(3)-Transformer, 3 layers, l <= 2": Sight(
-        lambda: models.SE3Transformer(models.SE3TransformerConfig(**_SIZES, layers=3, l_max=2, hidden=8)), lmax=2
+        lambda: models.SE3Transformer(models.SE3TransformerConfig(**_SIZES, layers=3, lmax=2, hidden=8)), lmax=2
     ),
     "NequIP, 3 layers, l <= 2": Sight(
         lambda: models.NequIP(models.NequIPConfig(**_SIZES, layers=3, lmax=2, radial=(8,))), lmax=2

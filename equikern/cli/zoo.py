@@ -46,14 +46,25 @@ def random_weights(model: Callable[[], nn.Module], seed: int, dtype: torch.dtype
 
 
 _SIZES: dict[str, Any] = {"cutoff": CUTOFF, "num_species": len(ELEMENTS), "layers": 2, "channels": 8}
-_NO_PARITY = {"P5": "its paths ignore parity: SE(3) only", "P9": "its irreps have no parity"}
-_CENTROID = {
-    "P16": "frames of edges lie about the centroid of all atoms",
-    "P17": "frames of edges lie about the centroid of all atoms",
-}
+_BOTH = {"P5", "P9"}
+_NO_PARITY = dict.fromkeys(_BOTH, "its paths ignore parity: SE(3) only")
+_TORSIONS = dict.fromkeys(_BOTH, "its torsions have a sense: SE(3) only")
+_CENTROID = dict.fromkeys({"P16", "P17"}, "its frames lie about the centroid of all atoms")
 ZOO = {
     "schnet": Entry(lambda: models.SchNet(models.SchNetConfig(**_SIZES, filters=8, num_basis=8))),
-    "painn": Entry(lambda: models.PaiNN(models.PaiNNConfig(**_SIZES, hidden=4, num_basis=8))),
+    "deeppot-se": Entry(
+        lambda: models.DeepPotSE(
+            models.DeepPotSEConfig(CUTOFF, slots=(20, 20, 20), embedding=(4, 8), axis=4, fitting=(8, 8))
+        ),
+        layers=1,
+        scale=100.0,
+    ),
+    "painn": Entry(lambda: models.PaiNN(models.PaiNNConfig(**_SIZES, hidden=4, num_basis=8), dipole=True)),
+    "spherenet": Entry(
+        lambda: models.SphereNet(models.SphereNetConfig(**_SIZES, inner=4, narrow=4, output=8, degrees=3)),
+        layers=3,  # the first messages are those of edges
+        must_fail=_TORSIONS,
+    ),
     "leftnet": Entry(
         lambda: models.LEFTNet(models.LEFTNetConfig(**_SIZES, num_basis=8)),
         layers=4,  # two of messages, after sums over neighbours for the scalars and for the structures

@@ -1,8 +1,4 @@
-<<<<<<< HEAD
 """Graphs: edges checked once and grouped by receiver, pairs of edges that meet; neighbour lists."""
-=======
-"""Graphs: edges checked once and grouped by receiver, for use in many calls; neighbour lists; edges that meet."""
->>>>>>> tensor
 
 from equikern.graph.edge_pairs import edge_pairs
 from equikern.graph.graph import Graph
