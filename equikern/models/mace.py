@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from equikern.errors import EquikernError
 from equikern.graph import Graph
-from equikern.models._parts import check_sizes, inputs
+from equikern.models._checks import check_sizes
+from equikern.models._parts import inputs
 from equikern.nn import GAINS, MLP, RadialConvolution, SpeciesLinear, SymmetricContraction
 from equikern.o3 import Irreps, Linear
 from equikern.ops import radial, spherical_harmonics

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from equikern.errors import EquikernError
 from equikern.graph import Graph
-from equikern.models._parts import check_sizes, inputs, reachable
+from equikern.models._checks import check_sizes
+from equikern.models._parts import inputs, reachable
 from equikern.nn import MLP, Gate, RadialConvolution, SpeciesLinear
 from equikern.o3 import Irrep, Irreps, Linear
 from equikern.ops import radial, spherical_harmonics
