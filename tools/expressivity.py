@@ -18,18 +18,15 @@ BEGIN, END = "<!-- table: python tools/expressivity.py --write -->\n", "<!-- end
 
 
 def table(data: Path | None, seeds: int) -> str:
-    """A row a model, a column a pair, numbered."""
+    """A row a pair, a column a model, numbered."""
     shown = pairs() + ([] if data is None else load(data))
-    rows = []
+    columns = []
     for name, sight in SIGHT.items():
         print(name, file=sys.stderr)
-        rows.append((name, *("yes" if sight.separates(pair, seeds).separated else "." for pair in shown)))
-    # A row a pair: models are fewer than pairs.
-    turned = [tuple(row[n + 1] for row in rows) for n in range(len(shown))]
-    numbers = [str(n + 1) for n in range(len(rows))]
-    key = "\n".join(f"{n}. {name}" for n, (name, *_) in enumerate(rows, 1))
-    body = markdown([(p.id.replace("_", " "), *t) for p, t in zip(shown, turned, strict=True)], ("pair", *numbers))
-    return f"{key}\n\n{body}\n"
+        columns.append(["yes" if sight.separates(pair, seeds).separated else "." for pair in shown])
+    key = "\n".join(f"{n}. {name}" for n, name in enumerate(SIGHT, 1))
+    rows = [(pair.id.replace("_", " "), *seen) for pair, *seen in zip(shown, *columns, strict=True)]
+    return f"{key}\n\n{markdown(rows, ('pair', *(str(n + 1) for n in range(len(columns)))))}\n"
 
 
 def main() -> int:

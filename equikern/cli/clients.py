@@ -21,7 +21,7 @@ Given = tuple[Tensor, Tensor, Tensor | None]  # numbers, positions, cell
 
 
 def of_potential(potential: Potential, layers: int | None = None, periodic: bool = True) -> Subject:
-    """A subject with everything that our potentials can do, in the dtype of their parameters."""
+    """A subject with everything that our potentials can do, in the dtype of their parameters, at float64 positions."""
 
     def predict(numbers: Tensor, positions: Tensor, cell: Tensor | None = None) -> dict[str, Tensor]:
         return of_edges(numbers, positions, cell, None)
@@ -51,8 +51,8 @@ def of_potential(potential: Potential, layers: int | None = None, periodic: bool
 
     dtype = next(potential.parameters()).dtype
     return Subject(
-        predict, potential.elements, dtype, cutoff=potential.cutoff, layers=layers, periodic=periodic,
-        features=zoo.features(potential), batch=batch, shuffled=shuffled,
+        predict, potential.elements, dtype, exact_positions=True, cutoff=potential.cutoff, layers=layers,
+        periodic=periodic, features=zoo.features(potential), batch=batch, shuffled=shuffled,
     )  # fmt: skip
 
 

@@ -13,9 +13,9 @@ from equikern import models
 from equikern.cli.zoo import random_weights
 from equikern.testing.expressivity import Pair, Separation, separation
 
-# Pairs are shown in a unit in which edges are this long on average, well within the cutoff.
+# Pairs have five species at most; edges are shown this long on average, well within the cutoff.
 LENGTH = 1.5
-_SIZES: dict[str, Any] = {"cutoff": 5.0, "num_species": 20, "channels": 8}
+_SIZES: dict[str, Any] = {"cutoff": 5.0, "num_species": 6, "channels": 8}
 # A class sees what a class of fewer bodies sees.
 _FEWER = {
     "centre_5body_O3": "centre_4body_O3",
@@ -58,6 +58,17 @@ class Sight:
         return None
 
 
+def _deeppot() -> nn.Module:
+    slots = (1,) * _SIZES["num_species"]
+    return models.DeepPotSE(
+        models.DeepPotSEConfig(_SIZES["cutoff"], slots=slots, embedding=(4, 8), axis=4, fitting=(8, 8))
+    )
+
+
+def _spherenet() -> nn.Module:
+    return models.SphereNet(models.SphereNetConfig(**_SIZES, layers=3, inner=4, narrow=4, output=8, degrees=4))
+
+
 def _painn(layers: int) -> nn.Module:
     return models.PaiNN(models.PaiNNConfig(**_SIZES, layers=layers, hidden=4, num_basis=8))
 
@@ -74,9 +85,11 @@ SIGHT = {
     "SchNet, 3 layers": Sight(
         lambda: models.SchNet(models.SchNetConfig(**_SIZES, layers=3, filters=8, num_basis=8)), "schnet_any_depth"
     ),
+    "DeepPot-SE": Sight(_deeppot, "deeppot_se_3body_centre", lmax=1),
     "PaiNN, 1 layer": Sight(lambda: _painn(1), "painn_1_layers"),
     "PaiNN, 2 layers": Sight(lambda: _painn(2), "painn_2_layers"),
     "PaiNN, 3 layers": Sight(lambda: _painn(3), "painn_3_layers"),
+    "SphereNet, 3 layers": Sight(_spherenet, "spherenet_smp_any_depth", chiral=True),
     "LEFTNet, 2 layers": Sight(lambda: models.LEFTNet(models.LEFTNetConfig(**_SIZES, layers=2, num_basis=8))),
     "TFN, 3 layers, l <= 1": Sight(lambda: _tfn(1), lmax=1),
     "TFN, 3 layers, l <= 2": Sight(lambda: _tfn(2), lmax=2),

@@ -48,7 +48,9 @@ def random_weights(model: Callable[[], nn.Module], seed: int, dtype: torch.dtype
 _SIZES: dict[str, Any] = {"cutoff": CUTOFF, "num_species": len(ELEMENTS), "layers": 2, "channels": 8}
 _BOTH = {"P5", "P9"}
 _NO_PARITY = dict.fromkeys(_BOTH, "its paths ignore parity: SE(3) only")
-_TORSIONS = dict.fromkeys(_BOTH, "its torsions have a sense: SE(3) only")
+_TORSIONS = dict.fromkeys(_BOTH, "its torsions have a sense: SE(3) only") | {
+    "P13": "its energy has kinks where two neighbours have one azimuth about an edge, as in a mirror plane"
+}
 _CENTROID = dict.fromkeys({"P16", "P17"}, "its frames lie about the centroid of all atoms")
 ZOO = {
     "schnet": Entry(lambda: models.SchNet(models.SchNetConfig(**_SIZES, filters=8, num_basis=8))),
@@ -57,7 +59,7 @@ ZOO = {
             models.DeepPotSEConfig(CUTOFF, slots=(20, 20, 20), embedding=(4, 8), axis=4, fitting=(8, 8))
         ),
         layers=1,
-        scale=100.0,
+        scale=1000.0,
     ),
     "painn": Entry(lambda: models.PaiNN(models.PaiNNConfig(**_SIZES, hidden=4, num_basis=8), dipole=True)),
     "spherenet": Entry(

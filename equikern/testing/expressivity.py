@@ -60,10 +60,13 @@ class Pair:
     separated_by: Mapping[str, Any]
 
     def scaled(self, length: float) -> Pair:
-        """The same pair in a unit in which edges of the first graph are `length` long on average."""
+        """The same pair with species 0, 1, ..., in a unit in which edges of the first graph are `length` on average."""
         sender, receiver = self.a.edge_index
         factor = length / (self.a.positions[sender] - self.a.positions[receiver]).norm(dim=1).mean()
-        a, b = (replace(shape, positions=factor * shape.positions) for shape in (self.a, self.b))
+        kinds = torch.cat([self.a.species, self.b.species]).unique()
+        a, b = (
+            Shape(torch.searchsorted(kinds, s.species), factor * s.positions, s.edge_index) for s in (self.a, self.b)
+        )
         return replace(self, a=a, b=b)
 
 
