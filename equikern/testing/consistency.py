@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from equikern.testing.systems import System, chain, degenerate, joined
 from equikern.testing.trial import DoesNotApply, Found, Probe, Trial, finite, predicate, widened
@@ -15,23 +17,52 @@ def gradient(t: Trial) -> Iterator[Found]:
     """Forces and stress are derivatives of the energy: differences of fourth order, 1e-4 angstrom, a strain of 1e-5."""
     tolerance = t.tolerances[0]
     for probe in t.probes:
-        forces = probe.prediction["forces"]
-        scale = max(1.0, float(forces.abs().max()))
-        for k in torch.randperm(forces.numel(), generator=t.generator)[:8].tolist():
-            along = torch.zeros_like(forces)
-            along.view(-1)[k] = 1
-            slope = _slope(t, lambda h, p=probe, d=along: p.system.moved(h * d), 1e-4)  # type: ignore[misc]
-            where = f"force on atom {k // 3} of {probe.system.name}, along {'xyz'[k % 3]}"
-            yield finite(abs(slope + float(forces.view(-1)[k])) / scale), tolerance, where
-        if "stress" in probe.prediction and probe.system.cell is not None:
-            strained = probe.prediction["stress"] * torch.linalg.det(probe.system.cell).abs()
-            for i, j in ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1)):
-                e = torch.zeros(3, 3, dtype=torch.float64)
-                e[i, j] += 0.5
-                e[j, i] += 0.5
-                slope = _slope(t, lambda h, p=probe, e=e: p.system.turned(torch.eye(3) + h * e), 1e-5)  # type: ignore[misc]
-                error = abs(slope - float(strained[i, j])) / max(1.0, float(strained.abs().max()))
-                yield finite(error), tolerance, f"stress {'xyz'[i]}{'xyz'[j]} of {probe.system.name}"
+        slopes = [*_along_atoms(t, probe), *_along_strains(probe)]
+        energies = t.subject.many([s.at(n) for s in slopes for n in (-2, -1, 1, 2)])
+        stencils = torch.stack([p["energy"].reshape(()) for p in energies]).reshape(-1, 4)
+        found = stencils @ torch.tensor([1.0, -8.0, 8.0, -1.0], dtype=torch.float64) / 12
+        for slope, difference in zip(slopes, found.tolist(), strict=True):
+            error = abs(difference / slope.step - slope.expected) / max(1.0, slope.largest)
+            yield finite(error), tolerance, slope.where
+
+
+class Slope(NamedTuple):
+    """A derivative of the energy: the system n steps along, what is expected, and the largest of its kind."""
+
+    where: str
+    at: Callable[[int], System]
+    step: float
+    expected: float
+    largest: float
+
+
+def _along_atoms(t: Trial, probe: Probe) -> Iterator[Slope]:
+    forces, step = probe.prediction["forces"], 1e-4
+    for k in torch.randperm(forces.numel(), generator=t.generator)[:8].tolist():
+        along = torch.zeros_like(forces)
+        along.view(-1)[k] = step
+        where = f"force on atom {k // 3} of {probe.system.name}, along {'xyz'[k % 3]}"
+        yield Slope(where, _moving(probe, along), step, -float(forces.view(-1)[k]), probe.largest("forces"))
+
+
+def _along_strains(probe: Probe) -> Iterator[Slope]:
+    cell, step = probe.system.cell, 1e-5
+    if cell is None or "stress" not in probe.prediction:
+        return
+    strained = probe.prediction["stress"] * torch.linalg.det(cell).abs()
+    one = torch.eye(3, dtype=torch.float64)
+    for i, j in ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1)):
+        strain = step * (one[i].outer(one[j]) + one[j].outer(one[i])) / 2
+        where = f"stress {'xyz'[i]}{'xyz'[j]} of {probe.system.name}"
+        yield Slope(where, _straining(probe, strain), step, float(strained[i, j]), float(strained.abs().max()))
+
+
+def _moving(probe: Probe, along: Tensor) -> Callable[[int], System]:
+    return lambda n: probe.system.moved(n * along)
+
+
+def _straining(probe: Probe, strain: Tensor) -> Callable[[int], System]:
+    return lambda n: probe.system.turned(torch.eye(3, dtype=torch.float64) + n * strain)
 
 
 @predicate("P14", "sums")
@@ -56,11 +87,12 @@ def smoothness(t: Trial) -> Iterator[Found]:
     """
     (tolerance_e, tolerance_f), cutoff = t.tolerances, _cutoff(t)
     first, second, turn = t.subject.elements[0], t.subject.elements[-1], t.rotation()
-    found = []
+    numbers, pair = torch.tensor([first, second, first]), []
     for step in range(-100, 101):
         far = cutoff + 1e-6 * step
         x = torch.tensor([[0, 0, 0], [far, 0, 0], [-0.4 * cutoff, 0.2 * cutoff, 0]], dtype=torch.float64)
-        found.append(t.subject(System("pair", torch.tensor([first, second, first]), x @ turn.T)))
+        pair.append(System("pair", numbers, x @ turn.T))
+    found = t.subject.many(pair)
     energies = torch.stack([p["energy"].reshape(()) for p in found])
     forces = torch.stack([p["forces"] for p in found])
     scale_e, scale_f = max(1.0, float(energies.abs().max())), float(forces.abs().max())
@@ -139,9 +171,3 @@ def _cutoff(t: Trial) -> float:
     if t.subject.cutoff is None:
         raise DoesNotApply("the cutoff is not known")
     return t.subject.cutoff
-
-
-def _slope(t: Trial, at: Callable[[float], System], h: float) -> float:
-    """dE/dh at 0, with an error of order h^4."""
-    energies = [float(t.subject(at(n * h))["energy"]) for n in (-2, -1, 1, 2)]
-    return (energies[0] - 8 * energies[1] + 8 * energies[2] - energies[3]) / (12 * h)

@@ -266,7 +266,9 @@ def homometric() -> Pair:
         Shape.of([1] * 5, _about_origin(_cone([pi / 4 * n for n in turns])), _star(4))
         for turns in ((0, 1, 3, 4), (0, 1, 2, 5))
     )
-    classes = _classes(f"{_FOUR} {_HANDED_FOUR} {_FIVE} {_DEEPER}", f"{_SAME} {_DISTANCES} {_THREE} painn_1_layers")
+    classes = _classes(
+        f"{_FOUR} {_HANDED_FOUR} {_FIVE} {_TORSIONS} {_DEEPER}", f"{_SAME} {_DISTANCES} {_THREE} painn_1_layers"
+    )
     return Pair("homometric angles", a, b, classes)
 
 
@@ -277,7 +279,8 @@ def two_triangles() -> Pair:
     apex = torch.tensor([[0.0, 0.0, 1.0]], dtype=torch.float64)
     a, b = (Shape.of([1] * 8, _about_origin(above, below, sign * apex), _star(7)) for sign in (1, -1))
     classes = _classes(
-        f"{_FIVE} {_HANDED_FIVE} {_DEEPER}", f"{_SAME} {_DISTANCES} {_THREE} {_FOUR} {_HANDED_FOUR} painn_1_layers"
+        f"{_FIVE} {_HANDED_FIVE} {_TORSIONS} {_DEEPER}",
+        f"{_SAME} {_DISTANCES} {_THREE} {_FOUR} {_HANDED_FOUR} painn_1_layers",
     )
     return Pair("two triangles and an apex", a, b, classes)
 
@@ -288,4 +291,4 @@ def propeller() -> Pair:
     apex = torch.tensor([[0.0, 0.0, 1.0]], dtype=torch.float64)
     a, b = (Shape.of([1] * 5, _about_origin(blades, sign * apex), _star(4)) for sign in (1, -1))
     blind = f"congruent_SO3 {_DISTANCES} {_THREE} {_FOUR} {_HANDED_FOUR} {_FIVE} {_ANGLES} {_PAINN}"
-    return Pair("propeller and mirror image", a, b, _classes(f"congruent_O3 {_HANDED_FIVE}", blind))
+    return Pair("propeller and mirror image", a, b, _classes(f"congruent_O3 {_TORSIONS} {_HANDED_FIVE}", blind))

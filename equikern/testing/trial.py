@@ -61,6 +61,12 @@ class Subject:
         """The prediction, in float64."""
         return widened(self.predict(*self.arguments(system)))
 
+    def many(self, given: Sequence[System]) -> list[dict[str, Tensor]]:
+        """Predictions of many systems that differ little: as one batch, where batches are given."""
+        if self.batch is None:
+            return [self(system) for system in given]
+        return [widened(found) for found in self.batch([self.arguments(system) for system in given])]
+
     def arguments(self, system: System) -> tuple[Tensor, Tensor, Tensor | None]:
         """numbers, positions and cell as `predict` takes them."""
         dtype = torch.float64 if self.exact_positions else self.dtype
@@ -117,8 +123,8 @@ class Probe:
     def frames(self) -> Tensor:
         """Energies (6,) of the system and of rattled copies."""
         generator = torch.Generator().manual_seed(self.seed)
-        rattled = [self.subject(self.system.rattled(0.1, generator))["energy"] for _ in range(5)]
-        return torch.stack([self.prediction["energy"], *rattled]).reshape(-1)
+        rattled = self.subject.many([self.system.rattled(0.1, generator) for _ in range(5)])
+        return torch.stack([p["energy"].reshape(()) for p in (self.prediction, *rattled)])
 
     @property
     def energy_scale(self) -> float:
