@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 
 from equikern.cli import clients, zoo
 from equikern.testing.symmetry import examine, systems
@@ -48,3 +49,37 @@ def test_the_symmetries_of_a_model_are_as_pinned(name, dtype):
 
 def test_every_model_has_its_line():
     assert set(TABLE) == set(zoo.ZOO)
+
+
+class Faulty(nn.Module):
+    """A model with a term of the neighbours added to its atomic energies."""
+
+    def __init__(self, model, term):
+        super().__init__()
+        self.model, self.term, self.config = model, term, model.config
+        self.uses_positions = getattr(model, "uses_positions", False)
+
+    def forward(self, species, edge_vec, edge_index, graph=None, **absolute):
+        r = edge_vec.norm(dim=1, keepdim=True)
+        fading = torch.cat([edge_vec * (1 - r / zoo.CUTOFF) ** 3 * r**k for k in range(3)], 1)
+        sums = edge_vec.new_zeros(len(species), 9).index_add(0, edge_index[1], fading).unflatten(1, (3, 3))
+        return self.model(species, edge_vec, edge_index, graph, **absolute) + 1e-2 * self.term(sums)
+
+
+# Sums over neighbours (N, 3, 3), three vectors an atom, to energies; what must fail, what must hold.
+FAULTS = {
+    "one direction": (lambda v: v[:, 0, 0] ** 2, {"P1", "P2", "P5", "P8", "P14"}),
+    "one hand": (torch.linalg.det, {"P5"}),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("name", TABLE)
+def test_a_fault_planted_in_a_model_is_caught(name, fault):
+    entry, (term, failing) = zoo.ZOO[name], FAULTS[fault]
+    potential = entry.potential()
+    potential.model = Faulty(potential.model, term)
+    subject = clients.of_potential(potential, entry.layers, entry.periodic)
+    results = examine(subject, SMALL[1:], only=["P1", "P2", "P3", "P4", "P5", "P8", "P14"])
+    applies = {r.id for r in results if r.holds is not None}
+    assert {r.id for r in results if r.holds is False} == failing & applies
