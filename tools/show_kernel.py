@@ -1,17 +1,19 @@
-"""Print the Triton source that a program becomes, and what it takes on a device.
+"""Print the Triton or CUDA source that a program becomes, and what it takes on a device.
 
-    python tools/show_kernel.py "<program>" [--open z] [--second] [--arch 90]
+    python tools/show_kernel.py "<program>" [--open z] [--second] [--cuda] [--arch 90]
 
 `--open` names slots (x, y, w, z); `--second` shows their derivative along all inputs. With `--arch` the kernel is
-compiled for that compute capability, no device needed: registers, spilled bytes, shared memory.
+compiled for that compute capability, no device needed: registers, spilled bytes, shared memory. `--cuda` shows what is
+emitted for csrc/cuda.
 """
 
 from __future__ import annotations
 
 import argparse
 
-from equikern.backends.triton import emit
-from equikern.backends.triton.launch import kernels
+import torch
+
+from equikern.backends.gpu.launch import kernels
 from equikern.program import parse
 
 
@@ -20,13 +22,28 @@ def main() -> None:
     parser.add_argument("program", help="a program's text, print(layer.program)")
     parser.add_argument("--open", default="z", help="letters of slots: x, y, w, z")
     parser.add_argument("--second", action="store_true")
+    parser.add_argument("--cuda", action="store_true")
     parser.add_argument("--arch", type=int)
     given = parser.parse_args()
     program = parse(given.program)
     slots = tuple(sorted(program.names.index(letter) for letter in given.open))
-    made = kernels(program.text, slots, tuple(range(7 if given.second else 4)), given.second, True)
-    print(emit.sweep_source(made.sweep))
-    if given.arch:
+    asked = program.text, slots, tuple(range(7 if given.second else 4)), given.second, True
+    if given.cuda:
+        from equikern.backends.cuda.launch import maker
+
+        source = kernels(maker(torch.float32), *asked).source
+    else:
+        from equikern.backends.triton import emit
+        from equikern.backends.triton.launch import TritonKernels
+
+        made = kernels(TritonKernels, *asked)
+        source = emit.sweep_source(made.sweep)
+    print(source)
+    if given.arch and given.cuda:
+        from equikern.backends.cuda.resources import resources
+
+        print(f"// sm_{given.arch}: {resources(source, given.arch)}")
+    elif given.arch:
         from equikern.backends.triton.resources import sweep_resources
 
         print(f"# sm_{given.arch}: {sweep_resources(made, given.arch)}")

@@ -8,6 +8,7 @@
 
 #include "../cpu/bandwidth.hpp"
 #include "../cpu/dispatch.hpp"
+#include "../cpu/kept.hpp"
 #include "../cpu/plan.hpp"
 #include "../cpu/spline.hpp"
 
@@ -196,10 +197,19 @@ void bind_targets(py::module_& m) {
           "Bytes a second of a triad on memory by a number of threads (takes about 0.3 s and 192 MB).");
 }
 
+void bind_kept(py::module_& m) {
+    py::class_<eqk::KeptBlock>(m, "KeptBlock", py::buffer_protocol())
+        .def(py::init<int64_t>())
+        .def_buffer([](eqk::KeptBlock& b) { return py::buffer_info(static_cast<uint8_t*>(b.data()), static_cast<py::ssize_t>(b.bytes())); });
+    m.def("release_kept", &eqk::release_kept, py::call_guard<py::gil_scoped_release>(),
+          "Give memory that results have left back to the system; returns the bytes.");
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
     bind_targets(m);
+    bind_kept(m);
     bind_contract(m);
     bind_spline(m);
     bind_harmonics(m);

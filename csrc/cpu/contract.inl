@@ -6,7 +6,7 @@
 // the table) that it owns, in the order of the edges. A thread that is alone adds at once, in the same order.
 #include <omp.h>
 
-#include "contract_table.inl"
+#include "contract_forward.inl"
 #include "peak.inl"
 
 namespace eqk {
@@ -56,13 +56,19 @@ void stage_y(const Lowered& p, const T* y, const int64_t* edges, int count, T* t
 
 // The rows that the kernels of one block of edges read and write, before they are moved to a path's segments.
 template <class T>
-Edges<T> rows_of(const Sweep<T>& s, Worker<T>& t, const int64_t* edges, int count, T* dw_kept) {
+Edges<T> rows_of(const Sweep<T>& s, Worker<T>& t, const int64_t* edges, int count, int64_t position, T* dw_kept) {
     const Lowered& p = s.p;
     const ContractArgs<T>& a = s.a;
     Edges<T> r{};
     r.count = count;
     for (int e = 0; e < count; ++e) {
         const int64_t edge = edges[e];
+        const int64_t next = position + EDGES + e < a.edges ? s.edge(position + EDGES + e) : edge;
+        if (s.fetch) {
+            r.ahead[e] = a.w ? a.w + next * p.w_dim : nullptr;
+            r.tangent_ahead[e] = a.hw ? a.hw + next * p.w_dim : nullptr;
+            r.dw_ahead[e] = a.dw ? a.dw + next * p.w_dim : nullptr;
+        }
         if (s.gather) {
             r.x[e] = a.x ? s.x.data() + a.x_index[edge] * p.x_width : s.zeros.data();
             r.hx[e] = a.hx ? s.hx.data() + a.x_index[edge] * p.x_width : s.zeros.data();
@@ -97,25 +103,15 @@ Edges<T> rows_of(const Sweep<T>& s, Worker<T>& t, const int64_t* edges, int coun
     return r;
 }
 
-// Fetch the weights that a block of the next edges will read.
-template <class T>
-EQK_INLINE void fetch_ahead(const Sweep<T>& s, const Block& b, const int64_t* next, int ahead) {
-    for (const T* weights : {s.a.w, s.a.hw})
-        for (int e = 0; weights && e < ahead; ++e) {
-            const char* line = reinterpret_cast<const char*>(weights + next[e] * s.p.w_dim + b.w);
-            for (int64_t c = 0; c < b.padded * int64_t(sizeof(T)); c += 64) __builtin_prefetch(line + c, 0, 1);
-        }
-}
-
 template <class T, bool Second>
-void run_blocks(const Sweep<T>& s, Worker<T>& t, const Edges<T>& rows, const int64_t* ids, const int64_t* next,
-                int ahead, bool kept) {
+void run_blocks(const Sweep<T>& s, Worker<T>& t, const Edges<T>& rows, const int64_t* ids, bool kept) {
     Edges<T> unweighted = rows;
     for (int e = 0; e < EDGES; ++e) {
         unweighted.w[e] = s.fixed.data();
         unweighted.hw[e] = s.zeros.data();
         unweighted.dw[e] = t.unused.data();
         unweighted.plain[e] = nullptr;
+        unweighted.ahead[e] = unweighted.tangent_ahead[e] = unweighted.dw_ahead[e] = nullptr;
     }
     for (const Block& b : s.p.blocks) {
         const Edges<T>& edges = b.w < 0 ? unweighted : rows;
@@ -128,7 +124,6 @@ void run_blocks(const Sweep<T>& s, Worker<T>& t, const Edges<T>& rows, const int
                           t.z.data() + b.z,
                           t.dm.data() + b.m * EDGES,
                           b.first};
-        if (s.fetch && b.w >= 0 && b.first) fetch_ahead(s, b, next, ahead);
         if (s.table() && b.w >= 0 && b.first) form_weights(s, t, b, ids, rows.count);
         if (s.a.z) forward_of<T, Second>(b.d1, b.d3)(edges, at);
         if (s.grads) backward_of<T, Second>(b.d1, b.d3)(edges, at);
@@ -178,10 +173,8 @@ void run_receiver(const Sweep<T>& s, Worker<T>& t, int64_t receiver, const Kept<
     if (s.grads && begin < end) to_inside(p.z, p.mul_ir, a.g + receiver * p.z_dim, t.g.data());
     for (int64_t at = begin; at < end; at += EDGES) {
         const int count = static_cast<int>(std::min<int64_t>(EDGES, end - at));
-        int64_t edges[EDGES], next[EDGES];
+        int64_t edges[EDGES];
         for (int e = 0; e < count; ++e) edges[e] = s.edge(at + e);
-        const int ahead = static_cast<int>(std::min<int64_t>(EDGES, a.edges - at - count));
-        for (int e = 0; e < ahead; ++e) next[e] = s.edge(at + count + e);
         stage_y(p, a.y, edges, count, t.y.data());
         apply(p.m_of_y, t.y.data(), t.m.data());
         if (a.second) {
@@ -189,13 +182,13 @@ void run_receiver(const Sweep<T>& s, Worker<T>& t, int64_t receiver, const Kept<
             apply(p.m_of_y, t.hy.data(), t.n.data());
         }
         T* const dw = kept.dw ? kept.dw + (at - begin) * s.dw_kept() : nullptr;
-        const Edges<T> rows = rows_of(s, t, edges, count, dw);
+        const Edges<T> rows = rows_of(s, t, edges, count, at, dw);
         if (s.grads) std::fill_n(t.dx.data(), count * p.x_width, T(0));
         if (a.db) std::fill_n(t.db.data(), t.db.size(), T(0));
         if (a.second)
-            run_blocks<T, true>(s, t, rows, edges, next, ahead, dw != nullptr);
+            run_blocks<T, true>(s, t, rows, edges, dw != nullptr);
         else
-            run_blocks<T, false>(s, t, rows, edges, next, ahead, dw != nullptr);
+            run_blocks<T, false>(s, t, rows, edges, dw != nullptr);
         if (s.grads)
             finish_block(s, t, edges, count, kept.dx ? kept.dx + (at - begin) * p.x_width : nullptr, kept.dw_group);
     }
@@ -212,13 +205,6 @@ void add_senders(const Sweep<T>& s, int64_t begin, int64_t end) {
         if (sender >= first && sender < last)
             add(s.dx.data() + sender * s.p.x_width, s.dx_edges.data() + (at - begin) * s.p.x_width, s.p.x_width);
     }
-}
-
-template <class T>
-void convert_rows(const Sweep<T>& s, const T* from, T* to) {
-#pragma omp for
-    for (int64_t row = 0; row < s.a.x_rows; ++row)
-        to_inside(s.p.x, s.p.mul_ir, from + row * s.p.x_dim, to + row * s.p.x_width);
 }
 
 // Groups [first, last) by all threads of the team.
@@ -323,6 +309,7 @@ void contract(const Lowered& p, const ContractArgs<T>& a) {
     for (int64_t c = 0; c < a.window; ++c) s.steps[c] = a.offsets[c] * p.w_dim;
     const int64_t most = std::max<int64_t>(BATCH / (GROUP * kept_bytes(s)), 8 * threads);
     prepare(s, threads, most);
+    if (a.z && !s.grads && !a.second && s.gather && a.z_ptr) return contract_value(s, threads);
     std::vector<Worker<T>> workers;
     for (int n = 0; n < threads; ++n) workers.emplace_back(p);
     Buffer<T> dw(a.dw && a.shared_w ? p.w_width : 0);

@@ -21,11 +21,13 @@ constexpr int REGISTERS = 16;
 #endif
 
 // The rows of up to EDGES edges; h: tangents; d: results. plain: in a `Second` sweep dw of the form itself, or null.
+// ahead: the weights and dw of the next block's edges, to be fetched meanwhile, or null.
 template <class T>
 struct Edges {
     int count;
     const T *x[EDGES], *w[EDGES], *hx[EDGES], *hw[EDGES];
     T *dx[EDGES], *dw[EDGES], *plain[EDGES];
+    const T *ahead[EDGES], *tangent_ahead[EDGES], *dw_ahead[EDGES];
 };
 
 // Where a block lies in these rows, its coefficients M and N, and the receiver's rows.
@@ -92,7 +94,8 @@ EQK_INLINE void backward_rows(const Edges<T>& e, const Place<T>& at, int a, int 
     const int64_t stride = at.channels;
     const T *const x = e.x[a] + at.x + i0 * stride, *const hx = e.hx[a] + at.x + i0 * stride;
     const T *const w = e.w[a] + at.w, *const hw = e.hw[a] + at.w;
-    const T *const m = at.m + i0 * D3 * EDGES + a, *const n = at.n + i0 * D3 * EDGES + a;
+    const T *m = at.m + i0 * D3 * EDGES + a, *n = at.n + i0 * D3 * EDGES + a;
+    hide(m), hide(n);
     T *const dx = e.dx[a] + at.x + i0 * stride, *const dw = e.dw[a] + at.w;
     T* const plain = Second && e.plain[a] ? e.plain[a] + at.w : nullptr;
     Vec<T> moments[I * D3];
@@ -100,6 +103,11 @@ EQK_INLINE void backward_rows(const Edges<T>& e, const Place<T>& at, int a, int 
     for (int c = 0; c < I * D3; ++c) moments[c] = Vec<T>{};
     for (int64_t u = 0; u < stride; u += L) {
         const Vec<T> weight = load<T>(w + u);
+        if (first) {
+            if (e.ahead[a]) __builtin_prefetch(e.ahead[a] + at.w + u, 0, 2);
+            if (Second && e.tangent_ahead[a]) __builtin_prefetch(e.tangent_ahead[a] + at.w + u, 0, 2);
+            if (e.dw_ahead[a]) __builtin_prefetch(e.dw_ahead[a] + at.w + u, 1, 2);
+        }
         Vec<T> tangent{}, total = first ? Vec<T>{} : load<T>(dw + u), base{};
         if constexpr (Second) tangent = load<T>(hw + u);
         Vec<T> g[D3];

@@ -36,6 +36,12 @@ EQK_INLINE void store(T* p, Vec<T> v) {
     *reinterpret_cast<Vec<T>*>(p) = v;
 }
 
+// The compiler is not to know where a pointer comes from: it would keep every offset in a register of its own.
+template <class T>
+EQK_INLINE void hide(T*& p) {
+    asm("" : "+r"(p));
+}
+
 // Lane I of the result: a[I] + a[I ^ S] where bit S of I is clear, b[I] + b[I ^ S] where it is set.
 template <class T, int S, int... I>
 EQK_INLINE Vec<T> merge(Vec<T> a, Vec<T> b, std::integer_sequence<int, I...>) {

@@ -20,19 +20,28 @@ from equikern.backends import (
     cpu_painn,
     cpu_spline,
     cpu_symmetric,
+    cuda,
     reference,
     reference_harmonics,
     reference_symmetric,
     triton,
 )
 from equikern.backends.constant import constant
+from equikern.backends.cuda import harmonics as cuda_harmonics
 from equikern.backends.triton import harmonics as triton_harmonics
 from equikern.errors import BackendError
 from equikern.program import parse
 
-ORDER: tuple[ModuleType, ...] = (cpu, triton, reference)
+# cuda stands behind the reference, so that it runs where it is asked for by name: it has not yet run on a device.
+ORDER: tuple[ModuleType, ...] = (cpu, triton, reference, cuda)
 NAMES = tuple(backend.name for backend in ORDER)
-harmonics = {"cpu": cpu_harmonics, "triton": triton_harmonics, "reference": reference_harmonics}
+harmonics = {
+    "cpu": cpu_harmonics,
+    "triton": triton_harmonics,
+    "reference": reference_harmonics,
+    "cuda": cuda_harmonics,
+}
+NO_KERNEL = {"triton": "it has no kernel for it", "reference": None, "cuda": "it has no kernel for it"}
 symmetric = {"cpu": cpu_symmetric, "reference": reference_symmetric}
 
 
@@ -99,8 +108,7 @@ def select_spline(device: str, dtype: torch.dtype) -> str:
 
 @constant
 def _constant_select_spline(setting: str, device: str, dtype: torch.dtype) -> str:
-    answers = {"cpu": cpu_spline.supports(device, dtype), "triton": "it has no kernel for splines", "reference": None}
-    return _choose(setting, "a spline", answers)
+    return _choose(setting, "a spline", {"cpu": cpu_spline.supports(device, dtype), **NO_KERNEL})
 
 
 def select_painn(device: str, dtype: torch.dtype) -> str:
@@ -110,11 +118,7 @@ def select_painn(device: str, dtype: torch.dtype) -> str:
 
 @constant
 def _constant_select_painn(setting: str, device: str, dtype: torch.dtype) -> str:
-    return _choose(
-        setting,
-        "PaiNN",
-        {"cpu": cpu_painn.supports(device, dtype), "triton": "it has no kernel for it", "reference": None},
-    )
+    return _choose(setting, "PaiNN", {"cpu": cpu_painn.supports(device, dtype), **NO_KERNEL})
 
 
 def select_symmetric(device: str, dtype: torch.dtype) -> str:
@@ -124,8 +128,7 @@ def select_symmetric(device: str, dtype: torch.dtype) -> str:
 
 @constant
 def _constant_select_symmetric(setting: str, device: str, dtype: torch.dtype) -> str:
-    answers = {"cpu": cpu_symmetric.supports(device, dtype), "triton": "it has no kernel for it", "reference": None}
-    return _choose(setting, "a symmetric contraction", answers)
+    return _choose(setting, "a symmetric contraction", {"cpu": cpu_symmetric.supports(device, dtype), **NO_KERNEL})
 
 
 def _choose(setting: str, what: str, answers: dict[str, str | None]) -> str:

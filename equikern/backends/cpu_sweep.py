@@ -10,6 +10,7 @@ from torch import Tensor
 
 from equikern.backends.cpu_rows import check, counts, graph
 from equikern.backends.extension import _C
+from equikern.backends.results import empty
 from equikern.backends.threads import threads
 from equikern.errors import ShapeError
 from equikern.program import SHARED, Program, parse, wigner_3j
@@ -52,7 +53,7 @@ def channelwise_sweep(
     asked = [s for s in open if sizes[0] and (s == output or given[output] is not None)]
     added = [W] if base.family == "table" else []  # the kernel adds to these
     results = {
-        s: like.new_empty(n, base.dims[s]) if s in asked and s not in added else like.new_zeros(n, base.dims[s])
+        s: empty(like, n, base.dims[s]) if s in asked and s not in added else like.new_zeros(n, base.dims[s])
         for s, n in open.items()
     }
     if not asked:

@@ -175,7 +175,7 @@ class LEFTNet(nn.Module):
         config = self.config
         graph = inputs(species, edge_vec, edge_index, graph, config.num_species)
         centred = about_centroid(self._open(species, edge_vec, graph, positions), batch)
-        r = edge_vec.norm(dim=1)
+        r = radial.length(edge_vec)
         direction = spherical_harmonics([1], edge_vec, True, "norm")  # (E, 3)
         basis = radial.exp_normal(r, config.num_basis, config.cutoff)  # (E, K)
         envelope = radial.cosine_cutoff(r, config.cutoff).unsqueeze(1)

@@ -147,7 +147,7 @@ class SE3Transformer(nn.Module):
         """
         config = self.config
         graph = inputs(species, edge_vec, edge_index, graph, config.num_species)
-        r = edge_vec.norm(dim=1)
+        r = radial.length(edge_vec)
         y = spherical_harmonics(range(config.lmax + 1), edge_vec, True, "component")
         envelope = radial.polynomial_cutoff(r, config.cutoff)
         h = self.embedding(species)

@@ -170,7 +170,7 @@ class SphereNet(nn.Module):
         graph = inputs(species, edge_vec, edge_index, graph, self.config.num_species)
         pairs = edge_pairs(graph, edge_vec)  # (2, T)
         edges = Graph(pairs, graph.num_edges)
-        r = edge_vec.norm(dim=1)
+        r = radial.length(edge_vec)
         basis = self.basis(r)  # (E, K)
         angles, torsions = self._bases(edge_vec, r, pairs)
         m = self.initial(species, basis, graph)

@@ -26,6 +26,7 @@ from equikern.models._parts import (
 )
 from equikern.nn import RadialConvolution
 from equikern.o3 import Linear
+from equikern.ops import radial, spherical_harmonics
 from equikern.ops.gate import ACTIVATIONS
 from equikern.program import Irrep, Irreps, channelwise
 
@@ -91,18 +92,18 @@ class Layer(nn.Module):
         self.irreps_out = reachable(irreps_in, irreps_y, irreps_out)
         messages, instructions = channelwise(irreps_in, irreps_y, self.irreps_out)
         weights = sum(irreps_in[i].mul for i, *_ in instructions)
-        radial = RadialNetwork(config.num_basis, config.hidden, weights, config.cutoff)
+        network = RadialNetwork(config.num_basis, config.hidden, weights, config.cutoff)
         self.convolution = RadialConvolution(
-            irreps_in, irreps_y, messages, instructions, radial=radial, r_max=config.cutoff
+            irreps_in, irreps_y, messages, instructions, radial=network, r_max=config.cutoff
         )
         self.mix = Linear(messages, self.irreps_out)
         self.keep = Linear(irreps_in, self.irreps_out)
         self.activation = NormActivation(self.irreps_out, config.epsilon)
         self.scale = 1 / sqrt(config.avg_num_neighbors)
 
-    def forward(self, x: Tensor, edge_vec: Tensor, edge_index: Tensor, graph: Graph) -> Tensor:
-        """x (N, irreps_in.dim), edge_vec (E, 3) -> (N, irreps_out.dim)."""
-        m = self.convolution(x, edge_vec, edge_index, graph=graph) * self.scale
+    def forward(self, x: Tensor, r: Tensor, y: Tensor, graph: Graph) -> Tensor:
+        """x (N, irreps_in.dim), lengths r (E,), harmonics y (E, Y) -> (N, irreps_out.dim)."""
+        m = self.convolution.convolve(x, r, y, graph) * self.scale
         return self.activation(self.mix(m) + self.keep(x))  # type: ignore[no-any-return]
 
 
@@ -140,7 +141,9 @@ class TFN(nn.Module):
         edge_vec is position[sender] + shifts @ cell - position[receiver]; edge_index holds senders, receivers.
         """
         graph = inputs(species, edge_vec, edge_index, graph, self.config.num_species)
+        r = radial.length(edge_vec)
+        y = spherical_harmonics(range(self.config.lmax + 1), edge_vec, True, "component")
         x = self.embedding(species)
         for layer in self.layers:
-            x = layer(x, edge_vec, edge_index, graph)
+            x = layer(x, r, y, graph)
         return self.readout(x).squeeze(1)  # type: ignore[no-any-return]

@@ -13,7 +13,7 @@ import torch
 
 from equikern import backends
 from equikern.backends.triton import emit
-from equikern.backends.triton.launch import kernels, own_pass
+from equikern.backends.triton.launch import own_pass, steps
 from equikern.errors import BackendError
 from equikern.program import painn_message, schnet_message
 from equikern.testing import get, inputs, run
@@ -69,35 +69,19 @@ def test_the_gradient_of_x_takes_the_way_that_moves_fewer_bytes():
     assert ways == {"mace": False, "nequip": False, "painn": True, "schnet": True}
 
 
-def sweeps(name):
-    """Forward, backward, double backward, and the sweeps over rows of x."""
-    text = PROGRAMS[name].text
-    own = own_pass(text, (0, 1, 2), (0, 1, 2, 3), False, True)
-    inner = (1, 2) if own else (0, 1, 2)
-    found = {
-        "forward": kernels(text, (3,), (0, 1, 2), False, True),
-        "backward": kernels(text, inner, (0, 1, 2, 3), False, True),
-        "double backward": kernels(text, (*inner, 3), tuple(range(7)), True, True),
-    }
-    if own:
-        found["x"] = kernels(text, (0,), (0, 1, 2, 3), False, True, 0)
-        found["x, double backward"] = kernels(text, (0,), tuple(range(7)), True, True, 0)
-    return found
-
-
 @needs_triton
 @pytest.mark.parametrize("arch", [80, 90])
 @pytest.mark.parametrize("name", ["mace", "painn", "schnet"])
 def test_kernels_compile_for_the_device_and_spill_nothing(name, arch):
     from equikern.backends.triton.resources import sum_resources, sweep_resources
 
-    for label, made in sweeps(name).items():
+    for label, made in steps(PROGRAMS[name].text).items():
         found = sweep_resources(made, arch)
         assert found.spilled == 0 and found.registers <= 224, f"{name} {label} sm_{arch}: {found}"
-    assert sum_resources(sweeps("mace")["backward"], arch).spilled == 0
+    assert sum_resources(steps(PROGRAMS["mace"].text)["backward"], arch).spilled == 0
 
 
 def test_the_source_says_what_it_is_made_of():
-    source = emit.sweep_source(sweeps("schnet")["forward"].sweep)
+    source = emit.sweep_source(steps(PROGRAMS["schnet"].text)["forward"].sweep)
     assert source.startswith(f"# {PROGRAMS['schnet'].text}\n# opens z\n")
     assert "z0_0 += y0 * a0" in source

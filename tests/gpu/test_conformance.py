@@ -1,4 +1,4 @@
-"""On a CUDA device: the Triton backend against the reference in float64, and every layer on the device's tensors."""
+"""On a CUDA device: its backends against the reference in float64, and every layer on the device's tensors."""
 
 from __future__ import annotations
 
@@ -14,19 +14,30 @@ from equikern.graph import Graph
 from equikern.nn import Convolution, PaiNNMessage, SchNetMessage
 from equikern.ops import radial, spherical_harmonics
 from equikern.program import painn_message, schnet_message
-from equikern.testing import CASES, LAYERS, assert_close, derivatives, get, inputs, reference, tolerance
+from equikern.testing import CASES, LAYERS, assert_close, derivatives, get, inputs, reference, run, tolerance
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["f32", "f64"])
+BACKENDS = pytest.mark.parametrize("backend", ["triton", "cuda"], indirect=True)
 SUPPORTED = [case for case in CASES if backends.triton.supports(case.program, "cuda", torch.float32) is None]
 
 
+@pytest.fixture
+def backend(request):
+    """Skip what cannot run here, in its own words."""
+    module = backends.get(request.param)
+    if (reason := module.supports(get("mul-5").program, "cuda", torch.float32)) is not None:
+        pytest.skip(f"{request.param}: {reason}")
+    return request.param
+
+
+@BACKENDS
 @DTYPES
 @pytest.mark.parametrize("case", SUPPORTED, ids=str)
-def test_value_gradient_and_double_gradient_are_those_of_the_reference(case, dtype):
+def test_value_gradient_and_double_gradient_are_those_of_the_reference(case, dtype, backend):
     given = inputs(case, dtype).on("cuda")
     for order in (0, 1, 2):
-        got = derivatives(case.program, given, "triton", order)
+        got = derivatives(case.program, given, backend, order)
         assert {g.device.type for g in got.values()} == {"cuda"} and {g.dtype for g in got.values()} == {dtype}
         allowed = tolerance(case.program, dtype, order, case.longest_sum)
         assert_close(got, reference(case, dtype, order), allowed, f"{case} {order}")
@@ -42,15 +53,16 @@ def test_half_types_accumulate_in_float32(id, dtype, order):
     assert_close(got, reference(case, dtype, order), allowed, str(case))
 
 
+@BACKENDS
 @pytest.mark.parametrize("id", ["mace-conv", "nequip-conv", "sevennet-conv", "mul-33"])
 @pytest.mark.parametrize("order", [0, 1, 2])
-def test_many_edges_give_what_the_reference_gives_and_the_same_bits_twice(id, order):
+def test_many_edges_give_what_the_reference_gives_and_the_same_bits_twice(id, order, backend):
     case = get(id).sized(edges=3000)
     given = inputs(case, torch.float32).on("cuda")
-    got = derivatives(case.program, given, "triton", order)
+    got = derivatives(case.program, given, backend, order)
     expected = derivatives(case.program, given.to(torch.float64), "reference", order, draw=torch.float32)
     assert_close(got, expected, tolerance(case.program, torch.float32, order, case.longest_sum))
-    again = derivatives(case.program, given, "triton", order)
+    again = derivatives(case.program, given, backend, order)
     assert all(torch.equal(again[name], got[name]) for name in got)
 
 
@@ -141,13 +153,15 @@ def test_a_layer_on_the_device_gives_what_it_gives_in_float64_and_waits_for_noth
         assert_close(a, e, 2e-4, name)
 
 
-def test_a_step_is_captured_in_a_cuda_graph():
+@BACKENDS
+def test_a_step_is_captured_in_a_cuda_graph(backend):
     _, conv, call, tensors = layers()[0]
     conv = conv.cuda()
 
     def step():
         leaves = [t.requires_grad_() for t in tensors]
-        return torch.autograd.grad(call(conv, *leaves).tanh().sum(), leaves)
+        with backends.backend(backend):
+            return torch.autograd.grad(call(conv, *leaves).tanh().sum(), leaves)
 
     side = torch.cuda.Stream()
     with torch.cuda.stream(side):
@@ -161,10 +175,11 @@ def test_a_step_is_captured_in_a_cuda_graph():
     assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
 
 
+@BACKENDS
 @DTYPES
 @pytest.mark.parametrize("spec", ["sh 0,1,2,3 component normalize", "sh 3,1,5 norm raw", "sh 6 integral normalize"])
-def test_harmonics_and_their_derivatives_are_those_of_the_reference(spec, dtype):
-    ours, theirs = backends.harmonics["triton"], backends.harmonics["reference"]
+def test_harmonics_and_their_derivatives_are_those_of_the_reference(spec, dtype, backend):
+    ours, theirs = backends.harmonics[backend], backends.harmonics["reference"]
     torch.manual_seed(0)
     vec, h = torch.randn(2, 1000, 3, dtype=dtype, device="cuda")
     vec[0] = 0
@@ -186,9 +201,10 @@ def test_an_index_out_of_range_is_refused():
         Graph(torch.tensor([[0, 5], [1, 2]], device="cuda"), 4)
 
 
-def test_a_row_that_is_not_there_gives_nan_and_no_fault():
+@BACKENDS
+def test_a_row_that_is_not_there_gives_nan_and_no_fault(backend):
     case = get("rows-sender-to-edge")
     given = inputs(case, torch.float32).on("cuda")
     given.index[0][1] = 10**12
-    z = equikern.ops.evaluate(case.program, given.operands, given.index, given.rows)
+    z = run(case.program, given, backend)
     assert z[1].isnan().all() and z[0].isfinite().all()

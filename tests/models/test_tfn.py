@@ -3,7 +3,9 @@
 import pytest
 import torch
 
+from equikern.graph import Graph
 from equikern.models import TFN, TFNConfig
+from equikern.ops import spherical_harmonics
 from equikern.program import Irreps
 
 
@@ -60,7 +62,8 @@ def test_a_layer_is_the_papers_sum_over_edges_with_e3nns_products(parity, double
         n = (a.square().sum(2) + 1e-6).sqrt()
         expected.append(ssp(a[..., 0] + b) if scalar else (a * ssp(n + b).unsqueeze(2)).flatten(1))
         channel += mul
-    got = layer(x, vec, torch.stack([sender, receiver]), None)
+    y = spherical_harmonics([0, 1, 2], vec, True, "component")
+    got = layer(x, vec.norm(dim=1), y, Graph(torch.stack([sender, receiver]), 5))
     torch.testing.assert_close(got, torch.cat(expected, 1), rtol=1e-12, atol=1e-12)
 
 

@@ -2,8 +2,8 @@
 
 A sweep over the rows of z gathers, multiplies and sums; forward, backward and double backward are one sweep each, a
 form of higher order is a sum of base forms. float32 and float64; half types are read and written as they are and
-computed in float32. `emit` writes the kernels, `units` cuts programs up for them, `launch` runs them. Triton is
-imported on the first call.
+computed in float32. `emit` writes the kernels, `launch` starts them; `backends.gpu` cuts programs up and owns the
+buffers. Triton is imported on the first call.
 """
 
 from __future__ import annotations

@@ -10,21 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import cache
 
+from equikern.backends.gpu.sweep import HW, HX, HY, RESULTS, Sweep, part_columns, sweep_units
+from equikern.backends.gpu.units import Segment, UnitPath, segments
+from equikern.backends.triton.blocks import arguments, blocks, instances
 from equikern.backends.triton.path import Wanted, write_path
-from equikern.backends.triton.sweep import (
-    HW,
-    HX,
-    HY,
-    RESULTS,
-    Sweep,
-    arguments,
-    blocks,
-    instances,
-    part_columns,
-    sweep_units,
-)
 from equikern.backends.triton.text import HEADER, Lines, store_lane_sums
-from equikern.backends.triton.units import Segment, UnitPath, segments
 from equikern.program import EDGE, SHARED, Program
 from equikern.program.program import W, X, Y, Z
 

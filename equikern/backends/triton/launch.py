@@ -1,56 +1,29 @@
-"""Runs the kernels of a sweep: checks, buffers, launches."""
+"""Compiles and starts the Triton kernels of a sweep."""
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-from functools import cache, cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from equikern.backends.gpu import launch
+from equikern.backends.gpu.sweep import Sweep
 from equikern.backends.triton import emit
+from equikern.backends.triton.blocks import arguments, busiest, instances
 from equikern.backends.triton.kernels import compiled, float_type
-from equikern.backends.triton.plans import plan_of
-from equikern.backends.triton.sweep import (
-    HW,
-    HX,
-    HY,
-    NAMES,
-    RESULTS,
-    Sweep,
-    arguments,
-    busiest,
-    instances,
-    part_columns,
-    sweep_units,
-)
-from equikern.errors import ShapeError
-from equikern.program import EDGE, SHARED, Program, parse
-from equikern.program.program import W, X, Y, Z
 
 # Kernels that hold few values run faster with fewer registers: more of them are on a multiprocessor (measured, H200).
 NARROW, NARROW_REGISTERS = 100, 168
-ROWS = 64  # edges of a program instance where z has a row an edge and the weights are shared
 
 
-class Kernels:
-    """What a call needs to know of a sweep, worked out once."""
+class TritonKernels(launch.Kernels):
+    """The kernels of a sweep in Triton: a program instance is a warp with a block of channels of a row."""
 
     def __init__(self, sweep: Sweep) -> None:
-        program = sweep.program
-        self.sweep, self.program, self.dims = sweep, program, program.dims
-        self.units = sweep_units(sweep)
-        self.shared = program.rows[W] == SHARED
-        self.instances = instances(sweep)
-        self.part_width = part_columns(sweep)[1]
-        # Segments that no path reads or sums are zero.
-        xs = {segment.number for unit in self.units for segment in unit.xs}
-        zs = {segment.number for unit in self.units for segment in unit.zs}
-        self.all_x = len(xs) == len(program.operands[X].irreps)  # type: ignore[arg-type]
-        self.all_z = len(zs) == len(program.operands[Z].irreps)  # type: ignore[arg-type]
+        super().__init__(sweep, parts=instances(sweep))
         self.narrow = not sweep.second and busiest(sweep) <= NARROW
-        self.chunk = ROWS if sweep.by_edge and self.shared and W in sweep.open else 1
 
     def options(self, dtype: torch.dtype) -> dict[str, int]:
         """Of the compiler."""
@@ -77,173 +50,18 @@ class Kernels:
         """Program instances of the sum kernel for a row of x."""
         return emit.sum_instances(self.sweep)
 
+    def run(self, values: dict[str, Any], rows: int, dtype: torch.dtype) -> None:
+        """Start the sweep."""
+        given = [values[n] for n in self.arguments]
+        options = self.options(dtype)
+        self.sweep_kernel[(rows * self.parts,)](*given, T=float_type(dtype), ROWS=self.chunk, **options)
 
-@cache
-def kernels(
-    text: str, open: tuple[int, ...], given: tuple[int, ...], second: bool, fixed: bool, owner: int = Z
-) -> Kernels:
-    """The kernels that open slots of a base program, of those given, or of its derivative (`second`)."""
-    reads = {t for s in open for t in (X, Y, W, Z) if t != s} | ({HX, HY, HW} if second else set())
-    if owner == X:
-        reads -= {X, HX}
-    return Kernels(Sweep(text, open, tuple(s for s in given if s in reads), second, fixed, owner))
-
-
-@cache
-def own_pass(text: str, open: tuple[int, ...], given: tuple[int, ...], second: bool, fixed: bool) -> bool:
-    """Whether the gradient of x has a sweep of its own, over the edges of a row of x.
-
-    The other way is to write it by edge, and to sum that. It is decided which moves fewer bytes: a sweep of its own
-    reads weights, y and cotangents (which caches serve half) once more.
-    """
-    program = parse(text)
-    if X not in open or program.rows[X] == EDGE:
-        return False
-    again = (program.dims[W] + program.dims[Y]) * (2 if second else 1) if len(open) > 1 else 0
-    return again + program.dims[Z] / 2 < 2 * kernels(text, open, given, second, fixed).part_width
+    def run_sum(self, part: Tensor, dx: Tensor, graph: tuple[Tensor, ...]) -> None:
+        """Start the sum of the gradients of x."""
+        self.sum_kernel[(dx.shape[0] * self.sum_instances,)](part, dx, *graph, T=float_type(dx.dtype), num_warps=1)
 
 
-def sweep(
-    base: Program,
-    operands: list[Tensor],
-    index: list[Tensor],
-    open: dict[int, int],
-    *,
-    second: bool = False,
-    fixed: bool = True,
-) -> list[Tensor]:
-    """The opened slots (slot: rows) of a base program: operands x y w g and, for `second`, the tangents hx hy hw."""
-    given = [a.contiguous() if a.ndim == 2 and a.shape[1] else None for a in operands]
-    like = next(a for a in operands if a.ndim == 2)
-    counts = _counts(base, given, index, open)
-    _check(base, given, counts, like)
-    asked = tuple(s for s in open if counts[0] and base.dims[s] and (s == Z or given[Z] is not None))
-    found: dict[int, Tensor] = {}
-    if asked:
-        there = tuple(s for s, a in enumerate(given) if a is not None)
-        with torch.cuda.device(like.device) if like.is_cuda else nullcontext():
-            if own_pass(base.text, asked, there, second, fixed):
-                made = kernels(base.text, (X,), there, second, fixed, X)
-                asked = tuple(s for s in asked if s != X)
-                if made.units:
-                    found |= _launch(made, given, _graph(made, index, counts), open, counts, like)
-            made = kernels(base.text, asked, there, second, fixed)
-            if asked and made.units:
-                found |= _launch(made, given, _graph(made, index, counts), open, counts, like)
-                if X in asked:
-                    found[X] = _sum_x(made, found[X], index, counts[0], open[X], like)
-    return [found[s] if s in found else like.new_zeros(n, base.dims[s]) for s, n in open.items()]
-
-
-def _counts(
-    base: Program, given: list[Tensor | None], index: list[Tensor], open: dict[int, int]
-) -> tuple[int, int, int]:
-    """Edges, rows of x, rows of z."""
-
-    def rows(*slots: int) -> int | None:
-        for slot in slots:
-            if slot in open:
-                return open[slot]
-            if slot < len(given) and (a := given[slot]) is not None:
-                return a.shape[0]
-        return None
-
-    if base.index_kinds:
-        edges = index[0].shape[0]
-    else:
-        by_edge = [s for s in (X, Y, Z, W, HX, HY, HW) if base.rows[s % 4] == EDGE]
-        edges = next(n for s in by_edge if (n := rows(s)) is not None)
-    x_rows, z_rows = rows(X, HX), rows(Z)
-    return edges, edges if x_rows is None else x_rows, edges if z_rows is None else z_rows
-
-
-def _check(base: Program, given: list[Tensor | None], counts: tuple[int, int, int], like: Tensor) -> None:
-    """The last line before the kernels, also for calls of the op itself: what they read must be there."""
-    edges, x_rows, z_rows = counts
-    expected = [
-        edges if base.rows[X] == EDGE else x_rows,
-        edges,
-        1 if base.rows[W] == SHARED else edges,
-        edges if base.rows[Z] == EDGE else z_rows,
-    ]
-    for slot, a in enumerate(given):
-        if a is None:
-            continue
-        kind = slot % 4
-        if a.shape != (expected[kind], base.dims[kind]) or a.dtype != like.dtype or a.device != like.device:
-            raise ShapeError(
-                f"slot {slot} is {tuple(a.shape)} {a.dtype} on {a.device}; the program reads "
-                f"{(expected[kind], base.dims[kind])} {like.dtype} on {like.device}.\n  program   {base}"
-            )
-
-
-def _graph(made: Kernels, index: list[Tensor], counts: tuple[int, int, int]) -> dict[str, Tensor]:
-    """What a kernel reads of the graph: the row of the other operand of each edge, the edges of each row it owns."""
-    base, sweep = made.program, made.sweep
-    for tensor in index:
-        if tensor.dtype != torch.int64 or tensor.ndim != 1:
-            raise ShapeError(
-                f"an index is {tuple(tensor.shape)} {tensor.dtype}; it must be one-dimensional int64. Make a Graph of "
-                "the edges."
-            )
-    kinds = dict(zip(base.index_kinds, index, strict=False))
-    if any(tensor.shape[0] != counts[0] for tensor in kinds.values()):
-        sizes = {kind: tensor.shape[0] for kind, tensor in kinds.items()}
-        raise ShapeError(f"the index tensors differ in length: {sizes}; give each one entry an edge.")
-    graph = {}
-    if sweep.indexed:
-        graph["x_index" if sweep.owner == Z else "z_index"] = kinds[base.rows[sweep.other]].contiguous()
-    if not sweep.by_edge:
-        rows = counts[2] if sweep.owner == Z else counts[1]
-        graph["ptr"], graph["order"] = plan_of(base, sweep.owner, index, counts[0], rows)
-    return graph
-
-
-def _launch(
-    made: Kernels,
-    given: list[Tensor | None],
-    graph: dict[str, Tensor],
-    open: dict[int, int],
-    counts: tuple[int, int, int],
-    like: Tensor,
-) -> dict[int, Tensor]:
-    """Run the sweep: its results, those of x by edge (`part_columns`) if it does not own the rows of x."""
-    (edges, x_rows, z_rows), dims, many = counts, made.dims, made.instances
-    wide = torch.promote_types(like.dtype, torch.float32)
-    owned = z_rows if made.sweep.owner == Z else x_rows
-    rows = -(-edges // made.chunk) if made.sweep.by_edge else owned
-    results: dict[int, Tensor] = {}
-    for slot in made.sweep.open:
-        if slot == X and made.sweep.owner == X:
-            results[X] = (like.new_empty if made.all_x else like.new_zeros)(open[X], dims[X])
-        elif slot == X:
-            results[X] = like.new_empty(edges, made.part_width, dtype=wide)
-        elif slot == Y:
-            # A part for each program instance of an edge's row; a single one is the result.
-            results[Y] = like.new_empty(edges, many * dims[Y], dtype=like.dtype if many == 1 else wide)
-        elif slot == W:
-            make = like.new_empty if made.sweep.fixed and rows else like.new_zeros
-            results[W] = make(rows if made.shared else edges, dims[W], dtype=wide if made.shared else like.dtype)
-        else:
-            results[Z] = (like.new_empty if made.all_z else like.new_zeros)(open[Z], dims[Z])
-    if rows:
-        values: dict[str, Any] = {NAMES[s]: given[s] for s in made.sweep.given} | graph
-        values |= {RESULTS[s]: a for s, a in results.items()}
-        values |= {"edges": edges, "x_rows": x_rows, "z_rows": z_rows}
-        arguments = [values[n] for n in made.arguments]
-        options = made.options(like.dtype)
-        made.sweep_kernel[(rows * many,)](*arguments, T=float_type(like.dtype), ROWS=made.chunk, **options)
-    if Y in results and many > 1:
-        results[Y] = results[Y].view(edges, many, dims[Y]).sum(1).to(like.dtype)
-    if W in results and made.shared:
-        results[W] = results[W].sum(0, keepdim=True).to(like.dtype)
-    return results
-
-
-def _sum_x(made: Kernels, part: Tensor, index: list[Tensor], edges: int, rows: int, like: Tensor) -> Tensor:
-    """The gradient of x from its parts by edge."""
-    dx = (like.new_empty if made.all_x else like.new_zeros)(rows, made.dims[X])
-    if rows:
-        graph = plan_of(made.program, X, index, edges, rows) if made.program.rows[X] != EDGE else ()
-        made.sum_kernel[(rows * made.sum_instances,)](part, dx, *graph, T=float_type(like.dtype), num_warps=1)
-    return dx
+kernels = partial(launch.kernels, TritonKernels)
+own_pass = launch.own_pass
+steps = partial(launch.steps, TritonKernels)
+sweep = partial(launch.sweep, TritonKernels)

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from equikern.backends.gpu.units import Cell, UnitPath
 from equikern.backends.triton.text import Lines, combination
-from equikern.backends.triton.units import Cell, UnitPath
 
 
 class Wanted(NamedTuple):

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from equikern.backends.triton.launch import Kernels
+from equikern.backends.triton.launch import TritonKernels
 
 
 class Resources(NamedTuple):
@@ -22,12 +22,12 @@ class Resources(NamedTuple):
     code: int
 
 
-def sweep_resources(made: Kernels, arch: int = 90, dtype: torch.dtype = torch.float32) -> Resources:
+def sweep_resources(made: TritonKernels, arch: int = 90, dtype: torch.dtype = torch.float32) -> Resources:
     """Of the sweep kernel compiled for sm_<arch>. TRITON_INTERPRET must be unset."""
     return _resources(made.sweep_kernel, made.arguments, arch, dtype, made.options(dtype))
 
 
-def sum_resources(made: Kernels, arch: int = 90, dtype: torch.dtype = torch.float32) -> Resources:
+def sum_resources(made: TritonKernels, arch: int = 90, dtype: torch.dtype = torch.float32) -> Resources:
     """Of the kernel that sums the gradients of x."""
     return _resources(made.sum_kernel, ("part", "dx", "ptr", "order"), arch, dtype, {"num_warps": 1})
 

@@ -1,7 +1,7 @@
-"""How a channelwise program is cut into the units of a Triton kernel: tables, no arithmetic.
+"""How a channelwise program is cut into the units of a kernel: tables, no arithmetic.
 
-A unit is a set of paths that one program instance computes together, for a block of channels: what it accumulates must
-fit its registers. A segment of the output is summed by one unit alone; a segment of x may be read by several.
+A unit is a set of paths that are computed together, for a block of channels: what it accumulates must fit its
+registers. A segment of the output is summed by one unit alone; a segment of x may be read by several.
 """
 
 from __future__ import annotations

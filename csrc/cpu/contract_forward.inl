@@ -1,0 +1,295 @@
+// The value alone: z[receiver] = sum over its edges of C w x y, path by path over a chunk of edges.
+//
+// A receiver's sum of a path and a few vectors of channels stays in registers over its edges and is written once, in
+// the order outside. Weights are read once, where they are, and fetched a tile ahead; those of a table are formed in
+// registers, from a piece of the table that stays in the first-level cache for the whole chunk.
+#include "contract_table.inl"
+
+namespace eqk {
+namespace EQK_TARGET {
+
+constexpr int64_t STREAMED = 32;   // edges of a chunk whose x rows should stay in the first-level cache
+constexpr int64_t TABULATED = 2048;  // edges that share a piece of the table while it is there
+
+template <class T>
+void convert_rows(const Sweep<T>& s, const T* from, T* to) {
+#pragma omp for
+    for (int64_t row = 0; row < s.a.x_rows; ++row)
+        to_inside(s.p.x, s.p.mul_ir, from + row * s.p.x_dim, to + row * s.p.x_width);
+}
+
+constexpr int TABLE_TILE = 2;         // vectors of channels of a table: more would not fit that cache
+
+enum class Weights { by_edge, shared, table };
+
+// The edges [begin, end) of a chunk that go to one receiver; fresh: its first ones.
+struct Stretch {
+    int64_t receiver, begin, end;
+    bool fresh;
+};
+
+// What the paths read of a chunk of edges.
+template <class T>
+struct Chunk {
+    std::vector<Stretch> stretches;
+    std::vector<const T*> x, w;  // rows by edge
+    std::vector<int64_t> knot;   // of a table
+    Buffer<T> b;                 // factors of its rows, (most, kMostRows), zero beyond the window
+    Buffer<T> m, y;              // lanes of edges side by side, (m_size, lanes) for each `lanes` of edges
+    Buffer<T> piece;  // of the table: a tile's columns of all rows
+    int64_t m_size, most;
+    Chunk(const Lowered& p, int64_t most, int64_t rows)
+        : x(most + 1),
+          w(most + 1),
+          knot(rows ? most : 0),
+          b(rows ? most * kMostRows : 0),
+          m((most + lanes<T>)*p.m_size),
+          y(lanes<T> * p.y_dim),
+          piece(rows * TABLE_TILE * lanes<T>),
+          m_size(p.m_size),
+          most(most) {}
+    const T* m_of(int64_t at) const {
+        const uint64_t lane = static_cast<uint64_t>(at) % lanes<T>;
+        return m.data() + (at - lane) * m_size + lane;
+    }
+};
+
+template <class T>
+struct Table {
+    const T* first;
+    int64_t rows, w_dim, window;
+    const int64_t* offsets;
+};
+
+// N vectors of channels of one path's rectangle: where they are written.
+template <class T>
+struct Target {
+    T* z;
+    int64_t z_dim, mul, dim, first;  // of rows, of the segment; first: component
+    bool mul_ir, fresh;
+};
+
+template <class T, int D3, int N>
+EQK_INLINE void put(const Target<T>& to, bool fresh, int64_t receiver, int64_t u, const Vec<T> (&sum)[D3][N]) {
+    constexpr int L = lanes<T>;
+    T* const row = to.z + receiver * to.z_dim;
+    if (TURNED<T> && to.mul_ir && to.dim == D3 && u + N * L <= to.mul) {
+        for (int b = 0; b < N; ++b) {
+            Vec<T> in[D3], out[D3];
+            for (int k = 0; k < D3; ++k) in[k] = sum[k][b];
+            turn<T, D3, false>(in, out, std::make_integer_sequence<int, D3>{});
+            T* const at = row + (u + b * L) * D3;
+            for (int k = 0; k < D3; ++k) store<T>(at + k * L, fresh ? out[k] : out[k] + load<T>(at + k * L));
+        }
+        return;
+    }
+    const int64_t by_channel = to.mul_ir ? to.dim : 1, by_component = to.mul_ir ? 1 : to.mul;
+    for (int k = 0; k < D3; ++k)
+        for (int b = 0; b < N; ++b)
+            for (int l = 0; l < L && u + b * L + l < to.mul; ++l) {
+                T& z = row[(u + b * L + l) * by_channel + (to.first + k) * by_component];
+                z = fresh ? sum[k][b][l] : z + sum[k][b][l];
+            }
+}
+
+// The first `count` numbers of a row, as a vector.
+template <class T>
+EQK_INLINE Vec<T> load_some(const T* p, int64_t count) {
+    Vec<T> v{};
+    for (int l = 0; l < count; ++l) v[l] = p[l];
+    return v;
+}
+
+// Columns [u, u + N lanes) of a path, of all rows of the table, side by side; zero beyond the path.
+template <class T, int N>
+void cut_piece(Chunk<T>& c, const Block& b, const Table<T>& table, int64_t u) {
+    constexpr int width = N * lanes<T>;
+    const int64_t count = std::min<int64_t>(width, b.mul - u);
+    for (int64_t row = 0; row < table.rows; ++row) {
+        T* const to = c.piece.data() + row * width;
+        const T* const from = table.first + row * table.w_dim + b.column + u;
+        if (count == width)
+            for (int n = 0; n < N; ++n) store<T>(to + n * lanes<T>, load<T>(from + n * lanes<T>));
+        else
+            std::fill_n(std::copy_n(from, count, to), width - count, T(0));
+    }
+}
+
+// Sums of all stretches for channels [u, u + N lanes); where N is 1, some may be padding.
+template <class T, int D1, int D3, int N, Weights Of>
+EQK_INLINE void sum_tile(Chunk<T>& c, const Block& b, const Target<T>& to, const Table<T>& table, const T* shared,
+                         int64_t u) {
+    constexpr int L = lanes<T>;
+    const int64_t rest = b.mul - u;
+    const auto weights = [&](const T* p) { return N > 1 || rest >= L ? load<T>(p) : load_some<T>(p, rest); };
+    if constexpr (Of == Weights::table) cut_piece<T, N>(c, b, table, u);
+    int64_t steps[kMostRows];
+    for (int r = 0; r < kMostRows; ++r) steps[r] = (r < table.window ? table.offsets[r] : 0) * N * L;
+    Vec<T> w[N];
+    if constexpr (Of == Weights::shared)
+        for (int n = 0; n < N; ++n) w[n] = weights(shared + u + n * L);
+    for (const Stretch& run : c.stretches) {
+        Vec<T> sum[D3][N];
+        for (int k = 0; k < D3; ++k)
+            for (int n = 0; n < N; ++n) sum[k][n] = Vec<T>{};
+        for (int64_t at = run.begin; at < run.end; ++at) {
+            const T *x = c.x[at] + b.x + u, *m = c.m_of(at) + b.m * L;
+            hide(x), hide(m);
+            if constexpr (Of == Weights::by_edge) {
+                const T* from = c.w[at] + b.column + u;
+                hide(from);
+                for (int n = 0; n < N; ++n) {
+                    w[n] = weights(from + n * L);
+                    __builtin_prefetch(from + (N + n) * L, 0, 3);
+                }
+            }
+            if constexpr (Of == Weights::table) {
+                const T *row = c.piece.data() + c.knot[at] * N * L, *factor = c.b.data() + at * kMostRows;
+                hide(row), hide(factor);
+                for (int n = 0; n < N; ++n) w[n] = load<T>(row + n * L) * factor[0];
+#pragma GCC unroll 8
+                for (int r = 1; r < kMostRows; ++r)
+                    for (int n = 0; n < N; ++n) w[n] += load<T>(row + steps[r] + n * L) * factor[r];
+            }
+#pragma GCC unroll 8
+            for (int i = 0; i < D1; ++i) {
+                Vec<T> p[N];
+                for (int n = 0; n < N; ++n) {
+                    p[n] = load<T>(x + i * b.padded + n * L);
+                    if constexpr (Of != Weights::shared) p[n] *= w[n];
+                }
+#pragma GCC unroll 8
+                for (int k = 0; k < D3; ++k)
+                    for (int n = 0; n < N; ++n) sum[k][n] += p[n] * m[(i * D3 + k) * L];
+            }
+        }
+        if constexpr (Of == Weights::shared)
+            for (int k = 0; k < D3; ++k)
+                for (int n = 0; n < N; ++n) sum[k][n] *= w[n];
+        put<T, D3, N>(to, to.fresh && run.fresh, run.receiver, u, sum);
+    }
+}
+
+template <class T, int D1, int D3, Weights Of>
+__attribute__((noinline)) void sum_block(Chunk<T>& c, const Block& b, const Target<T>& to, const Table<T>& table,
+                                         const T* shared) {
+    constexpr int L = lanes<T>, fit = (REGISTERS - 8) / D3;
+    constexpr int N = Of == Weights::table ? (fit >= TABLE_TILE ? TABLE_TILE : 1) : fit >= 4 ? 4 : fit >= 2 ? 2 : 1;
+    int64_t u = 0;
+    for (; u + N * L <= b.mul; u += N * L) sum_tile<T, D1, D3, N, Of>(c, b, to, table, shared, u);
+    for (; u < b.mul; u += L) sum_tile<T, D1, D3, 1, Of>(c, b, to, table, shared, u);
+}
+
+template <class T>
+using SumKernel = void (*)(Chunk<T>&, const Block&, const Target<T>&, const Table<T>&, const T*);
+
+template <class T, Weights Of>
+SumKernel<T> sum_of(int d1, int d3) {
+#define EQK_ROW(d) {sum_block<T, d, 1, Of>, sum_block<T, d, 3, Of>, sum_block<T, d, 5, Of>, sum_block<T, d, 7, Of>}
+    static constexpr SumKernel<T> table[4][4] = {EQK_ROW(1), EQK_ROW(3), EQK_ROW(5), EQK_ROW(7)};
+#undef EQK_ROW
+    return table[d1 / 2][d3 / 2];
+}
+
+// Ask for the first numbers of a row.
+template <class T>
+EQK_INLINE const T* fetch(const T* row) {
+    for (int n = 0; n < 4; ++n) __builtin_prefetch(row + n * lanes<T>, 0, 3);
+    return row;
+}
+
+template <class T>
+void put_factors(const ContractArgs<T>& a, int64_t edge, T* to) {
+    for (int64_t r = 0; r < kMostRows; ++r) to[r] = r < a.window && a.b ? a.b[edge * a.window + r] : T(0);
+}
+
+// M of the chunk's edges [begin, end), `lanes` of them side by side, and the rows that they read.
+template <class T>
+void read_edges(const Sweep<T>& s, Chunk<T>& c, int64_t begin, int64_t end) {
+    constexpr int L = lanes<T>;
+    const Lowered& p = s.p;
+    const ContractArgs<T>& a = s.a;
+    for (int64_t from = begin; from < end; from += L) {
+        const int count = static_cast<int>(std::min<int64_t>(L, end - from));
+        for (int e = 0; e < L; ++e) {
+            const int64_t edge = e < count ? s.edge(from + e) : 0, at = from - begin + e;
+            for (int64_t j = 0; j < p.y_dim; ++j) c.y[j * L + e] = e < count && a.y ? a.y[edge * p.y_dim + j] : T(0);
+            if (e >= count) continue;
+            c.x[at] = a.x ? s.x.data() + a.x_index[edge] * p.x_width : s.zeros.data();
+            if (!s.table())
+                c.w[at] = fetch(a.w + edge * p.w_dim);
+            else
+                c.knot[at] = a.knot[edge], put_factors(a, edge, c.b.data() + at * kMostRows);
+        }
+        T* const m = c.m.data() + (from - begin) * p.m_size;
+        const Entry* const last = p.m_of_y.entries.data() + p.m_of_y.entries.size();
+        std::fill_n(m, p.m_size * L, T(0));
+        for (const Entry* entry = p.m_of_y.entries.data(); entry != last; ++entry) {
+            T* const to = m + static_cast<int64_t>(entry->row) * L;
+            store<T>(to, load<T>(to) + load<T>(c.y.data() + static_cast<int64_t>(entry->column) * L) * entry->c<T>());
+        }
+    }
+}
+
+template <class T>
+void run_chunk(const Sweep<T>& s, Chunk<T>& c) {
+    const ContractArgs<T>& a = s.a;
+    const Table<T> table{a.w, a.w_rows, s.p.w_dim, a.window, a.offsets};
+    for (const Block& b : s.p.blocks) {
+        const Target<T> to{a.z, s.p.z_dim, b.mul, b.z_dim, b.z_first, s.p.mul_ir, b.z_fresh};
+        const T* const shared = b.w < 0 ? s.fixed.data() : !a.w || (s.table() && !a.b) ? s.zeros.data() : a.w + b.column;
+        Target<T> at = to;
+        at.z += b.z_outside;
+        if (b.w < 0 || !a.w || a.shared_w || (s.table() && !a.b))
+            sum_of<T, Weights::shared>(b.d1, b.d3)(c, b, at, table, shared);
+        else if (s.table())
+            sum_of<T, Weights::table>(b.d1, b.d3)(c, b, at, table, shared);
+        else
+            sum_of<T, Weights::by_edge>(b.d1, b.d3)(c, b, at, table, shared);
+    }
+}
+
+// Receivers [first, last), in chunks of edges.
+template <class T>
+void run_receivers(const Sweep<T>& s, Chunk<T>& c, int64_t first, int64_t last) {
+    const ContractArgs<T>& a = s.a;
+    if (!s.p.z_covered) std::fill_n(a.z + first * s.p.z_dim, (last - first) * s.p.z_dim, T(0));
+    int64_t begin = s.begin(first), end = begin;
+    const auto finish = [&] {
+        read_edges(s, c, begin, end);
+        run_chunk(s, c);
+        c.stretches.clear();
+        begin = end;
+    };
+    // Receivers are cut by their own edges alone, so that their sums have the same bits in any chunk.
+    for (int64_t r = first; r < last; ++r)
+        do {
+            const int64_t stop = std::min(s.begin(r + 1), end + c.most);
+            if (stop - begin > c.most) finish();
+            c.stretches.push_back({r, end - begin, stop - begin, end == s.begin(r)});
+            end = stop;
+        } while (end < s.begin(r + 1));
+    finish();
+}
+
+template <class T>
+void contract_value(Sweep<T>& s, int threads) {
+    const ContractArgs<T>& a = s.a;
+    const int64_t most = s.table() ? std::clamp<int64_t>(4 * a.w_rows, TABULATED, 4 * TABULATED) : STREAMED;
+    std::vector<Chunk<T>> chunks;
+    for (int n = 0; n < threads; ++n) chunks.emplace_back(s.p, most, s.table() ? a.w_rows : 0);
+    const int64_t count = static_cast<int64_t>(s.groups.size()) - 1;
+    const int64_t run = std::max<int64_t>(1, count / (8 * threads));
+    const int64_t runs = (count + run - 1) / run;
+#pragma omp parallel num_threads(threads)
+    {
+        if (s.x.size()) convert_rows(s, a.x, s.x.data());
+#pragma omp for schedule(dynamic)
+        for (int64_t n = 0; n < runs; ++n)
+            run_receivers(s, chunks[omp_get_thread_num()], s.groups[n * run],
+                          s.groups[std::min(count, (n + 1) * run)]);
+    }
+}
+
+}  // namespace EQK_TARGET
+}  // namespace eqk

@@ -1,0 +1,73 @@
+"""Starts the CUDA kernels of a sweep."""
+
+from __future__ import annotations
+
+from functools import cache, cached_property, partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from equikern.backends.cuda import driver, emit
+from equikern.backends.cuda.layout import WARP, layout
+from equikern.backends.gpu import launch
+from equikern.backends.gpu.sweep import NAMES, RESULTS, Sweep
+from equikern.program import Program
+
+REALS = {torch.float32: "float", torch.float64: "double"}
+ALIGNMENT = 32  # bytes that a lane reads at once, at most
+
+
+class CudaKernels(launch.Kernels):
+    """The kernels of a sweep: a row of z (or of x) is a block of threads, or several."""
+
+    def __init__(self, dtype: torch.dtype, sweep: Sweep) -> None:
+        self.layout = layout(sweep, dtype.itemsize)
+        super().__init__(sweep, parts=self.layout.blocks, chunk=self.layout.batch)
+        self.real = REALS[dtype]
+
+    @cached_property
+    def source(self) -> str:
+        """Of the sweep."""
+        return emit.sweep_source(self.sweep, self.real, self.chunk)
+
+    @cached_property
+    def sum_source(self) -> str:
+        """Of the sum of the gradients of x that the sweep writes by edge."""
+        return emit.sum_source(self.sweep, self.real)
+
+    def run(self, values: dict[str, Any], rows: int, dtype: torch.dtype) -> None:
+        """Start the sweep. The arguments are those of `Operands` in sweep.cuh."""
+        read = [_aligned(values.get(name)) for name in NAMES]
+        written = [values.get(name) for name in RESULTS]
+        index = values.get("x_index", values.get("z_index"))
+        tensors = [*read, *written, index, values.get("ptr"), values.get("order")]
+        counts = [values["edges"], values["x_rows" if "x_index" in values else "z_rows"]]
+        grid = (rows, self.layout.blocks)
+        driver.start(self.source, "sweep_kernel", grid, self.layout.warps * WARP, [*map(_address, tensors), *counts])
+
+    def run_sum(self, part: Tensor, dx: Tensor, graph: tuple[Tensor, ...]) -> None:
+        """Start the sum of the gradients of x. The arguments are those of `Parts` in sum.cuh."""
+        tensors = [part, dx, *(graph or (None, None))]
+        driver.start(self.sum_source, "sum_kernel", (dx.shape[0], 1), emit.SUM_THREADS, [*map(_address, tensors)])
+
+
+def _address(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
+
+
+def _aligned(tensor: Tensor | None) -> Tensor | None:
+    """A tensor that begins where lanes may read several numbers at once; a view into another may not."""
+    return tensor if tensor is None or tensor.data_ptr() % ALIGNMENT == 0 else tensor.clone()
+
+
+@cache
+def maker(dtype: torch.dtype) -> launch.Make:
+    """What makes the kernels for operands of a dtype."""
+    return partial(CudaKernels, dtype)
+
+
+def sweep(base: Program, operands: list[Tensor], *arguments: Any, **options: Any) -> list[Tensor]:
+    """`gpu.launch.sweep` with CUDA kernels."""
+    like = next(a for a in operands if a.ndim == 2)
+    return launch.sweep(maker(like.dtype), base, operands, *arguments, **options)
