@@ -1,4 +1,4 @@
-"""Graphs: edges checked once and grouped by receiver, for use in many calls; neighbour lists; edges that meet."""
+"""Graphs: edges checked once and grouped by receiver, pairs of edges that meet; neighbour lists."""
 
 from equikern.graph.edge_pairs import edge_pairs
 from equikern.graph.graph import Graph

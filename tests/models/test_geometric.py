@@ -5,40 +5,30 @@ import copy
 import pytest
 import torch
 
+from equikern import models
 from equikern.errors import EquikernError, ShapeError
 from equikern.graph import Graph
-from equikern.models import (
-    TFN,
-    LEFTNet,
-    LEFTNetConfig,
-    Potential,
-    SE3Transformer,
-    SE3TransformerConfig,
-    SphereNet,
-    SphereNetConfig,
-    TFNConfig,
-)
 
 CUTOFF = 3.0
-SPHERENET = SphereNetConfig(
+SPHERENET = models.SphereNetConfig(
     CUTOFF, 5, layers=2, channels=8, inner=6, narrow=4, output=8, output_layers=1, num_basis=4, degrees=4
 )
 
 
 def transformer(parity):
     """A small SE(3)-Transformer."""
-    return SE3Transformer(
-        SE3TransformerConfig(CUTOFF, 5, layers=3, channels=4, heads=2, div=1, hidden=8, parity=parity)
+    return models.SE3Transformer(
+        models.SE3TransformerConfig(CUTOFF, 5, layers=3, channels=4, heads=2, div=1, hidden=8, parity=parity)
     )
 
 
 MODELS = {
-    "TFN": lambda: TFN(TFNConfig(CUTOFF, 5, layers=2, channels=4, hidden=8)),
-    "TFN-full": lambda: TFN(TFNConfig(CUTOFF, 5, layers=3, channels=3, hidden=8, parity="full")),
-    "TFN-none": lambda: TFN(TFNConfig(CUTOFF, 5, layers=3, channels=3, hidden=8, parity="none")),
+    "TFN": lambda: models.TFN(models.TFNConfig(CUTOFF, 5, layers=2, channels=4, hidden=8)),
+    "TFN-full": lambda: models.TFN(models.TFNConfig(CUTOFF, 5, layers=3, channels=3, hidden=8, parity="full")),
+    "TFN-none": lambda: models.TFN(models.TFNConfig(CUTOFF, 5, layers=3, channels=3, hidden=8, parity="none")),
     "SE3Transformer": lambda: transformer("natural"),
-    "LEFTNet": lambda: LEFTNet(LEFTNetConfig(CUTOFF, 5, layers=2, channels=6, num_basis=6)),
-    "SphereNet": lambda: SphereNet(SPHERENET),
+    "LEFTNet": lambda: models.LEFTNet(models.LEFTNetConfig(CUTOFF, 5, layers=2, channels=6, num_basis=6)),
+    "SphereNet": lambda: models.SphereNet(SPHERENET),
     "SE3Transformer-none": lambda: transformer("none"),
 }
 SEES_MIRRORS = {"TFN-none", "SE3Transformer-none", "SphereNet"}
@@ -249,13 +239,13 @@ def test_a_prepared_graph_gives_the_same_and_inputs_that_do_not_fit_are_refused(
 @pytest.mark.parametrize(
     ("config", "changes", "words"),
     [
-        (TFNConfig, {"cutoff": 0.0}, "cutoff is finite and above 0"),
-        (TFNConfig, {"channels": 0}, "channels is an integer >= 1"),
-        (TFNConfig, {"parity": "odd"}, "unknown parity 'odd'; use one of natural, full, none"),
-        (TFNConfig, {"lmax": -1}, "lmax is an integer >= 0"),
-        (LEFTNetConfig, {"epsilon": -1.0}, "epsilon is finite and above 0"),
-        (SphereNetConfig, {"degrees": 0}, "degrees is an integer >= 1"),
-        (SE3TransformerConfig, {"heads": 3}, "16 channels are no multiple of 2 \\* 3"),
+        (models.TFNConfig, {"cutoff": 0.0}, "cutoff is finite and above 0"),
+        (models.TFNConfig, {"channels": 0}, "channels is an integer >= 1"),
+        (models.TFNConfig, {"parity": "odd"}, "unknown parity 'odd'; use one of natural, full, none"),
+        (models.TFNConfig, {"lmax": -1}, "lmax is an integer >= 0"),
+        (models.LEFTNetConfig, {"epsilon": -1.0}, "epsilon is finite and above 0"),
+        (models.SphereNetConfig, {"degrees": 0}, "degrees is an integer >= 1"),
+        (models.SE3TransformerConfig, {"heads": 3}, "16 channels are no multiple of 2 \\* 3"),
     ],
 )
 def test_sizes_that_cannot_be_are_refused(config, changes, words):
@@ -272,7 +262,7 @@ def crystal():
 
 @pytest.mark.parametrize("name", [name for name in MODELS if name != "LEFTNet"])
 def test_crystals_as_potentials_repeat_turn_and_have_the_stress_of_strained_cells(name):
-    potential, (numbers, positions, cell) = Potential(build(name), [1, 6, 7, 8, 9]), crystal()
+    potential, (numbers, positions, cell) = models.Potential(build(name), [1, 6, 7, 8, 9]), crystal()
     expected = potential.predict(numbers, positions, cell)
     moved = positions + tensor([1, 0, -1], [0, 2, 0], [0, 0, 0]) @ cell
     agree_as_crystals(potential.predict(numbers, moved, cell), expected)
@@ -302,7 +292,7 @@ def agree_as_crystals(got, expected):
 
 
 def test_leftnet_refuses_crystals_and_takes_molecules_as_a_potential():
-    potential, (numbers, positions, cell) = Potential(build("LEFTNet"), [1, 6, 7, 8, 9]), crystal()
+    potential, (numbers, positions, cell) = models.Potential(build("LEFTNet"), [1, 6, 7, 8, 9]), crystal()
     with pytest.raises(EquikernError, match="periodic systems have no centroid"):
         potential.predict(numbers, positions, cell)
     energy, forces = evaluate(potential.model, torch.tensor([0, 1, 3]), positions)
