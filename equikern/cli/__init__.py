@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from equikern.cli import demo, info
+from equikern.cli import certify, demo, info
 
-COMMANDS = {"demo": demo, "info": info}
+COMMANDS = {"certify": certify, "demo": demo, "info": info}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""Models, one file each, and `Potential`, which makes energies, forces and stress of any of them."""
+"""Models, one file each."""
 
 from equikern.models.deeppot import DeepPotSE, DeepPotSEConfig
 from equikern.models.leftnet import LEFTNet, LEFTNetConfig
@@ -13,7 +13,7 @@ from equikern.models.tfn import TFN, TFNConfig
 from equikern.ops import PaiNNConfig
 
 __all__ = [
-    "MACE", "TFN", "DeepPotSE", "DeepPotSEConfig", "LEFTNet", "LEFTNetConfig", "MACEConfig", "NequIP", "NequIPConfig",
+    "DeepPotSE", "DeepPotSEConfig", "LEFTNet", "LEFTNetConfig", "MACE", "MACEConfig", "NequIP", "NequIPConfig",
     "PaiNN", "PaiNNConfig", "Potential", "SE3Transformer", "SE3TransformerConfig", "SchNet", "SchNetConfig",
-    "SphereNet", "SphereNetConfig", "TFNConfig",
+    "SphereNet", "SphereNetConfig", "TFN", "TFNConfig",
 ]  # fmt: skip
