@@ -200,7 +200,9 @@ void bind_targets(py::module_& m) {
 void bind_kept(py::module_& m) {
     py::class_<eqk::KeptBlock>(m, "KeptBlock", py::buffer_protocol())
         .def(py::init<int64_t>())
-        .def_buffer([](eqk::KeptBlock& b) { return py::buffer_info(static_cast<uint8_t*>(b.data()), static_cast<py::ssize_t>(b.bytes())); });
+        .def_buffer([](eqk::KeptBlock& b) {
+            return py::buffer_info(static_cast<uint8_t*>(b.data()), static_cast<py::ssize_t>(b.bytes()));
+        });
     m.def("release_kept", &eqk::release_kept, py::call_guard<py::gil_scoped_release>(),
           "Give memory that results have left back to the system; returns the bytes.");
 }

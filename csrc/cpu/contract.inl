@@ -189,8 +189,7 @@ void run_receiver(const Sweep<T>& s, Worker<T>& t, int64_t receiver, const Kept<
             run_blocks<T, true>(s, t, rows, edges, dw != nullptr);
         else
             run_blocks<T, false>(s, t, rows, edges, dw != nullptr);
-        if (s.grads)
-            finish_block(s, t, edges, count, dx != nullptr, kept.dw_group);
+        if (s.grads) finish_block(s, t, edges, count, dx != nullptr, kept.dw_group);
     }
     if (a.z) to_outside(p.z, p.mul_ir, t.z.data(), a.z + receiver * p.z_dim);
 }

@@ -8,7 +8,7 @@
 namespace eqk {
 namespace EQK_TARGET {
 
-constexpr int64_t STREAMED = 32;   // edges of a chunk whose x rows should stay in the first-level cache
+constexpr int64_t STREAMED = 32;     // edges of a chunk whose x rows should stay in the first-level cache
 constexpr int64_t TABULATED = 2048;  // edges that share a piece of the table while it is there
 
 template <class T>
@@ -18,7 +18,7 @@ void convert_rows(const Sweep<T>& s, const T* from, T* to) {
         to_inside(s.p.x, s.p.mul_ir, from + row * s.p.x_dim, to + row * s.p.x_width);
 }
 
-constexpr int TABLE_TILE = 2;         // vectors of channels of a table: more would not fit that cache
+constexpr int TABLE_TILE = 2;  // vectors of channels of a table: more would not fit that cache
 
 enum class Weights { by_edge, shared, table };
 
@@ -36,7 +36,7 @@ struct Chunk {
     std::vector<int64_t> knot;   // of a table
     Buffer<T> b;                 // factors of its rows, (most, kMostRows), zero beyond the window
     Buffer<T> m, y;              // lanes of edges side by side, (m_size, lanes) for each `lanes` of edges
-    Buffer<T> piece;  // of the table: a tile's columns of all rows
+    Buffer<T> piece;             // of the table: a tile's columns of all rows
     int64_t m_size, most;
     Chunk(const Lowered& p, int64_t most, int64_t rows)
         : x(most + 1),
@@ -185,7 +185,10 @@ using SumKernel = void (*)(Chunk<T>&, const Block&, const Target<T>&, const Tabl
 
 template <class T, Weights Of>
 SumKernel<T> sum_of(int d1, int d3) {
-#define EQK_ROW(d) {sum_block<T, d, 1, Of>, sum_block<T, d, 3, Of>, sum_block<T, d, 5, Of>, sum_block<T, d, 7, Of>}
+#define EQK_ROW(d)                                                                                     \
+    {                                                                                                  \
+        sum_block<T, d, 1, Of>, sum_block<T, d, 3, Of>, sum_block<T, d, 5, Of>, sum_block<T, d, 7, Of> \
+    }
     static constexpr SumKernel<T> table[4][4] = {EQK_ROW(1), EQK_ROW(3), EQK_ROW(5), EQK_ROW(7)};
 #undef EQK_ROW
     return table[d1 / 2][d3 / 2];
@@ -237,7 +240,9 @@ void run_chunk(const Sweep<T>& s, Chunk<T>& c) {
     const Table<T> table{a.w, a.w_rows, s.p.w_dim, a.window, a.offsets};
     for (const Block& b : s.p.blocks) {
         const Target<T> to{a.z, s.p.z_dim, b.mul, b.z_dim, b.z_first, s.p.mul_ir, b.z_fresh};
-        const T* const shared = b.w < 0 ? s.fixed.data() : !a.w || (s.table() && !a.b) ? s.zeros.data() : a.w + b.column;
+        const T* const shared = b.w < 0                       ? s.fixed.data()
+                                : !a.w || (s.table() && !a.b) ? s.zeros.data()
+                                                              : a.w + b.column;
         Target<T> at = to;
         at.z += b.z_outside;
         if (b.w < 0 || !a.w || a.shared_w || (s.table() && !a.b))
@@ -262,8 +267,7 @@ void run_receivers(const Sweep<T>& s, Chunk<T>& c, int64_t first, int64_t last) 
         begin = end;
     };
     // Receivers are cut by their own edges alone, so that their sums have the same bits in any chunk.
-    for (int64_t r = first; r < last; ++r)
-        do {
+    for (int64_t r = first; r < last; ++r) do {
             const int64_t stop = std::min(s.begin(r + 1), end + c.most);
             if (stop - begin > c.most) finish();
             c.stretches.push_back({r, end - begin, stop - begin, end == s.begin(r)});
@@ -286,8 +290,7 @@ void contract_value(Sweep<T>& s, int threads) {
         if (s.x.size()) convert_rows(s, a.x, s.x.data());
 #pragma omp for schedule(dynamic)
         for (int64_t n = 0; n < runs; ++n)
-            run_receivers(s, chunks[omp_get_thread_num()], s.groups[n * run],
-                          s.groups[std::min(count, (n + 1) * run)]);
+            run_receivers(s, chunks[omp_get_thread_num()], s.groups[n * run], s.groups[std::min(count, (n + 1) * run)]);
     }
 }
 

@@ -39,14 +39,14 @@ struct Placed {
 // A rectangle of a path, d1 x d3 components with d1, d3 in {1, 3, 5, 7}: what one kernel call does.
 struct Block {
     int d1, d3;
-    int64_t x, z;    // inside offsets of its first components
-    int64_t w;       // offset in the weight row that kernels see, -1: unweighted
-    int64_t padded;  // channels, a multiple of the vector length
-    int64_t m;       // first entry of M
-    int64_t column;  // of its path's first weight outside
-    int64_t mul;     // channels outside
-    bool first;      // of its path: stores dw, the others add to it
-    bool last;       // of its path: dw is complete
+    int64_t x, z;                       // inside offsets of its first components
+    int64_t w;                          // offset in the weight row that kernels see, -1: unweighted
+    int64_t padded;                     // channels, a multiple of the vector length
+    int64_t m;                          // first entry of M
+    int64_t column;                     // of its path's first weight outside
+    int64_t mul;                        // channels outside
+    bool first;                         // of its path: stores dw, the others add to it
+    bool last;                          // of its path: dw is complete
     int64_t z_outside, z_dim, z_first;  // its z segment outside: first column, components; the rectangle's first one
     bool z_fresh;                       // no block before it adds to these components
 };
