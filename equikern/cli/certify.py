@@ -45,9 +45,12 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"certify needs {', '.join(missing)}: {INSTALL}", file=sys.stderr)
         return 2
     from equikern.cli import clients, zoo
-    from equikern.testing.symmetry import examine
+    from equikern.testing.symmetry import PREDICATES, examine
 
     try:
+        unknown = sorted({*arguments.must_fail, *(arguments.only or ())} - set(PREDICATES))
+        if unknown:
+            raise EquikernError(f"There is no predicate {', '.join(unknown)}; there are {', '.join(PREDICATES)}.")
         subject = clients.find(arguments.model, _numbers(arguments.elements))
         subject = clients.adjusted(subject, arguments.cutoff, arguments.layers, arguments.dtype)
         print(f"{arguments.model}, {_dtype(subject)}\n")
@@ -66,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
         "cutoff": subject.cutoff, "layers": subject.layers, "seed": arguments.seed, "must_fail": must_fail,
         "passed": not wrong, "results": [_finite(asdict(r)) for r in results],
     }  # fmt: skip
-    arguments.output.with_suffix(".json").write_text(json.dumps(record, indent=2) + "\n")
+    Path(f"{arguments.output}.json").write_text(json.dumps(record, indent=2) + "\n")
     print(f"\n{verdict}\nreport: {arguments.output}.md, .png, .json")
     return 1 if wrong else 0
 
@@ -75,8 +78,8 @@ def write(stem: Path, title: str, verdict: str, results: Sequence[Result], must_
     """The report for readers: a table in stem.md and a plot in stem.png."""
     stem.parent.mkdir(parents=True, exist_ok=True)
     rows = [row(r, must_fail) for r in results]
-    stem.with_suffix(".md").write_text(f"# {title}\n\n{verdict}\n\n{markdown(rows)}\n")
-    plot(results, title, stem.with_suffix(".png"))
+    Path(f"{stem}.md").write_text(f"# {title}\n\n{verdict}\n\n{markdown(rows)}\n")
+    plot(results, title, Path(f"{stem}.png"))
 
 
 def _numbers(symbols: Sequence[str]) -> list[int]:

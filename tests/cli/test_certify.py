@@ -122,6 +122,7 @@ def test_a_potential_its_factory_and_its_predict_are_the_same_subject(certify, b
         (["equikern.cli:COMMANDS"], "no equikern Potential, no ASE calculator, no predict"),
         (["painn", "--elements", "Xy"], "there is no element Xy"),
         (["painn", "--only", "P99"], "There is no predicate P99"),
+        (["painn", "--must-fail", "P21"], "There is no predicate P21; there are P0, P1"),
     ],
 )
 def test_what_cannot_be_examined_is_refused_in_words(arguments, words, tmp_path, capsys):
