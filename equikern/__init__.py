@@ -21,7 +21,7 @@ _NAMES = {
     "ShapeError": "equikern.errors",
     "BackendError": "equikern.errors",
 }
-_MODULES = ("backends", "errors", "graph", "interop", "nn", "o3", "ops", "program", "testing")
+_MODULES = ("backends", "errors", "graph", "interop", "models", "nn", "o3", "ops", "program", "testing")
 
 __all__ = [*_NAMES, *_MODULES]
 
