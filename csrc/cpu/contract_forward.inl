@@ -8,8 +8,11 @@
 namespace eqk {
 namespace EQK_TARGET {
 
-constexpr int64_t STREAMED = 32;     // edges of a chunk whose x rows should stay in the first-level cache
-constexpr int64_t TABULATED = 2048;  // edges that share a piece of the table while it is there
+constexpr int64_t STREAMED = 32;     // edges of a chunk: their x rows stay in the caches, their weights come in time
+constexpr int64_t TABULATED = 2048;  // of a table: edges that share a piece of it while it is in the first-level cache
+constexpr int TABLE_TILE = 2;        // vectors of channels of a piece: more would not fit that cache
+
+enum class Weights { by_edge, shared, table };
 
 template <class T>
 void convert_rows(const Sweep<T>& s, const T* from, T* to) {
@@ -17,10 +20,6 @@ void convert_rows(const Sweep<T>& s, const T* from, T* to) {
     for (int64_t row = 0; row < s.a.x_rows; ++row)
         to_inside(s.p.x, s.p.mul_ir, from + row * s.p.x_dim, to + row * s.p.x_width);
 }
-
-constexpr int TABLE_TILE = 2;  // vectors of channels of a table: more would not fit that cache
-
-enum class Weights { by_edge, shared, table };
 
 // The edges [begin, end) of a chunk that go to one receiver; fresh: its first ones.
 struct Stretch {
@@ -54,6 +53,7 @@ struct Chunk {
     }
 };
 
+// Rows of weights, of which an edge reads those at `offsets` from its knot.
 template <class T>
 struct Table {
     const T* first;
@@ -61,11 +61,11 @@ struct Table {
     const int64_t* offsets;
 };
 
-// N vectors of channels of one path's rectangle: where they are written.
+// Where the sums of one path's rectangle are written: a segment of z's rows.
 template <class T>
 struct Target {
     T* z;
-    int64_t z_dim, mul, dim, first;  // of rows, of the segment; first: component
+    int64_t z_dim, mul, dim, first;  // columns of a row; channels and components of the segment; the first component
     bool mul_ir, fresh;
 };
 
@@ -219,10 +219,10 @@ void read_edges(const Sweep<T>& s, Chunk<T>& c, int64_t begin, int64_t end) {
             for (int64_t j = 0; j < p.y_dim; ++j) c.y[j * L + e] = e < count && a.y ? a.y[edge * p.y_dim + j] : T(0);
             if (e >= count) continue;
             c.x[at] = a.x ? s.x.data() + a.x_index[edge] * p.x_width : s.zeros.data();
-            if (!s.table())
-                c.w[at] = fetch(a.w + edge * p.w_dim);
-            else
+            if (s.table())
                 c.knot[at] = a.knot[edge], put_factors(a, edge, c.b.data() + at * kMostRows);
+            else if (a.w && !a.shared_w)
+                c.w[at] = fetch(a.w + edge * p.w_dim);
         }
         T* const m = c.m.data() + (from - begin) * p.m_size;
         const Entry* const last = p.m_of_y.entries.data() + p.m_of_y.entries.size();
@@ -239,18 +239,16 @@ void run_chunk(const Sweep<T>& s, Chunk<T>& c) {
     const ContractArgs<T>& a = s.a;
     const Table<T> table{a.w, a.w_rows, s.p.w_dim, a.window, a.offsets};
     for (const Block& b : s.p.blocks) {
-        const Target<T> to{a.z, s.p.z_dim, b.mul, b.z_dim, b.z_first, s.p.mul_ir, b.z_fresh};
-        const T* const shared = b.w < 0                       ? s.fixed.data()
-                                : !a.w || (s.table() && !a.b) ? s.zeros.data()
-                                                              : a.w + b.column;
-        Target<T> at = to;
-        at.z += b.z_outside;
-        if (b.w < 0 || !a.w || a.shared_w || (s.table() && !a.b))
-            sum_of<T, Weights::shared>(b.d1, b.d3)(c, b, at, table, shared);
-        else if (s.table())
-            sum_of<T, Weights::table>(b.d1, b.d3)(c, b, at, table, shared);
-        else
-            sum_of<T, Weights::by_edge>(b.d1, b.d3)(c, b, at, table, shared);
+        const Target<T> to{a.z + b.z_outside, s.p.z_dim, b.mul, b.z_dim, b.z_first, s.p.mul_ir, b.z_fresh};
+        const bool absent = !a.w || (s.table() && !a.b);
+        if (b.w < 0 || absent || a.shared_w) {
+            const T* const row = b.w < 0 ? s.fixed.data() : absent ? s.zeros.data() : a.w + b.column;
+            sum_of<T, Weights::shared>(b.d1, b.d3)(c, b, to, table, row);
+        } else if (s.table()) {
+            sum_of<T, Weights::table>(b.d1, b.d3)(c, b, to, table, nullptr);
+        } else {
+            sum_of<T, Weights::by_edge>(b.d1, b.d3)(c, b, to, table, nullptr);
+        }
     }
 }
 
@@ -267,23 +265,26 @@ void run_receivers(const Sweep<T>& s, Chunk<T>& c, int64_t first, int64_t last) 
         begin = end;
     };
     // Receivers are cut by their own edges alone, so that their sums have the same bits in any chunk.
-    for (int64_t r = first; r < last; ++r) do {
+    for (int64_t r = first; r < last; ++r) {
+        do {
             const int64_t stop = std::min(s.begin(r + 1), end + c.most);
             if (stop - begin > c.most) finish();
             c.stretches.push_back({r, end - begin, stop - begin, end == s.begin(r)});
             end = stop;
         } while (end < s.begin(r + 1));
+    }
     finish();
 }
 
 template <class T>
 void contract_value(Sweep<T>& s, int threads) {
     const ContractArgs<T>& a = s.a;
-    const int64_t most = s.table() ? std::clamp<int64_t>(4 * a.w_rows, TABULATED, 4 * TABULATED) : STREAMED;
+    const int64_t shared = s.table() ? std::clamp<int64_t>(4 * a.w_rows, TABULATED, 4 * TABULATED) : STREAMED;
+    const int64_t most = std::max<int64_t>(1, std::min(shared, a.edges));
     std::vector<Chunk<T>> chunks;
     for (int n = 0; n < threads; ++n) chunks.emplace_back(s.p, most, s.table() ? a.w_rows : 0);
     const int64_t count = static_cast<int64_t>(s.groups.size()) - 1;
-    const int64_t run = std::max<int64_t>(1, count / (8 * threads));
+    const int64_t run = std::max<int64_t>(1, count / ((s.table() ? 2 : 8) * threads));
     const int64_t runs = (count + run - 1) / run;
 #pragma omp parallel num_threads(threads)
     {
