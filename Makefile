@@ -29,7 +29,7 @@ demo: build ## run a trained potential with e3nn and with equikern, side by side
 	$(PY) -m equikern demo
 
 test: build $(if $(wildcard tests/interop),$(E3NN04)/built) ## run all tests, the examples in the docs too, then e3nn 0.4
-	$(PY) -m pytest --doctest-modules --doctest-glob='*.md' tests equikern docs
+	$(PY) -m pytest --doctest-modules --doctest-glob='*.md' tests equikern docs README.md
 ifneq ($(wildcard tests/interop),)
 	TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1 $(E3NN04)/bin/python -m pytest tests/interop -q
 endif
@@ -52,7 +52,7 @@ golden: build ## record e3nn's results anew; review the diff
 	$(PY) tools/make_golden.py
 
 docs: build ## run the examples in the docs and the docstrings
-	$(PY) -m pytest --doctest-modules --doctest-glob='*.md' equikern docs
+	$(PY) -m pytest --doctest-modules --doctest-glob='*.md' equikern docs README.md
 
 clean: ## remove the environments, the build and the caches
 	rm -rf $(VENV) $(E3NN04) build bench/out .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

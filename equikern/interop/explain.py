@@ -44,6 +44,7 @@ def explain(
       cpu         runs it
       triton      operands are on cpu; the kernels run on cuda (on the CPU only interpreted, TRITON_INTERPRET=1)
       reference   runs it
+      cuda        operands are on cpu; the kernels run on cuda
     """
     found = _programs(what)
     if not found:
