@@ -3,6 +3,8 @@
 Rattled copper of 32 and 108 atoms; one structure a step. The weights of SevenNet are trained ones, those of NequIP
 random. A training step takes the gradients of a loss of energy and forces and changes the parameters; ours has tables
 in training too (`accelerate(model, tables="always")`). `models.NequIP` is our own model with the weights of nequip's.
+Models of ours whose public code is not at hand run against themselves on the reference backend, in plain torch, on a
+cluster of 32 atoms.
 """
 
 from __future__ import annotations
@@ -16,11 +18,12 @@ from typing import Any, NamedTuple
 import ase.build
 import pytest
 import torch
-from own import Own, own_results
+from own import Cluster, Own, own_results
 from timing import alternate
 from torch import Tensor
 
 import equikern
+from equikern import models
 from equikern.interop import from_nequip
 from equikern.testing import potentials
 
@@ -105,25 +108,25 @@ def training_step(model: torch.nn.Module, given: Any, results: Callable[[Any], t
 OWN: dict[str, tuple[str, Callable[[Any], Any]]] = {"models.NequIP": ("NequIP", from_nequip)}
 
 
-def race(benchmark: Any, name: str, step: str, ours: Rival, theirs: Rival, atoms: Any) -> None:
+def race(benchmark: Any, name: str, step: str, ours: Rival, theirs: Rival, atoms: Any, rival: str = "as it is") -> None:
     """Time ours against theirs, once their forces agree in evaluation."""
     ours.model.eval(), theirs.model.eval()
-    expected, got = (rival.results(rival.model(fresh(rival.given)))[1].detach() for rival in (theirs, ours))
+    expected, got = (one.results(one.model(fresh(one.given)))[1].detach() for one in (theirs, ours))
     error = float((got - expected).abs().max() / expected.abs().max())
     assert error < TOLERANCE, f"forces of {name} differ by {error:.1e}; it is not timed"
 
-    def run(rival: Rival) -> Callable[[], Any]:
+    def run(one: Rival) -> Callable[[], Any]:
         if step == "training step":
-            rival.model.train()
-            return lambda: training_step(rival.model, rival.given, rival.results)
-        return lambda: rival.model(fresh(rival.given))
+            one.model.train()
+            return lambda: training_step(one.model, one.given, one.results)
+        return lambda: one.model(fresh(one.given))
 
-    edges = theirs.given["edge_index"].shape[1]
+    edges = theirs.given["edge_index"].shape[1] if "edge_index" in theirs.given else ours.model.edges
     benchmark.group = f"models {name} {len(atoms)} atoms {step}"
     benchmark.extra_info.update(
         case=f"{name}, {edges} edges", edges=len(atoms), unit="atom", step=step, error=error, skipped={},
     )  # fmt: skip
-    alternate(benchmark, run(ours), {"as it is": run(theirs)})
+    alternate(benchmark, run(ours), {rival: run(theirs)})
 
 
 @pytest.mark.parametrize("step", ["energy+forces", "training step"])
@@ -142,3 +145,26 @@ def test_models(benchmark: Any, name: str, repeat: int, step: str) -> None:
         own = Own(load(kind.model))
         ours = Rival(own, own.given(atoms), own_results)
     race(benchmark, name, step, ours, theirs, atoms)
+
+
+# As their papers have them, for one element and a cutoff of 4 A.
+ZOO: dict[str, Callable[[], torch.nn.Module]] = {
+    "models.SchNet": lambda: models.SchNet(models.SchNetConfig(cutoff=4.0, num_species=1)),
+    "models.DeepPotSE": lambda: models.DeepPotSE(models.DeepPotSEConfig(4.0, slots=(40,))),
+    "models.PaiNN": lambda: models.PaiNN(models.PaiNNConfig(cutoff=4.0, num_species=1)),
+    "models.TFN": lambda: models.TFN(models.TFNConfig(cutoff=4.0, num_species=1)),
+    "models.SE3Transformer": lambda: models.SE3Transformer(models.SE3TransformerConfig(cutoff=4.0, num_species=1)),
+    "models.LEFTNet": lambda: models.LEFTNet(models.LEFTNetConfig(cutoff=4.0, num_species=1)),
+    "models.SphereNet": lambda: models.SphereNet(models.SphereNetConfig(cutoff=4.0, num_species=1)),
+}
+
+
+@pytest.mark.parametrize("step", ["energy+forces", "training step"])
+@pytest.mark.parametrize("name", ZOO)
+def test_own_models(benchmark: Any, name: str, step: str) -> None:
+    torch.manual_seed(0)
+    atoms = crystal(2)
+    potential = models.Potential(ZOO[name](), [29])
+    rivals = [Cluster(copy.deepcopy(potential), backend) for backend in ("auto", "reference")]
+    ours, theirs = (Rival(one, one.given(atoms), own_results) for one in rivals)
+    race(benchmark, name, step, ours, theirs, atoms, "reference backend")

@@ -24,6 +24,7 @@ MOST_BREAKS = 8
 STEP = 2e-6  # of difference quotients, over r_max
 KINK = 4e-7  # how well a kink is located, over r_max
 SAMPLE = 4
+MOST_POINTS = 1024  # where errors are looked at together
 BLOCK, REACH = 64, 64  # coefficients solved together; sites beyond them that still matter (0.54 ** 64 is 4e-18)
 
 
@@ -141,27 +142,24 @@ def _errors(
     They are largest at 0.5 and 0.25 of an interval; at the ends of a piece, where sites crowd, a grid is looked at.
     """
     table = _table(function, breaks, intervals) if table is None else table
-    step, row = STEP * breaks[-1], 0
-    points: list[Tensor] = []
-    value: list[Tensor] = []
-    slope: list[Tensor] = []
-    largest = table.new_tensor(1e-300)
+    points = []
     for (a, b), n in zip(itertools.pairwise(breaks), intervals, strict=True):
         inner, ends = torch.arange(0, n, every), torch.tensor([0, 1, 2, 3, n - 4, n - 3, n - 2, n - 1])
         # Not at the very ends: a difference quotient must not look across a kink.
-        grid = (0.02, 0.1, 0.3, 0.4, 0.6, 0.7, 0.8, 0.9, 0.98)
-        for t, at in ((0.25, inner), (0.5, inner), *((t, ends) for t in grid)):
-            r = a + (at.double() + t) * ((b - a) / n)
-            below, exact, above = function(torch.cat([r - step, r, r + step])).chunk(3)
-            for order, errors, expected in ((0, value, exact), (1, slope, (above - below) / (2 * step))):
-                factors, _ = torch.ops.equikern.spline("reference", r.new_tensor([t]), [0.0, float(n)], [n], order)
-                factors = factors * (n / (b - a)) ** order
-                got = sum(f * table[row + 2 * at + c] for f, c in zip(factors[0], OFFSETS, strict=True))
-                errors.append((got - expected).abs_().amax(1))
-            points.append(r)
-            largest = torch.maximum(largest, exact.abs().max())
-        row += rows_of(n)
-    return torch.cat(points), torch.cat(value) / largest, torch.cat(slope) / largest
+        grid = torch.tensor([0.02, 0.1, 0.3, 0.4, 0.6, 0.7, 0.8, 0.9, 0.98], dtype=torch.float64)
+        places = torch.cat([inner + 0.25, inner + 0.5, (ends + grid.unsqueeze(1)).flatten()])
+        points.append(a + places.double() * ((b - a) / n))
+    r, step = torch.cat(points), STEP * breaks[-1]
+    # Few calls: this runs at each step of a training.
+    around = [function(torch.cat([some - step, some, some + step])).chunk(3) for some in r.split(MOST_POINTS)]
+    below, exact, above = (torch.cat(values) for values in zip(*around, strict=True))
+    largest = exact.abs().max().clamp(min=1e-300)
+    errors = []
+    for order, expected in ((0, exact), (1, (above - below) / (2 * step))):
+        factors, knot = torch.ops.equikern.spline("reference", r, list(breaks), list(intervals), order)
+        got = sum(factors[:, c : c + 1] * table[knot + offset] for c, offset in enumerate(OFFSETS))
+        errors.append((got - expected).abs_().amax(1) / largest)
+    return r, *errors
 
 
 def _concentrated(function: Function, breaks: list[float], r: Tensor, slope: Tensor, step: float) -> float | None:

@@ -163,11 +163,18 @@ class RadialTable:
 
 
 def _near(now: list[Tensor], then: list[Tensor]) -> bool:
-    """Whether tensors have changed little."""
-    return len(now) == len(then) and all(
-        a.shape == b.shape and a.dtype == b.dtype and bool((a - b).abs().amax() <= CLOSE * b.abs().amax())
-        for a, b in zip(now, then, strict=True)
-        if a.numel()
+    """Whether tensors have changed little, against their largest number or, where that is less, the mean of these.
+
+    Biases start at zero: against themselves alone, any change of them would be a large one.
+    """
+    if [(a.shape, a.dtype) for a in now] != [(b.shape, b.dtype) for b in then]:
+        return False
+    pairs = [(a.double(), b.double()) for a, b in zip(now, then, strict=True) if a.numel()]
+    sizes = [b.abs().amax() for _, b in pairs]
+    usual = sum(sizes) / max(len(sizes), 1)
+    return all(
+        bool((a - b).abs().amax() <= CLOSE * torch.maximum(size, torch.as_tensor(usual)))
+        for (a, b), size in zip(pairs, sizes, strict=True)
     )
 
 

@@ -214,3 +214,16 @@ def test_a_sample_of_the_errors_finds_a_table_that_does_not_hold_any_more():
     known = fit(wave(2), 0.5, 5.0, TOLERANCE, like=None)
     assert holds(wave(2), known, TOLERANCE, table_of(known, wave(2)))
     assert not holds(wave(9), known, TOLERANCE, table_of(known, wave(9)))
+
+
+def test_a_bias_that_leaves_zero_is_a_small_change(monkeypatch):
+    from equikern.nn import _radial_table
+
+    bias, radial, calls = torch.zeros(1, dtype=torch.float64), RadialNetwork(6).double(), []
+    radial.register_parameter("bias", torch.nn.Parameter(bias))
+    table = RadialTable(radial, 5.0)
+    assert table.why_not() is None
+    monkeypatch.setattr(_radial_table, "fit", lambda *a, **k: calls.append(1) or fit(*a, **k))
+    for change, measured in ((1e-6, 0), (1e-6, 0), (10.0, 1)):
+        radial.bias.data += change
+        assert table.why_not() is None and len(calls) == measured
