@@ -21,6 +21,7 @@ from equikern.backends import (
     cpu_spline,
     cpu_symmetric,
     cuda,
+    matmul,
     reference,
     reference_harmonics,
     reference_symmetric,
@@ -33,7 +34,7 @@ from equikern.errors import BackendError
 from equikern.program import parse
 
 # cuda stands behind the reference, so that it runs where it is asked for by name: it has not yet run on a device.
-ORDER: tuple[ModuleType, ...] = (cpu, triton, reference, cuda)
+ORDER: tuple[ModuleType, ...] = (cpu, triton, matmul, reference, cuda)
 NAMES = tuple(backend.name for backend in ORDER)
 harmonics = {
     "cpu": cpu_harmonics,
@@ -138,9 +139,9 @@ def _choose(setting: str, what: str, answers: dict[str, str | None]) -> str:
             if reason is None:
                 return name
         raise BackendError(f"no backend runs {what}: " + "; ".join(f"{n}: {r}" for n, r in answers.items()))
-    if answers[setting] is not None:
+    if (reason := answers.get(setting, "it has no kernel for it")) is not None:
         raise BackendError(
-            f"backend {setting!r} was asked for and cannot run this: {answers[setting]}.\n  what      {what}\n"
+            f"backend {setting!r} was asked for and cannot run this: {reason}.\n  what      {what}\n"
             "  hint      use backend 'auto' or 'reference'."
         )
     return setting

@@ -13,11 +13,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from equikern.backends._modes import Part
-from equikern.backends.cpu_modes import gather_weights, multiply, scatter_weights, turn_segment
+from equikern.backends._modes import Part, mixes_all
+from equikern.backends.cpu_modes import gather_weights, multiply, scatter_weights
 from equikern.backends.cpu_rows import check, counts, graph
 from equikern.backends.cpu_sweep import channelwise_sweep
 from equikern.backends.extension import _C
+from equikern.backends.segments import turn_segment
 from equikern.backends.threads import threads
 from equikern.errors import ShapeError
 from equikern.program import EDGE, SHARED, Irrep, Irreps, Path, Program, Rows, parse, product_of_paths, wigner_3j
@@ -29,16 +30,8 @@ BLOCK = 1 << 22  # bytes of nodes' matrices at once
 @cache
 def takes(text: str) -> bool:
     """Whether a program mixes channels by shared weights and sums over edges."""
-    program = parse(text)
-    rows = program.rows
-    return (
-        program.family == "product"
-        and bool(program.paths)
-        and all(path.mode == "uvw" and 0 not in program.multiplicities(path) for path in program.paths)
-        and (rows[Y], rows[W]) == (EDGE, SHARED)
-        and rows[Z] not in (EDGE, SHARED)
-        and rows[X] != SHARED
-    )
+    rows = parse(text).rows
+    return mixes_all(text) and rows[Y] == EDGE and rows[Z] not in (EDGE, SHARED) and rows[X] != SHARED
 
 
 def sweep(base: Program, operands: list[Tensor], index: list[Tensor], open: dict[int, int]) -> list[Tensor]:

@@ -152,7 +152,9 @@ def _why_not_native(setting: str, text: str, device: str, dtype: torch.dtype) ->
 
 @cache
 def _cached_why_not(setting: str, text: str, device: str, dtype: torch.dtype) -> str | None:
-    return _judge(setting, backends.reasons(text, device, dtype))
+    # On the CPU matmul is plain torch code, as the module's own is.
+    plain = (REFERENCE, "matmul") if device == "cpu" else (REFERENCE,)
+    return _judge(setting, backends.reasons(text, device, dtype), plain)
 
 
 @constant
@@ -160,11 +162,11 @@ def _why_no_harmonics(setting: str, device: str, dtype: torch.dtype) -> str | No
     return _judge(setting, {name: b.supports(device, dtype) for name, b in backends.harmonics.items()})
 
 
-def _judge(setting: str, answers: dict[str, str | None]) -> str | None:
+def _judge(setting: str, answers: dict[str, str | None], plain: tuple[str, ...] = (REFERENCE,)) -> str | None:
     if setting != "auto":
-        why = answers[setting]
+        why = answers.get(setting, "it has no kernel for it")
         return None if why is None else f"backend {setting}: {why}"
-    kernels = {name: why for name, why in answers.items() if name != REFERENCE}
+    kernels = {name: why for name, why in answers.items() if name not in plain}
     if None in kernels.values():
         return None
     return "no kernel: " + "; ".join(f"{name}: {why}" for name, why in kernels.items())

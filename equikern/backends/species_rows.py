@@ -1,0 +1,122 @@
+"""Rows brought together by their species, so that each matrix of weights multiplies its rows at once."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, addmm, mm
+
+from equikern.backends.cpu_rows import plan
+
+TILE = 32  # rows of a tile
+
+
+class Single:
+    """All rows, of one species."""
+
+    def __init__(self, species: Tensor | None = None, count: int = 1) -> None:
+        pass
+
+    def gathered(self, a: Tensor) -> Tensor:
+        """Rows (N, columns) in the order in which they are multiplied."""
+        return a.contiguous()
+
+    def empty(self, like: Tensor, rows: int, columns: int) -> Tensor:
+        """Such rows, not written."""
+        return like.new_empty(rows, columns)
+
+    def restored(self, a: Tensor) -> Tensor:
+        """Rows in the order outside."""
+        return a
+
+    def multiply(self, a: Tensor, weights: Tensor, out: Tensor, scale: float, *, add: bool) -> None:
+        """out = scale a W, or added, with the W (m1, m3) of each row's species: `weights` (species, m1, m3)."""
+        multiply(a, weights[0], out, scale, add=add)
+
+    def outer(self, a: Tensor, b: Tensor, out: Tensor, scale: float) -> None:
+        """out (species, m1, m3) = scale times the sum of a^T b over the rows of each species; it holds zeros before."""
+        multiply(a.t(), b, out[0], scale, add=False)
+
+
+class Groups(Single):
+    """The rows of each species next to each other: exact sizes, which the host must know."""
+
+    def __init__(self, species: Tensor, count: int) -> None:
+        ptr, order = plan(species, species, count, count)
+        ends = ptr.tolist()
+        self.rows = len(species)
+        self.present = [(t, ends[t], ends[t + 1]) for t in range(count) if ends[t + 1] > ends[t]]
+        self.order: Tensor | None = None if len(self.present) == 1 else order
+
+    def gathered(self, a: Tensor) -> Tensor:
+        return a.contiguous() if self.order is None else a.index_select(0, self.order)
+
+    def restored(self, a: Tensor) -> Tensor:
+        return a if self.order is None else torch.empty_like(a).index_copy_(0, self.order, a)
+
+    def multiply(self, a: Tensor, weights: Tensor, out: Tensor, scale: float, *, add: bool) -> None:
+        for t, part in self._parts(a):
+            multiply(a[part], weights[t], out[part], scale, add=add)
+
+    def outer(self, a: Tensor, b: Tensor, out: Tensor, scale: float) -> None:
+        for t, part in self._parts(a):
+            multiply(a[part].t(), b[part], out[t], scale, add=False)
+
+    def _parts(self, a: Tensor) -> list[tuple[int, slice]]:
+        """Each species that there is, and its rows of a matrix (rows * components, channels)."""
+        dim = len(a) // max(self.rows, 1)
+        return [(t, slice(first * dim, last * dim)) for t, first, last in self.present]
+
+
+class Tiles(Single):
+    """Rows in tiles of one species each, filled up with zeros: how many there are follows from shapes alone.
+
+    So nothing waits for the device. N rows of P species that occur take at most (N + P (TILE - 1)) / TILE tiles.
+    """
+
+    def __init__(self, species: Tensor, count: int) -> None:
+        rows = len(species)
+        self.tiles = (rows + min(rows, count) * (TILE - 1)) // TILE
+        grouped, order = torch.sort(species, stable=True)
+        ptr = torch.searchsorted(grouped, torch.arange(count + 1, device=species.device))
+        ends = ((ptr.diff() + TILE - 1) // TILE).cumsum(0)
+        self.ptr = torch.nn.functional.pad(ends, (1, 0))  # the tiles of a species
+        places = self.ptr[grouped] * TILE + torch.arange(rows, device=species.device) - ptr[grouped]
+        self.places = torch.empty_like(order).index_copy_(0, order, places)
+        tile = torch.arange(self.tiles, device=species.device)
+        self.species = torch.searchsorted(ends, tile, right=True).clamp_(max=max(count - 1, 0))
+
+    def gathered(self, a: Tensor) -> Tensor:
+        return a.new_zeros(self.tiles * TILE, a.shape[1]).index_copy_(0, self.places, a)
+
+    def empty(self, like: Tensor, rows: int, columns: int) -> Tensor:
+        return like.new_empty(self.tiles * TILE, columns)
+
+    def restored(self, a: Tensor) -> Tensor:
+        return a.index_select(0, self.places)
+
+    def multiply(self, a: Tensor, weights: Tensor, out: Tensor, scale: float, *, add: bool) -> None:
+        chosen = weights.index_select(0, self.species)
+        self._tiles(out).baddbmm_(self._tiles(a), chosen, beta=float(add), alpha=scale)
+
+    def outer(self, a: Tensor, b: Tensor, out: Tensor, scale: float) -> None:
+        sums = torch.bmm(self._tiles(a).mT, self._tiles(b)).flatten(1)
+        # Tiles of a species are next to each other: summed in their order, the same bits every time.
+        total = torch.segment_reduce(sums, "sum", offsets=self.ptr, axis=0, unsafe=True)
+        torch.mul(total.view(out.shape), scale, out=out)
+
+    def _tiles(self, a: Tensor) -> Tensor:
+        """(tiles, TILE * components, channels)."""
+        return a.unflatten(0, (self.tiles, len(a) // max(self.tiles, 1)))
+
+
+def multiply(a: Tensor, b: Tensor, out: Tensor, scale: float, *, add: bool) -> None:
+    """out = scale a b, or added; the other way round where b is narrow on the CPU, as in `cpu_modes.multiply`."""
+    if a.is_cpu and b.shape[1] % 16:
+        turned = mm(b.t(), a.t()).t()
+        if add:
+            out.add_(turned, alpha=scale)
+        else:
+            out.copy_(turned.mul_(scale))
+    else:
+        # beta = 0: what is in `out` is not read
+        addmm(out, a, b, beta=float(add), alpha=scale, out=out)
