@@ -16,10 +16,12 @@ import torch
 from torch import Tensor
 
 from equikern.backends import by_edge
+from equikern.backends.species_rows import Tiles
 from equikern.program import SHARED, Irreps, Operand, Path, Program, parse, wigner_3j
 from equikern.program.program import W, X, Y, Z, mode_shapes
 
 LIMIT = 1 << 28  # bytes of a path's coupled channels at once
+TILE = 64  # edges of a row of z that are summed at once
 
 
 class _Part(NamedTuple):
@@ -30,8 +32,8 @@ class _Part(NamedTuple):
     letters: str
 
     def of(self, rows: Tensor) -> Tensor:
-        """(E, *shape), a view."""
-        return rows[:, self.columns].unflatten(1, self.shape)
+        """(rows, *shape), a view."""
+        return rows[..., self.columns].unflatten(-1, self.shape)
 
 
 class _Path(NamedTuple):
@@ -46,6 +48,11 @@ class _Path(NamedTuple):
     sizes: tuple[int, ...]
     pairs: bool
     weighted: bool
+
+    @property
+    def size(self) -> int:
+        """Coupled channels of a row, with their components."""
+        return self.z.shape[self.z.letters.index("k")] * int(np.prod(self.sizes))
 
 
 # letters of the channels of y, of what is coupled, of w and z; p counts the pairs u < v
@@ -129,75 +136,90 @@ def sweep(
     where = by_edge.places(base, index, like)
     edges = by_edge.edges(base, given, where, open)
     by_edge.check(base, given, edges, like)
-    reads = {X: (Y, W, Z), Y: (X, W, Z), W: (X, Y, Z), Z: (X, Y, W)}
-    weighted = base.dims[W] > 0
-    asked = [s for s in open if edges and all(given[k] is not None or (k == W and not weighted) for k in reads[s])]
+    needed = (X, Y, W, Z) if base.dims[W] else (X, Y, Z)
+    asked = [s for s in open if edges and all(given[k] is not None for k in needed if k != s)]
+    if not asked:
+        return [like.new_zeros(n, base.dims[s]) for s, n in open.items()]
     rows = [None if a is None else by_edge.gathered(base, s, a, where, edges) for s, a in enumerate(given)]
-    one_w = base.rows[W] == SHARED
-    found = {s: like.new_zeros(1 if s == W and one_w else edges, base.dims[s]) for s in asked}
-    paths = [path for path in _paths(base.text) if fixed or path.weighted] if asked else []
-    for path in paths:
-        _add(base, path, rows, found, like)
-    return [by_edge.summed(base, s, found.get(s), where, n, like) for s, n in open.items()]
+    if base.rows[Z] not in where or (base.rows[W] != SHARED and base.dims[W]):
+        found = _products(base, rows, {s: (1 if s == W and base.rows[W] == SHARED else edges,) for s in asked}, fixed)
+        return [by_edge.summed(base, s, found.get(s), where, n, like) for s, n in open.items()]
+    # The edges of a row of z are summed as they are coupled, a tile of edges at a time.
+    g = given[Z]
+    tiles = Tiles(where[base.rows[Z]], open[Z] if g is None else len(g), TILE)
+    inside = (tiles.tiles, TILE)
+    rows[:2] = [None if a is None else tiles.gathered(a).unflatten(0, inside) for a in rows[:2]]
+    rows[Z] = None if g is None else g.index_select(0, tiles.species)
+    sizes = {X: inside, Y: inside, W: (1,), Z: inside[:1]}
+    found = _products(base, rows, {s: sizes[s] for s in asked}, fixed)
+    found |= {s: tiles.restored(a.flatten(0, 1)) for s, a in found.items() if s in (X, Y)}
+    z = {Z: tiles.summed(found.pop(Z))} if Z in found else {}
+    return [z[s] if s in z else by_edge.summed(base, s, found.get(s), where, n, like) for s, n in open.items()]
 
 
-def _add(base: Program, path: _Path, rows: list[Tensor | None], found: dict[int, Tensor], like: Tensor) -> None:
-    """Add what a path gives to each result, some edges at a time."""
-    dim = path.z.shape[path.z.letters.index("k")]
-    edges = max(len(a) for a in (*rows, *found.values()) if a is not None)
-    step = max(1, LIMIT // (like.element_size() * dim * int(np.prod(path.sizes))))
-    one_w = base.rows[W] == SHARED
+def _products(
+    base: Program, rows: list[Tensor | None], sizes: dict[int, tuple[int, ...]], fixed: bool
+) -> dict[int, Tensor]:
+    """The gradients of x y w g by rows, `sizes` of each; x and y may have an axis of rows (a tile's) that is summed."""
+    like = next(a for a in rows if a is not None)
+    found = {s: like.new_zeros(*size, base.dims[s]) for s, size in sizes.items()}
+    tiled = any(a is not None and a.ndim == 3 for a in (*rows, *found.values()))
+    every = [s for s in range(4) if s != W or base.rows[W] != SHARED]  # slots with a row each
+    count = max(len(a) for s, a in (*enumerate(rows), *found.items()) if a is not None and s in every)
+    for path in _paths(base.text):
+        if not fixed and not path.weighted:
+            continue
+        einsums = _Einsums(base, path, tiled, like)
+        # Some rows at a time: coupled channels are many.
+        step = max(1, LIMIT // (like.element_size() * path.size))
+        for first in range(0, count, step):
+            some = slice(first, first + step)
+            part = [a if a is None or s not in every else a[some] for s, a in enumerate(rows)]
+            einsums.add(part, {s: a[some] if s in every else a for s, a in found.items()})
+    return found
 
-    def some(slot: int, a: Tensor | None, first: int) -> Tensor | None:
-        return a if a is None or (slot == W and one_w) else a[first : first + step]
 
-    for first in range(0, edges, step):
-        given = [some(slot, a, first) for slot, a in enumerate(rows)]
-        _Block(base, path, given, like).add({s: some(s, a, first) for s, a in found.items()})  # type: ignore[misc]
+class _Einsums:
+    """One path: rows are t in einsum's letters, r within a tile; the couplings of y are T, coupled channels A."""
 
-
-class _Block:
-    """One path at some edges."""
-
-    def __init__(self, base: Program, path: _Path, rows: list[Tensor | None], like: Tensor) -> None:
-        self.path, self.like = path, like
-        x, y, w, g = rows
-        self.x, self.y, self.g = (
-            None if a is None else part.of(a) for part, a in ((path.x, x), (path.y, y), (path.z, g))
-        )
-        self.symbol = _symbol(base.text, path.number, like.dtype, like.device)
-        # einsum's letters: n for edges, where w has a row for each
+    def __init__(self, base: Program, path: _Path, tiled: bool, like: Tensor) -> None:
+        self.path = path
+        self.symbol, self.cells = _symbol(base.text, path.number, like.dtype, like.device), "ijk"
         self.by_row = path.weighted and base.rows[W] != SHARED
-        self.to_w = "n" * self.by_row + path.w.letters
-        if path.weighted:
-            self.w = None if w is None else path.w.of(w) if self.by_row else path.w.of(w)[0]
-        else:
-            self.w = like.new_ones(path.w.shape)
+        self.one = None if path.weighted else like.new_ones(path.w.shape)
+        inside = "tr" if tiled else "t"
+        self.x, self.y = inside + path.x.letters, inside + path.y.letters
+        self.t = f"{inside}{path.y.letters.replace('j', '')}ik"
+        if self.symbol.shape[1] == 1:
+            # Of scalars y the symbol is a multiple of the unit matrix: T has no components.
+            self.symbol, self.cells = self.symbol[0, :, 0], "j"
+            self.x, self.t = self.x.replace("i", "k"), self.t[:-2]
+        self.w, self.z = "t" * self.by_row + path.w.letters, "t" + path.z.letters
         # Weights of an edge are many: their order of channels is kept, else that of the matrix product.
-        self.coupled = "nk" + (path.coupled if self.by_row or path.pairs else path.coupled[::-1])
-        self.weighed = "nkp" if path.pairs else self.coupled
-        self.t = f"n{path.y.letters.replace('j', '')}ik"
+        self.a = "tk" + (path.coupled if self.by_row or path.pairs else path.coupled[::-1])
+        self.weighed = "tkp" if path.pairs else self.a
 
-    def add(self, found: dict[int, Tensor]) -> None:
-        """To each result's rows."""
-        path, inputs = self.path, X in found or Y in found
-        x, y, z = ("n" + part.letters for part in (path.x, path.y, path.z))
-        t = None if self.y is None else torch.einsum(f"{y},ijk->{self.t}", self.y, self.symbol)
-        if Z in found or W in found:
-            a = self._picked(torch.einsum(f"{self.t},{x}->{self.coupled}", t, self.x))
+    def add(self, rows: list[Tensor | None], found: dict[int, Tensor]) -> None:
+        """What the path gives to each result's rows."""
+        path, (x, y, w, g) = self.path, rows
+        x, y, g = (None if a is None else p.of(a) for p, a in ((path.x, x), (path.y, y), (path.z, g)))
+        w = self.one if not path.weighted else None if w is None else path.w.of(w) if self.by_row else path.w.of(w)[0]
+        t = None if y is None else torch.einsum(f"{self.y},{self.cells}->{self.t}", y, self.symbol)
+        if Z in found or (W in found and path.weighted):
+            a = self._picked(torch.einsum(f"{self.t},{self.x}->{self.a}", t, x))
             if Z in found:
-                path.z.of(found[Z]).add_(torch.einsum(f"{self.weighed},{self.to_w}->{z}", a, self.w))
+                path.z.of(found[Z]).add_(torch.einsum(f"{self.weighed},{self.w}->{self.z}", a, w))
             if W in found and path.weighted:
                 into = path.w.of(found[W])
-                (into if self.by_row else into[0]).add_(torch.einsum(f"{self.weighed},{z}->{self.to_w}", a, self.g))
-        if not inputs:
+                (into if self.by_row else into[0]).add_(torch.einsum(f"{self.weighed},{self.z}->{self.w}", a, g))
+        if X not in found and Y not in found:
             return
-        da = self._spread(torch.einsum(f"{z},{self.to_w}->{self.weighed}", self.g, self.w))
+        da = self._spread(torch.einsum(f"{self.z},{self.w}->{self.weighed}", g, w))
         if X in found:
-            path.x.of(found[X]).add_(torch.einsum(f"{self.t},{self.coupled}->{x}", t, da))
+            path.x.of(found[X]).add_(torch.einsum(f"{self.t},{self.a}->{self.x}", t, da))
         if Y in found:
-            dt = torch.einsum(f"{x},{self.coupled}->{self.t}", self.x, da)
-            path.y.of(found[Y]).add_(torch.einsum(f"{self.t},ijk->{y}", dt, self.symbol))
+            dt = torch.einsum(f"{self.x},{self.a}->{self.t}", x, da)
+            path.y.of(found[Y]).add_(torch.einsum(f"{self.t},{self.cells}->{self.y}", dt, self.symbol))
 
     def _picked(self, a: Tensor) -> Tensor:
         """(E, k, pairs u < v) of (E, k, u, v), where the path reads those alone."""

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from equikern.backends import by_edge
-from equikern.backends._modes import Mixing, Part, cut, segments
+from equikern.backends._modes import Mixing, cut, segments
 from equikern.backends.extension import _C
+from equikern.backends.mixing import gather_weights, multiply, scatter_weights
 from equikern.backends.segments import turn_segment
 from equikern.backends.threads import threads
 from equikern.program import SHARED, Irreps, Program
@@ -224,43 +225,3 @@ class _Mix:
         """Put the gradient of shared weights away."""
         if self.total is not None and self.dw is not None:
             scatter_weights(self.total.t(), self.mixing.parts, self.dw)
-
-
-def multiply(a: Tensor, b: Tensor, out: Tensor) -> None:
-    """out = a b; the other way round where b is narrow (10 columns, MKL on AVX-512: 54 GFLOP/s instead of 15).
-
-    For the same reason a sum of a^T g is kept as its transpose, g^T a (64 instead of 12).
-    """
-    if b.shape[1] % 16:
-        out.copy_(torch.mm(b.t(), a.t()).t())
-    else:
-        torch.mm(a, b, out=out)
-
-
-def gather_weights(w: Tensor | None, parts: list[Part], mul: int, like: Tensor) -> Tensor:
-    """(intermediate channels, `mul` channels of z) of all parts, from w (1, n); 1 for those without weights.
-
-    An absent w is not read: neither z nor the gradient of an input was asked for.
-    """
-    made = []
-    for part in parts:
-        if part.weights is None:
-            made.append(like.new_ones(part.channels, mul))
-        elif w is None:
-            made.append(like.new_empty(part.channels, mul))
-        elif part.turned is None:
-            made.append(w[0, part.weights].view(part.channels, mul))
-        else:
-            made.append(w[0, part.weights].view(*part.turned, mul).transpose(0, 1).reshape(part.channels, mul))
-    return made[0] if len(made) == 1 else torch.cat(made)
-
-
-def scatter_weights(total: Tensor, parts: list[Part], dw: Tensor) -> None:
-    """The reverse, into dw (1, n)."""
-    for part in parts:
-        if part.weights is None:
-            continue
-        matrix = total[part.first : part.first + part.channels]
-        if part.turned is not None:
-            matrix = matrix.view(*part.turned[::-1], -1).transpose(0, 1)
-        dw[0, part.weights] = matrix.reshape(-1)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from equikern.backends import coupled, linear, species
+from equikern.backends import coupled, cpu, linear, species, staged, triton
 from equikern.backends._derived import base_of, expanded
 from equikern.backends.species_rows import Tiles
 from equikern.program import Program
@@ -49,4 +49,15 @@ def _sweep(
         return linear.sweep(base, operands, index, open, Tiles)
     if species.takes(base.text):
         return species.sweep(base, operands, index, open, Tiles)
+    if staged.takes(base.text):
+        return staged.sweep(base, operands, index, open, _channelwise)
     return coupled.sweep(base, operands, index, open, fixed=fixed)
+
+
+def _channelwise(base: Program, operands: list[Tensor], index: list[Tensor], open: dict[int, int]) -> list[Tensor]:
+    """The sweep of a backend that has a kernel for it here; else by the matrix products of `coupled`."""
+    like = next(a for a in operands if a.ndim == 2)
+    for backend in (cpu, triton):
+        if backend.supports(base, like.device.type, like.dtype) is None:
+            return backend.contract(base, operands, index, list(open.values()), list(open))
+    return coupled.sweep(base, operands, index, open)

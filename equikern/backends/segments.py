@@ -75,6 +75,18 @@ class Side:
         turn_segment((mul, dim), *ends, turn=self.turn, split=split)
 
 
+def turned(text: str, slot: int, a: Tensor, *, split: bool, back: bool = False) -> Tensor:
+    """Rows with components outermost in each segment (`split`), else channels; `back`: as the program has them."""
+    mul_ir, found = segments(text, slot)
+    if mul_ir != split or all(mul == 1 or dim == 1 for _, mul, dim in found):
+        return a
+    to = torch.empty_like(a)
+    for start, mul, dim in found:
+        ends = a.narrow(1, start, mul * dim), to.narrow(1, start, mul * dim)
+        turn_segment((mul, dim), *ends, turn=True, split=split != back)
+    return to
+
+
 def turn_segment(
     sizes: tuple[int, int], source: Tensor, to: Tensor, *, turn: bool, split: bool, add: bool = False
 ) -> None:

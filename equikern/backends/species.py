@@ -52,8 +52,7 @@ def sweep(
     rows = linear.check_species(index[0], like)
     count = open.get(Y, 0) if given[Y] is None else given[Y].shape[0]  # type: ignore[union-attr]
     _check(base, given, (rows, count, 1, rows), open, like)
-    reads = {s: [k for k in (X, Y, W, Z) if k != s and (k, s) != (Z, Z)] for s in open}
-    asked = [s for s in open if rows and all(given[k] is not None for k in reads[s])]
+    asked = [s for s in open if rows and all(given[k] is not None for k in (X, Y, W, Z) if k != s)]
     found = _Call(base, given, like, *_present(index[0], count, grouping)).run(asked, open, grouping) if asked else {}
     return [found[s] if s in found else like.new_zeros(n, base.dims[s]) for s, n in open.items()]
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, addmm, mm
+from torch import Tensor
 
 from equikern.backends.cpu_rows import plan
+from equikern.backends.mixing import multiply
 
 TILE = 32  # rows of a tile
 
@@ -70,26 +71,26 @@ class Groups(Single):
 class Tiles(Single):
     """Rows in tiles of one species each, filled up with zeros: how many there are follows from shapes alone.
 
-    So nothing waits for the device. N rows of P species that occur take at most (N + P (TILE - 1)) / TILE tiles.
+    So nothing waits for the device. N rows of P species that occur take at most (N + P (size - 1)) / size tiles.
     """
 
-    def __init__(self, species: Tensor, count: int) -> None:
-        rows = len(species)
-        self.tiles = (rows + min(rows, count) * (TILE - 1)) // TILE
+    def __init__(self, species: Tensor, count: int, size: int = TILE) -> None:
+        rows, self.size = len(species), size
+        self.tiles = (rows + min(rows, count) * (size - 1)) // size
         grouped, order = torch.sort(species, stable=True)
         ptr = torch.searchsorted(grouped, torch.arange(count + 1, device=species.device))
-        ends = ((ptr.diff() + TILE - 1) // TILE).cumsum(0)
+        ends = ((ptr.diff() + size - 1) // size).cumsum(0)
         self.ptr = torch.nn.functional.pad(ends, (1, 0))  # the tiles of a species
-        places = self.ptr[grouped] * TILE + torch.arange(rows, device=species.device) - ptr[grouped]
+        places = self.ptr[grouped] * size + torch.arange(rows, device=species.device) - ptr[grouped]
         self.places = torch.empty_like(order).index_copy_(0, order, places)
         tile = torch.arange(self.tiles, device=species.device)
         self.species = torch.searchsorted(ends, tile, right=True).clamp_(max=max(count - 1, 0))
 
     def gathered(self, a: Tensor) -> Tensor:
-        return a.new_zeros(self.tiles * TILE, a.shape[1]).index_copy_(0, self.places, a)
+        return a.new_zeros(self.tiles * self.size, a.shape[1]).index_copy_(0, self.places, a)
 
     def empty(self, like: Tensor, rows: int, columns: int) -> Tensor:
-        return like.new_empty(self.tiles * TILE, columns)
+        return like.new_empty(self.tiles * self.size, columns)
 
     def restored(self, a: Tensor) -> Tensor:
         return a.index_select(0, self.places)
@@ -100,23 +101,12 @@ class Tiles(Single):
 
     def outer(self, a: Tensor, b: Tensor, out: Tensor, scale: float) -> None:
         sums = torch.bmm(self._tiles(a).mT, self._tiles(b)).flatten(1)
-        # Tiles of a species are next to each other: summed in their order, the same bits every time.
-        total = torch.segment_reduce(sums, "sum", offsets=self.ptr, axis=0, unsafe=True)
-        torch.mul(total.view(out.shape), scale, out=out)
+        torch.mul(self.summed(sums).view(out.shape), scale, out=out)
+
+    def summed(self, a: Tensor) -> Tensor:
+        """(species, columns): rows (tiles, columns) summed, in the order of tiles: the same bits every time."""
+        return torch.segment_reduce(a, "sum", offsets=self.ptr, axis=0, unsafe=True)
 
     def _tiles(self, a: Tensor) -> Tensor:
-        """(tiles, TILE * components, channels)."""
+        """(tiles, size * components, channels)."""
         return a.unflatten(0, (self.tiles, len(a) // max(self.tiles, 1)))
-
-
-def multiply(a: Tensor, b: Tensor, out: Tensor, scale: float, *, add: bool) -> None:
-    """out = scale a b, or added; the other way round where b is narrow on the CPU, as in `cpu_modes.multiply`."""
-    if a.is_cpu and b.shape[1] % 16:
-        turned = mm(b.t(), a.t()).t()
-        if add:
-            out.add_(turned, alpha=scale)
-        else:
-            out.copy_(turned.mul_(scale))
-    else:
-        # beta = 0: what is in `out` is not read
-        addmm(out, a, b, beta=float(add), alpha=scale, out=out)
