@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# On a machine with a GPU: bench/gpu.sh env | conformance | bench | all [options of bench/gpu.py]
+# On a machine with a GPU: bench/gpu.sh env | conformance | bench | modes | all [options of bench/gpu.py]
 # Runs from the working tree with the python3 that has torch and triton; the compiled extension is not needed.
 # Results go to $OUT (bench/out if it is not set). No stage takes more than a few minutes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-stage="${1:?env, conformance, bench or all}"
+stage="${1:?env, conformance, bench, modes or all}"
 shift
 export OUT="${OUT:-bench/out}" PYTHONPATH=".:bench" PYTHONUNBUFFERED=1 CUBLAS_WORKSPACE_CONFIG=:4096:8
 PYTHON="${PYTHON:-python3}"
@@ -24,17 +24,20 @@ conformance() {
 
 bench() { "$PYTHON" bench/gpu.py --out "$OUT/gpu.json" "$@" 2>&1 | tee "$OUT/bench.log"; }
 
+modes() { "$PYTHON" bench/gpu_modes.py --out "$OUT/gpu_modes.json" "$@" 2>&1 | tee "$OUT/modes.log"; }
+
 case "$stage" in
 env) environment ;;
 conformance) conformance "$@" ;;
 bench) bench "$@" ;;
+modes) modes "$@" ;;
 all)
     environment
     conformance
     bench "$@"
     ;;
 *)
-    echo "unknown stage $stage; use env, conformance, bench or all" >&2
+    echo "unknown stage $stage; use env, conformance, bench, modes or all" >&2
     exit 2
     ;;
 esac
