@@ -8,7 +8,7 @@ back, and share T and A.
 from __future__ import annotations
 
 from functools import cache, lru_cache
-from math import sqrt
+from math import prod, sqrt
 from typing import NamedTuple
 
 import numpy as np
@@ -48,11 +48,6 @@ class _Path(NamedTuple):
     sizes: tuple[int, ...]
     pairs: bool
     weighted: bool
-
-    @property
-    def size(self) -> int:
-        """Coupled channels of a row, with their components."""
-        return self.z.shape[self.z.letters.index("k")] * int(np.prod(self.sizes))
 
 
 # letters of the channels of y, of what is coupled, of w and z; p counts the pairs u < v
@@ -137,7 +132,7 @@ def sweep(
     edges = by_edge.edges(base, given, where, open)
     by_edge.check(base, given, edges, like)
     needed = (X, Y, W, Z) if base.dims[W] else (X, Y, Z)
-    asked = [s for s in open if edges and all(given[k] is not None for k in needed if k != s)]
+    asked = [s for s in open if edges and base.dims[s] and all(given[k] is not None for k in needed if k != s)]
     if not asked:
         return [like.new_zeros(n, base.dims[s]) for s, n in open.items()]
     rows = [None if a is None else by_edge.gathered(base, s, a, where, edges) for s, a in enumerate(given)]
@@ -171,7 +166,7 @@ def _products(
             continue
         einsums = _Einsums(base, path, tiled, like)
         # Some rows at a time: coupled channels are many.
-        step = max(1, LIMIT // (like.element_size() * path.size))
+        step = max(1, LIMIT // (like.element_size() * einsums.size))
         for first in range(0, count, step):
             some = slice(first, first + step)
             part = [a if a is None or s not in every else a[some] for s, a in enumerate(rows)]
@@ -198,6 +193,16 @@ class _Einsums:
         # Weights of an edge are many: their order of channels is kept, else that of the matrix product.
         self.a = "tk" + (path.coupled if self.by_row or path.pairs else path.coupled[::-1])
         self.weighed = "tkp" if path.pairs else self.a
+        # numbers of a row in A and in T
+        size = dict(
+            zip(
+                path.x.letters + path.z.letters + path.y.letters,
+                path.x.shape + path.z.shape + path.y.shape,
+                strict=True,
+            )
+        )
+        size |= dict(zip(path.coupled, path.sizes, strict=True)) | {"t": 1, "r": TILE}
+        self.size = max(prod(size[c] for c in letters) for letters in (self.a, self.t))
 
     def add(self, rows: list[Tensor | None], found: dict[int, Tensor]) -> None:
         """What the path gives to each result's rows."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from equikern.backends.segments import Side
-from equikern.backends.species_rows import Groups, Single
+from equikern.backends.species_rows import Grouping, Groups, Single
 from equikern.errors import ShapeError
 from equikern.program import EDGE, SHARED, Program, parse
 
@@ -55,7 +55,7 @@ def sweep(
     operands: list[Tensor],
     index: list[Tensor],
     open: dict[int, int],
-    grouping: type[Single] = Groups,
+    grouping: Grouping = Groups,
 ) -> list[Tensor]:
     """dF/da of F = sum of scale * w x z for each open slot; `operands` are x (E, dim), w (1 or species, n), z (E, dim).
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from equikern.backends import linear
 from equikern.backends._modes import mixes_all
-from equikern.backends.species_rows import Groups, Single
+from equikern.backends.species_rows import Grouping, Groups
 from equikern.errors import ShapeError
 from equikern.program import EDGE, SHARED, Irreps, Program, linear_of_species, parse
 from equikern.program.program import W, X, Y, Z
@@ -44,7 +44,7 @@ def sweep(
     operands: list[Tensor],
     index: list[Tensor],
     open: dict[int, int],
-    grouping: type[Single] = Groups,
+    grouping: Grouping = Groups,
 ) -> list[Tensor]:
     """dF/da for each open slot; `operands` are x y w g, `index` holds the species of the rows."""
     given = [a if a.ndim == 2 else None for a in operands]
@@ -69,7 +69,7 @@ def _check(
             )
 
 
-def _present(species: Tensor, count: int, grouping: type[Single]) -> tuple[Tensor | None, Tensor]:
+def _present(species: Tensor, count: int, grouping: Grouping) -> tuple[Tensor | None, Tensor]:
     """The species that there are and the place of each row's among them; all of them where the host must not wait."""
     if grouping is not Groups:
         return None, species
@@ -97,7 +97,7 @@ class _Call:
             for path, columns, into in zip(base.paths, base.weight_slices, self.linear.weight_slices, strict=True)
         ]
 
-    def run(self, asked: list[int], open: dict[int, int], grouping: type[Single]) -> dict[int, Tensor]:
+    def run(self, asked: list[int], open: dict[int, int], grouping: Grouping) -> dict[int, Tensor]:
         """The results that can be had."""
         count = self.y.shape[0] if self.y is not None else len(self.present) if self.present is not None else open[Y]
         absent = self.like.new_empty(0)

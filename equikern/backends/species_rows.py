@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -10,12 +12,11 @@ from equikern.backends.mixing import multiply
 
 TILE = 32  # rows of a tile
 
+Grouping = Callable[[Tensor, int], "Single"]  # of the species (N,), and how many there are
+
 
 class Single:
     """All rows, of one species."""
-
-    def __init__(self, species: Tensor | None = None, count: int = 1) -> None:
-        pass
 
     def gathered(self, a: Tensor) -> Tensor:
         """Rows (N, columns) in the order in which they are multiplied."""
