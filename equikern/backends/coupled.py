@@ -185,13 +185,14 @@ class _Einsums:
         inside = "tr" if tiled else "t"
         self.x, self.y = inside + path.x.letters, inside + path.y.letters
         self.t = f"{inside}{path.y.letters.replace('j', '')}ik"
-        if self.symbol.shape[1] == 1:
+        self.scalar = self.symbol.shape[1] == 1
+        if self.scalar:
             # Of scalars y the symbol is a multiple of the unit matrix: T has no components.
             self.symbol, self.cells = self.symbol[0, :, 0], "j"
             self.x, self.t = self.x.replace("i", "k"), self.t[:-2]
         self.w, self.z = "t" * self.by_row + path.w.letters, "t" + path.z.letters
-        # Weights of an edge are many: their order of channels is kept, else that of the matrix product.
-        self.a = "tk" + (path.coupled if self.by_row or path.pairs else path.coupled[::-1])
+        # The order in which a matrix product gives A, or that of weights of an edge, which are many.
+        self.a = "tk" + (path.coupled if self.scalar or self.by_row or path.pairs else path.coupled[::-1])
         self.weighed = "tkp" if path.pairs else self.a
         # numbers of a row in A and in T
         size = dict(
@@ -211,7 +212,7 @@ class _Einsums:
         w = self.one if not path.weighted else None if w is None else path.w.of(w) if self.by_row else path.w.of(w)[0]
         t = None if y is None else torch.einsum(f"{self.y},{self.cells}->{self.t}", y, self.symbol)
         if Z in found or (W in found and path.weighted):
-            a = self._picked(torch.einsum(f"{self.t},{self.x}->{self.a}", t, x))
+            a = self._picked(self._coupled(x, t))
             if Z in found:
                 path.z.of(found[Z]).add_(torch.einsum(f"{self.weighed},{self.w}->{self.z}", a, w))
             if W in found and path.weighted:
@@ -225,6 +226,12 @@ class _Einsums:
         if Y in found:
             dt = torch.einsum(f"{self.x},{self.a}->{self.t}", x, da)
             path.y.of(found[Y]).add_(torch.einsum(f"{self.t},{self.cells}->{self.y}", dt, self.symbol))
+
+    def _coupled(self, x: Tensor | None, t: Tensor | None) -> Tensor:
+        # einsum puts the left factor's letters first: so A is made in its own order, not copied to it.
+        if self.scalar:
+            return torch.einsum(f"{self.x},{self.t}->{self.a}", x, t)
+        return torch.einsum(f"{self.t},{self.x}->{self.a}", t, x)
 
     def _picked(self, a: Tensor) -> Tensor:
         """(E, k, pairs u < v) of (E, k, u, v), where the path reads those alone."""

@@ -7,10 +7,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from equikern.backends.by_edge import sum_in_order
 from equikern.backends.cpu_rows import plan
 from equikern.backends.mixing import multiply
 
 TILE = 32  # rows of a tile
+FEW = 256  # rows that are not worth sorting
 
 Grouping = Callable[[Tensor, int], "Single"]  # of the species (N,), and how many there are
 
@@ -111,3 +113,25 @@ class Tiles(Single):
     def _tiles(self, a: Tensor) -> Tensor:
         """(tiles, size * components, channels)."""
         return a.unflatten(0, (self.tiles, len(a) // max(self.tiles, 1)))
+
+
+class Each(Tiles):
+    """Every row a tile of its own: nothing is sorted, and each row's weights are read for it alone."""
+
+    def __init__(self, species: Tensor, count: int) -> None:
+        self.tiles, self.size, self.species, self.count = len(species), 1, species, count
+
+    def gathered(self, a: Tensor) -> Tensor:
+        return a.contiguous()
+
+    def restored(self, a: Tensor) -> Tensor:
+        return a
+
+    def summed(self, a: Tensor) -> Tensor:
+        """(species, columns): rows summed in their order."""
+        return sum_in_order(a, self.species, self.count)
+
+
+def tiled(species: Tensor, count: int) -> Tiles:
+    """The grouping for devices: few rows one by one, many in tiles."""
+    return Each(species, count) if len(species) <= FEW else Tiles(species, count)

@@ -40,6 +40,7 @@ def test_an_operation_that_waits_is_seen():
 def test_nothing_waits_for_the_device(case, monkeypatch):
     # A device has no kernels of the CPU's; Triton's need a device.
     monkeypatch.setattr(backends.cpu, "supports", lambda *_: "none")
+    monkeypatch.setattr(species_rows, "FEW", 10)
     given, program = inputs(case, torch.float32), case.program
     x = [torch.empty(0) if a is None else a for a in given.operands]
     index, inside = list(given.index), [n for n, a in enumerate(x) if a.ndim == 2]
@@ -83,6 +84,15 @@ def test_a_segment_is_turned_alike_by_torch_and_by_the_kernel(turn, split, add):
     for run, into in zip((segments.turn_segment, segments.turn_copy), both, strict=True):
         run((5, 3), source, into, turn=turn, split=split, add=add)
     assert torch.equal(*both) and not torch.equal(both[0], to)
+
+
+@pytest.mark.parametrize("few", [0, 1000], ids=["tiles", "each"])
+@pytest.mark.parametrize("id", ["linear-species", "linear-species-16", "species", "species-ir-mul", "species-no-edges"])
+def test_maps_by_species_agree_with_the_reference_for_many_rows_and_few(id, few, monkeypatch):
+    case = get(id)
+    monkeypatch.setattr(species_rows, "FEW", few)
+    got = derivatives(case.program, inputs(case), "matmul", 2)
+    assert_close(got, reference(case, torch.float64, 2), tolerance(case.program, torch.float64, 2, case.longest_sum))
 
 
 @pytest.mark.parametrize("counts", [[0, 70, 1], [33, 0, 0], [32, 32, 32], [1, 1, 1]])

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from equikern import backends
+from equikern.backends import species_rows
 from equikern.backends._channelwise import channelwise
 from equikern.nn import MixedConvolution
 from equikern.ops import evaluate
@@ -14,6 +15,19 @@ from equikern.testing import CASES, assert_close, derivatives, get, inputs, refe
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 MIXED = [c for c in CASES if c.program.paths and (c.program.family == "linear" or not channelwise(c.program.text))]
+
+
+@pytest.fixture(params=[0, 1000], ids=["tiles", "each"])
+def few(request, monkeypatch):
+    """Rows of a map by species in tiles, and one by one."""
+    monkeypatch.setattr(species_rows, "FEW", request.param)
+
+
+@pytest.mark.parametrize("id", ["linear-species", "species-16", "species-pseudo"])
+def test_maps_by_species_agree_with_the_reference_for_many_rows_and_few(id, few):
+    case = get(id)
+    got = derivatives(case.program, inputs(case, torch.float32).on("cuda"), "auto", 2)
+    assert_close(got, reference(case, torch.float32, 2), tolerance(case.program, torch.float32, 2, case.longest_sum))
 
 
 @pytest.mark.parametrize("case", MIXED, ids=str)
@@ -39,7 +53,7 @@ def test_half_types_accumulate_in_float32(id, dtype):
 @pytest.mark.parametrize(
     "id", ["linear-wide", "linear-species", "species-16", "se3-8", "uvw-many-rows", "nodes-scalars"]
 )
-def test_a_step_waits_for_nothing_and_gives_the_same_bits_twice(id):
+def test_a_step_waits_for_nothing_and_gives_the_same_bits_twice(id, few):
     case = get(id)
     given = inputs(case, torch.float32).on("cuda")
     leaves = [a.requires_grad_() for a in given.operands]
@@ -58,7 +72,7 @@ def test_a_step_waits_for_nothing_and_gives_the_same_bits_twice(id):
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
 
 
-def test_linear_maps_are_captured_in_a_cuda_graph():
+def test_linear_maps_are_captured_in_a_cuda_graph(few):
     mixed = linear("16x0e+16x1o", "16x0e+16x1o", [(0, 0, 0.25), (1, 1, 0.25)])
     x = torch.randn(100, 64, device="cuda", requires_grad=True)
     w = torch.randn(5, mixed.dims[1], device="cuda", requires_grad=True)
