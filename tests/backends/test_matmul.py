@@ -54,17 +54,14 @@ def test_nothing_waits_for_the_device(case, monkeypatch):
         matmul.contract(second, [*x, g, *tangents], index, [*rows, given.rows], [*inside, program.output])
 
 
-@pytest.mark.parametrize("order", [0, 1, 2])
+@pytest.mark.parametrize("order", [0, 1])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["f16", "bf16"])
-@pytest.mark.parametrize(
-    "id", ["linear", "linear-species", "species-pseudo", "se3-8", "mode-uuw", "modes-mixed-shared"]
-)
+@pytest.mark.parametrize("id", ["linear-wide", "linear-species", "species-pseudo", "se3-8", "mode-uuw", "modes-ir-mul"])
 def test_half_types_accumulate_in_float32(id, dtype, order):
-    case = get(id)
+    case = get(id).sized(edges=600, degree=200)
     got = derivatives(case.program, inputs(case, dtype), "matmul", order)
     assert {g.dtype for g in got.values()} == {dtype}
-    allowed = tolerance(case.program, dtype, order, case.longest_sum) * 4**order  # rounded between the orders
-    assert_close(got, reference(case, dtype, order), allowed, str(case))
+    assert_close(got, reference(case, dtype, order), tolerance(case.program, dtype, order, case.longest_sum), str(case))
 
 
 @pytest.mark.parametrize("id", ["uvw-awkward", "se3-8", "nodes-ir-mul"])
