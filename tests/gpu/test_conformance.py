@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -64,6 +65,16 @@ def test_many_edges_give_what_the_reference_gives_and_the_same_bits_twice(id, or
     assert_close(got, expected, tolerance(case.program, torch.float32, order, case.longest_sum))
     again = derivatives(case.program, given, backend, order)
     assert all(torch.equal(again[name], got[name]) for name in got)
+
+
+@BACKENDS
+def test_tensors_that_begin_anywhere_and_other_counts_give_the_same(backend):
+    case = get("mul-33")
+    for shift, edges in ((0, 64), (1, 64), (0, 17), (3, 48)):
+        given = inputs(case.sized(edges, degree=4), torch.float32).on("cuda")
+        expected = run(case.program, given, "reference")
+        moved = tuple(torch.cat([a.new_zeros(shift), a.flatten()])[shift:].view(a.shape) for a in given.operands)
+        assert_close(run(case.program, replace(given, operands=moved), backend), expected, 1e-5, f"{shift} {edges}")
 
 
 @pytest.mark.parametrize("program", [schnet_message(48), painn_message(48)], ids=["schnet", "painn"])

@@ -24,12 +24,12 @@ class Resources(NamedTuple):
 
 def sweep_resources(made: TritonKernels, arch: int = 90, dtype: torch.dtype = torch.float32) -> Resources:
     """Of the sweep kernel compiled for sm_<arch>. TRITON_INTERPRET must be unset."""
-    return _resources(made.sweep_kernel, made.arguments, arch, dtype, made.options(dtype))
+    return _resources(made.sweep_kernel(dtype).jit, made.arguments, arch, dtype, made.options(dtype))
 
 
 def sum_resources(made: TritonKernels, arch: int = 90, dtype: torch.dtype = torch.float32) -> Resources:
     """Of the kernel that sums the gradients of x."""
-    return _resources(made.sum_kernel, ("part", "dx", "ptr", "order"), arch, dtype, {"num_warps": 1})
+    return _resources(made.sum_kernel.jit, ("part", "dx", "ptr", "order"), arch, dtype, {"num_warps": 1})
 
 
 def _resources(
