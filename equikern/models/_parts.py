@@ -31,14 +31,11 @@ def inputs(species: Tensor, edge_vec: Tensor, edge_index: Tensor, graph: Graph |
     """The graph of a model's inputs; raises ShapeError where they do not fit one another."""
     if species.ndim != 1 or species.dtype not in (torch.int32, torch.int64):
         raise ShapeError(f"species are integers (N,); got {tuple(species.shape)} {species.dtype}.")
-    if not torch.compiler.is_compiling() and species.numel():
-        low, high = int(species.min()), int(species.max())
-        if low < 0 or high >= num_species:
-            raise ShapeError(f"species must lie in 0 ... {num_species - 1}; got {low} ... {high}.")
     if graph is None:
         graph = Graph(edge_index, species.shape[0])
     else:
         graph.check(edge_index, species.shape[0])
+    graph.check_species(species, num_species)
     if edge_vec.shape != (graph.num_edges, 3):
         raise ShapeError(f"edge_vec has shape {tuple(edge_vec.shape)}; edge_index reads ({graph.num_edges}, 3).")
     return graph

@@ -33,8 +33,7 @@ class Interaction(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """basis (E, K), envelope (E, 1), direction (E, 3) -> the new q and mu."""
         filters = self.filter(basis) * envelope  # (E, 3C)
-        edges = torch.stack([graph.sender, graph.receiver])
-        dq, dmu = self.message(self.phi(q), mu, filters, direction, edges, graph)
+        dq, dmu = self.message(self.phi(q), mu, filters, direction, graph.edge_index, graph)
         q, mu = q + dq, mu + dmu
         v, u = self.mix(mu).chunk(2, 2)  # (N, 3, C) each
         norm = (v.square().sum(1) + self.epsilon).sqrt()

@@ -114,8 +114,7 @@ class RadialConvolution(torch.nn.Module):
             return None
         if species.ndim != 1 or species.dtype not in (torch.int32, torch.int64):
             raise ShapeError(f"species are integers (N,); got {tuple(species.shape)} {species.dtype}.")
-        if species.numel() and not 0 <= int(species.min()) <= int(species.max()) < self.num_species:
-            raise ShapeError(f"species must lie in 0 ... {self.num_species - 1}; got up to {int(species.max())}.")
+        graph.check_species(species, self.num_species)
         return species[graph.sender].long(), species[graph.receiver].long()
 
     def extra_repr(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -62,7 +63,7 @@ class SymmetricContraction(torch.nn.Module):
 
     def term_weights(self, present: Tensor) -> Tensor:
         """(S, terms, C): the weights of monomials that those of polynomials make, of the species present (S,)."""
-        matrix = torch.tensor(basis(self.program.text).matrix, dtype=self.weight.dtype, device=self.weight.device)
+        matrix = _matrix(self.program.text, self.weight.dtype, self.weight.device)
         return matrix @ self.weight.index_select(0, present)
 
     def extra_repr(self) -> str:
@@ -70,3 +71,9 @@ class SymmetricContraction(torch.nn.Module):
             f"{self.irreps_x} -> {self.irreps_out}, correlation {self.correlation}, {self.num_species} species, "
             f"{self.weight.shape[1]} polynomials"
         )
+
+
+@lru_cache(maxsize=64)
+def _matrix(text: str, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """(terms, polynomials) of the basis; kept, so that no call copies from the host."""
+    return torch.tensor(basis(text).matrix, dtype=dtype, device=device)

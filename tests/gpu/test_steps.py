@@ -1,0 +1,57 @@
+"""Models on a CUDA device: a training step agrees with the CPU and, once it ran, waits for nothing."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+
+import equikern
+from equikern.cli.zoo import ZOO
+from equikern.graph import Graph
+from equikern.testing import assert_close
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+_file = Path(__file__).parents[1] / "models" / "test_no_waits.py"
+_spec = importlib.util.spec_from_file_location("no_waits", _file)
+no_waits = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(no_waits)
+
+
+def step(model, device):
+    """A function that gives the gradients of energy and forces by all weights."""
+    positions, edges, species, batch = (
+        t.to(device) for t in (no_waits.POSITIONS, no_waits.EDGES, no_waits.SPECIES, no_waits.BATCH)
+    )
+    positions, model, graph = positions.double(), copy.deepcopy(model).to(device), Graph(edges, len(species))
+
+    def run():
+        p = positions.clone().requires_grad_()
+        extra = {"positions": p, "batch": batch} if getattr(model, "uses_positions", False) else {}
+        energy = model(species, p[graph.sender] - p[graph.receiver], edges, graph, **extra).sum()
+        (gradient,) = torch.autograd.grad(energy, p, create_graph=True)
+        loss = energy + gradient.square().sum()
+        return [gradient.detach(), *torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)]
+
+    return run
+
+
+# Their own kernels take long to compile where layers have many shapes: those run as torch ops here.
+@pytest.mark.parametrize("name", sorted(ZOO.keys() - no_waits.WAITING))
+def test_a_step_agrees_with_the_cpu_and_waits_for_nothing(name):
+    model = ZOO[name].model().double()
+    with equikern.backend("auto" if name in ("painn", "schnet") else "reference"):
+        run = step(model, "cuda")
+        run()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            got = run()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    expected = step(model, "cpu")()
+    for a, b in zip(got, expected, strict=True):
+        if b is not None:
+            assert_close(a.cpu(), b, 1e-9, name)
