@@ -11,7 +11,7 @@ from torch import Tensor
 from equikern.errors import EquikernError, ShapeError
 from equikern.graph import Graph
 from equikern.ops import PaiNNConfig
-from equikern.ops.painn import evaluate_packed, pack, packs, painn
+from equikern.ops.painn import evaluate_packed, pack, packs
 
 
 @runtime_checkable
@@ -21,6 +21,11 @@ class WholeModel(Protocol):
     def whole(self) -> tuple[PaiNNConfig, list[Tensor]]:
         """(configuration, weights)."""
 
+    def energies_and_gradients(
+        self, species: Tensor, edge_vec: Tensor, edge_index: Tensor, graph: Graph | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Atomic energies (N,) and d(their sum)/d(edge_vec), (E, 3)."""
+
 
 def force_graph(model: torch.nn.Module, species: Tensor, edge_index: Tensor) -> ForceGraph:
     """Energy and forces of `model` as a function of positions, with the least work a call.
@@ -28,7 +33,7 @@ def force_graph(model: torch.nn.Module, species: Tensor, edge_index: Tensor) -> 
     species (N,) and edge_index (2, E), senders and receivers, are checked and sorted now, the weights are packed at
     the first call and again when they have changed. Nothing is recorded for autograd: to train, call
     `model.energy_and_forces`. Supported are models that exist as one op (`models.PaiNN`), on the CPU in float32 and
-    float64; elsewhere the op's reference computes the same, slowly.
+    float64; on a device the model runs layer by layer.
     Raises EquikernError for another model, ShapeError for species or edges that do not fit.
 
     >>> from equikern.models import PaiNN, PaiNNConfig
@@ -99,9 +104,9 @@ class ForceGraph:
         return energies.sum(dtype=torch.float64), forces, vec, g
 
     def _energies(self, vec: Tensor) -> tuple[Tensor, Tensor]:
-        config, weights = self.model.whole()
         if not packs(vec):
-            return painn(config, vec, self._plans, weights)
+            return self.model.energies_and_gradients(self.species, vec, self.graph.edge_index, self.graph)
+        config, weights = self.model.whole()
         # Packed again when a parameter is another tensor, has other data, or was written to.
         versions = [(w._version, w.data_ptr()) for w in weights]
         same = len(weights) == len(self._packed_of) and all(map(is_, weights, self._packed_of))
