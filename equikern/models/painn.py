@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from equikern.errors import EquikernError, ShapeError
 from equikern.graph import Graph
 from equikern.nn import PaiNNMessage
-from equikern.ops import PaiNNConfig, painn, radial, spherical_harmonics
+from equikern.ops import PaiNNConfig, painn, radial, radial_embedding, spherical_harmonics
 
 
 class Interaction(nn.Module):
@@ -128,7 +128,7 @@ class PaiNN(nn.Module):
         d = edge_vec.norm(dim=1)  # (E,)
         direction = spherical_harmonics([1], edge_vec, True, "norm")  # (E, 3), zero for a vector of zero
         if config.basis == "bessel":
-            basis = radial.bessel(d, config.num_basis, config.cutoff, "schnetpack")
+            basis = radial_embedding(d, config.num_basis, config.cutoff, prefactor="schnetpack", cutoff="none")
         else:
             basis = torch.exp(-0.5 * ((d.unsqueeze(1) - self.centres) / config.gaussian_width) ** 2)
         envelope = radial.cosine_cutoff(d, config.cutoff).unsqueeze(1)

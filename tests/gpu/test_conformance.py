@@ -13,7 +13,7 @@ from equikern import backends, o3
 from equikern.errors import ShapeError
 from equikern.graph import Graph
 from equikern.nn import Convolution, PaiNNMessage, SchNetMessage
-from equikern.ops import radial, spherical_harmonics
+from equikern.ops import radial, radial_embedding, spherical_harmonics
 from equikern.program import painn_message, schnet_message
 from equikern.testing import CASES, LAYERS, assert_close, derivatives, get, inputs, reference, run, tolerance
 
@@ -205,6 +205,20 @@ def test_harmonics_and_their_derivatives_are_those_of_the_reference(spec, dtype,
     expected = theirs.harmonics_double_backward(spec, wide, wide_z, wide_h)
     assert_close([a * near**2 for a in second], [a * near**2 for a in expected], tol)
     assert not got[0].any() or "raw" in spec
+
+
+@DTYPES
+@pytest.mark.parametrize("options", [{"p": 5}, {"cutoff": "cosine", "prefactor": "nequip"}, {"basis": "gaussian"}])
+def test_radial_embeddings_and_their_derivatives_are_those_of_the_cpu(options, dtype):
+    r = torch.rand(3000, dtype=dtype) * 5
+    found = []
+    for leaf in (r.cuda().requires_grad_(), r.double().requires_grad_()):
+        value = radial_embedding(leaf, 8, 4.5, **options)
+        (first,) = torch.autograd.grad(value.sin().sum(), leaf, create_graph=True)
+        found.append([value, first, torch.autograd.grad(first.square().sum(), leaf)[0]])
+    for got, expected in zip(*found, strict=True):
+        assert got.is_cuda and got.dtype == dtype
+        assert_close(got.detach().cpu(), expected.detach(), 3000 * torch.finfo(dtype).eps, str(options))
 
 
 def test_an_index_out_of_range_is_refused():
