@@ -18,7 +18,6 @@ from equikern.backends.triton.text import HEADER, Lines, store_lane_sums
 from equikern.program import EDGE, SHARED, Program
 from equikern.program.program import W, X, Y, Z
 
-AHEAD = True  # the weights of the next edge are read before this one is computed
 CONSTANTS = "T: tl.constexpr, ROWS: tl.constexpr"
 
 
@@ -110,19 +109,12 @@ class _Unit:
         out.add("e = tl.load(order + first, mask=first < last, other=0)")
         out.add("after = tl.load(order + first + 1, mask=first + 1 < last, other=0)")
         out.add(*[f"s = tl.load({index} + e)"] * indexed)
-        ahead = AHEAD and not self.shared
-        if ahead:
-            self._set(self._weight_loads("e"))
         out.add("for t in range(first, last):")
         out.depth += 1
         out.add("later = tl.load(order + t + 2, mask=t + 2 < last, other=0)")
         out.add(*[f"s_after = tl.load({index} + after)"] * indexed)
-        if ahead:
-            self._set((f"{name}_after", pointer, mask) for name, pointer, mask in self._weight_loads("after"))
         self._edge()
         out.add("e, after = after, later", *["s = s_after"] * indexed)
-        if ahead:
-            out.add(*(f"{name} = {name}_after" for name, _, _ in self._weight_loads("after")))
         out.depth -= 1
         if self.sweep.owner == X:
             self._store_segments(self.unit.xs, "dx", "dx", self.program.dims[X], "row")
@@ -183,21 +175,14 @@ class _Unit:
         if Z in self.given and (self.sweep.owner == X or self.sweep.by_edge):
             mask, at = (guarded, row) if self.sweep.owner == X else (self.mask, "e")
             self._set(self._segment_loads(self.unit.zs, "g", program.dims[Z], at, mask))
-        if self.sweep.by_edge or self.shared or not AHEAD:
-            self._set(self._weight_loads("e"))
+        for path in self.unit.paths:
+            for slot, name in ((W, "w"), (HW, "hw")):
+                if path.w >= 0 and slot in self.given:
+                    self._set([(f"{name}_{path.number}", f"{name} + {self._weights(path)}", self.mask)])
 
-    def _weight_loads(self, edge: str) -> list[tuple[str, str, str]]:
-        slots = [(name, slot) for slot, name in ((W, "w"), (HW, "hw")) if slot in self.given]
-        return [
-            (f"{name}_{path.number}", f"{name} + {self._weights(path, edge)}", self.mask)
-            for path in self.unit.paths
-            for name, _ in slots
-            if path.w >= 0
-        ]
-
-    def _weights(self, path: UnitPath, edge: str = "e") -> str:
+    def _weights(self, path: UnitPath) -> str:
         """Offset of channel u's weight."""
-        return f"{path.w} + u" if self.shared else f"{edge} * {self.program.dims[W]} + {path.w} + u"
+        return f"{path.w} + u" if self.shared else f"e * {self.program.dims[W]} + {path.w} + u"
 
     def _set(self, loads: Iterable[tuple[str, str, str]]) -> None:
         """Load variables: (name, pointer, mask)."""
