@@ -14,6 +14,7 @@ namespace EQK_TARGET {
 
 constexpr int64_t GROUP = 32;         // edges a group, at least
 constexpr int64_t FETCHED = 1 << 20;  // bytes of weights above which they are fetched ahead
+constexpr int64_t AHEAD = 4;          // edges that rows of other threads are asked for ahead
 constexpr int64_t FAR = 8 << 20;      // bytes of rows of x above which they are fetched ahead
 constexpr int64_t BATCH = 8 << 20;    // bytes by edge that a batch of groups may keep
 constexpr int64_t ALONE = 4096;       // a group with more edges is not shared: what it keeps would not fit the cache
@@ -206,9 +207,17 @@ template <class T>
 void add_senders(const Sweep<T>& s, int64_t begin, int64_t end) {
     const int64_t thread = omp_get_thread_num(), threads = omp_get_num_threads();
     const int64_t first = s.a.x_rows * thread / threads, last = s.a.x_rows * (thread + 1) / threads;
-    for (int64_t at = begin; at < end; ++at) {
+    const auto owned = [&](int64_t at) {
         const int64_t sender = s.a.x_index[s.edge(at)];
-        if (sender >= first && sender < last)
+        return sender >= first && sender < last ? sender : -1;
+    };
+    for (int64_t at = begin; at < end; ++at) {
+        const int64_t next = at + AHEAD < end ? owned(at + AHEAD) : -1, sender = owned(at);
+        if (next >= 0) {
+            fetch_row<0>(s.dx_edges.data() + (at + AHEAD - begin) * s.p.x_width, s.p.x_width);
+            fetch_row<1>(s.dx.data() + next * s.p.x_width, s.p.x_width);
+        }
+        if (sender >= 0)
             add(s.dx.data() + sender * s.p.x_width, s.dx_edges.data() + (at - begin) * s.p.x_width, s.p.x_width);
     }
 }
