@@ -29,6 +29,7 @@ from equikern.backends import (
 from equikern.backends.constant import constant
 from equikern.backends.cuda import harmonics as cuda_harmonics
 from equikern.backends.triton import harmonics as triton_harmonics
+from equikern.backends.triton import radial as triton_radial
 from equikern.errors import BackendError
 from equikern.program import parse
 
@@ -129,6 +130,17 @@ def select_symmetric(device: str, dtype: torch.dtype) -> str:
 @constant
 def _constant_select_symmetric(setting: str, device: str, dtype: torch.dtype) -> str:
     return _choose(setting, "a symmetric contraction", {"cpu": cpu_symmetric.supports(device, dtype), **NO_KERNEL})
+
+
+def select_radial(device: str, dtype: torch.dtype) -> str:
+    """The name of the backend that runs a radial embedding: one with a kernel for it, else torch's functions."""
+    return _constant_select_radial(_setting, device, dtype)
+
+
+@constant
+def _constant_select_radial(setting: str, device: str, dtype: torch.dtype) -> str:
+    asked = setting in ("auto", "triton")
+    return "triton" if asked and triton_radial.supports(device, dtype) is None else "reference"
 
 
 def _choose(setting: str, what: str, answers: dict[str, str | None]) -> str:

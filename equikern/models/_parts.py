@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from equikern.errors import EquikernError, ShapeError
 from equikern.graph import Graph
 from equikern.nn import GAINS, MLP
-from equikern.ops import radial
+from equikern.ops import radial, radial_embedding
 from equikern.ops.gate import Part, gate, gate_spec
 from equikern.program import Irreps
 
@@ -80,7 +80,7 @@ class RadialNetwork(nn.Module):
 
     def forward(self, r: Tensor) -> Tensor:
         """r (E,) -> (E, width)."""
-        basis = radial.bessel(r, self.num_basis, self.cutoff, "nequip")
+        basis = radial_embedding(r, self.num_basis, self.cutoff, prefactor="nequip", cutoff="none")
         return self.net(basis) * radial.polynomial_cutoff(r, self.cutoff).unsqueeze(1)  # type: ignore[no-any-return]
 
 

@@ -39,11 +39,15 @@ def _keys(*keys: DispatchKey) -> int:
     return found.raw_repr()  # type: ignore[no-any-return]
 
 
-# Of tensors on the CPU that are nothing else (no wrapper, no lazy negation), and of threads where nothing intercepts
-# calls (no tracing, no transform, no dispatch mode); each in and out of inference mode.
+# Of tensors on the CPU or on CUDA devices that are nothing else (no wrapper, no lazy negation), and of threads where
+# nothing intercepts calls (no tracing, no transform, no dispatch mode); each in and out of inference mode.
 _PLAIN_TENSOR = {
-    _keys(DispatchKey.CPU, DispatchKey.AutocastCPU),
-    _keys(DispatchKey.CPU, DispatchKey.AutocastCPU, DispatchKey.ADInplaceOrView, DispatchKey.AutogradCPU),
+    _keys(*keys, *recording)
+    for keys, autograd in (
+        ((DispatchKey.CPU, DispatchKey.AutocastCPU), DispatchKey.AutogradCPU),
+        ((DispatchKey.CUDA, DispatchKey.AutocastCUDA), DispatchKey.AutogradCUDA),
+    )
+    for recording in ((), (DispatchKey.ADInplaceOrView, autograd))
 }
 _PLAIN_TYPES = (Tensor, torch.nn.Parameter)
 _PLAIN_THREAD = {_keys(DispatchKey.BackendSelect), _keys(DispatchKey.BackendSelect, DispatchKey.ADInplaceOrView)}
@@ -52,7 +56,7 @@ _PLAIN_THREAD = {_keys(DispatchKey.BackendSelect), _keys(DispatchKey.BackendSele
 def direct(*tensors: Tensor) -> bool:
     """Whether an op of these tensors may run past torch's dispatcher, which costs 9 us a call.
 
-    True where nothing would see the difference: plain CPU tensors, no recording, no derivative, no mode, no profiler.
+    True where nothing would see the difference: plain tensors, no recording, no derivative, no mode, no profiler.
     """
     if torch.is_grad_enabled():
         for tensor in tensors:

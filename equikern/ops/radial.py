@@ -18,7 +18,8 @@ from equikern.errors import EquikernError
 PREFACTORS = ("mace", "schnetpack", "nequip")
 
 
-def _check(name: str, r: Tensor, r_max: float, n: int = 2, least: int = 1) -> None:
+def check(name: str, r: Tensor, r_max: float, n: int = 2, least: int = 1) -> None:
+    """Raise EquikernError for arguments that no basis or cutoff takes."""
     if not r.is_floating_point():
         raise EquikernError(f"{name}: r is {r.dtype}; give floating-point lengths, r.to(torch.float32).")
     if not (isfinite(r_max) and r_max > 0):
@@ -58,7 +59,7 @@ def bessel(r: Tensor, n: int, r_max: float, prefactor: str = "mace") -> Tensor:
     >>> bessel(torch.tensor(0.0), 2, 5.0, "nequip")
     tensor([1., 2.])
     """
-    _check("bessel", r, r_max, n)
+    check("bessel", r, r_max, n)
     if prefactor not in PREFACTORS:
         raise EquikernError(f"bessel: unknown prefactor {prefactor!r}; use one of {', '.join(PREFACTORS)}.")
     factor = {"mace": sqrt(2 / r_max), "schnetpack": 1.0, "nequip": r_max / pi}[prefactor]
@@ -77,7 +78,7 @@ def spherical_bessel(r: Tensor, degrees: int, n: int, r_max: float) -> Tensor:
     >>> spherical_bessel(torch.tensor([0.0, 5.0]), 2, 1, 5.0).abs().round(decimals=4).flatten()
     tensor([4.4429, 0.0000, 0.0000, 0.0000])
     """
-    _check("spherical_bessel", r, r_max, n)
+    check("spherical_bessel", r, r_max, n)
     if not isinstance(degrees, int) or degrees < 1:
         raise EquikernError(f"spherical_bessel: degrees is an integer >= 1; got {degrees!r}.")
     t, columns = (r / r_max).unsqueeze(-1), []
@@ -129,7 +130,7 @@ def gaussian(r: Tensor, n: int, r_max: float) -> Tensor:
     >>> gaussian(torch.tensor(0.0), 2, 5.0)
     tensor([1.0000, 0.6065])
     """
-    _check("gaussian", r, r_max, n, least=2)
+    check("gaussian", r, r_max, n, least=2)
     center = torch.linspace(0, r_max, n, dtype=r.dtype, device=r.device)
     width = r_max / (n - 1)
     return (-0.5 * ((r.unsqueeze(-1) - center) / width).square()).exp()
@@ -141,7 +142,7 @@ def exp_normal(r: Tensor, n: int, r_max: float) -> Tensor:
     mu = linspace(exp(-r_max), 1, n), beta = (2/n (1 - exp(-r_max)))^-2. Source: PhysNet (arXiv:1902.08408), as in
     LEFTNet.
     """
-    _check("exp_normal", r, r_max, n)
+    check("exp_normal", r, r_max, n)
     first = exp(-r_max)
     center = torch.linspace(first, 1, n, dtype=r.dtype, device=r.device)
     beta = (2 / n * (1 - first)) ** -2
@@ -161,7 +162,7 @@ def cosine_cutoff(r: Tensor, r_max: float) -> Tensor:
     >>> cosine_cutoff(torch.tensor([0.0, 5.0, 6.0]), 5.0)
     tensor([1., 0., 0.])
     """
-    _check("cosine_cutoff", r, r_max)
+    check("cosine_cutoff", r, r_max)
     outside, t = _inside(r / r_max)
     return torch.where(outside, 0.0, 0.5 * (1 + (pi * t).cos()))
 
@@ -184,7 +185,7 @@ def polynomial_cutoff(r: Tensor, r_max: float, p: int = 6) -> Tensor:
     >>> polynomial_cutoff(torch.tensor([0.0, 2.5, 5.0]), 5.0)
     tensor([1.0000, 0.8555, 0.0000])
     """
-    _check("polynomial_cutoff", r, r_max)
+    check("polynomial_cutoff", r, r_max)
     if p != int(p) or p < 2:
         raise EquikernError(f"polynomial_cutoff: p is an integer >= 2; got {p!r}.")
     return _smooth_step(r / r_max, int(p))
@@ -198,7 +199,7 @@ def deepmd_switch(r: Tensor, r_min: float, r_max: float) -> Tensor:
     >>> deepmd_switch(torch.tensor([0.5, 1.5, 3.0]), 1.0, 2.0)
     tensor([1.0000, 0.5000, 0.0000])
     """
-    _check("deepmd_switch", r, r_max)
+    check("deepmd_switch", r, r_max)
     if not 0 <= r_min < r_max:
         raise EquikernError(
             f"deepmd_switch: the switch runs from r_min >= 0 to r_max > r_min; got {r_min!r}, {r_max!r}."

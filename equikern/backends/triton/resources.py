@@ -34,12 +34,12 @@ def sum_resources(made: TritonKernels, arch: int = 90, dtype: torch.dtype = torc
 
 def compile_sweep(made: TritonKernels, arch: int = 90, dtype: torch.dtype = torch.float32) -> Any:
     """Triton's compiled kernel, from its cache on disk where it is there."""
-    return _compile(made.sweep_kernel, made.arguments, arch, dtype, made.options(dtype))
+    return _compile(made.sweep_kernel(dtype).jit, made.arguments, arch, dtype, made.options(dtype))
 
 
 def compile_sum(made: TritonKernels, arch: int = 90, dtype: torch.dtype = torch.float32) -> Any:
     """As `compile_sweep`, of the kernel that sums the gradients of x."""
-    return _compile(made.sum_kernel, ("part", "dx", "ptr", "order"), arch, dtype, {"num_warps": 1})
+    return _compile(made.sum_kernel.jit, ("part", "dx", "ptr", "order"), arch, dtype, {"num_warps": 1})
 
 
 def _compile(kernel: Any, names: tuple[str, ...], arch: int, dtype: torch.dtype, options: dict[str, int]) -> Any:
