@@ -17,7 +17,7 @@ from equikern import backends
 from equikern.backends._radial import BASES, CUTOFFS, RadialSpec, parse_radial
 from equikern.errors import BackendError, EquikernError, ShapeError
 from equikern.ops import radial
-from equikern.ops.engine import LIBRARY
+from equikern.ops.engine import LIBRARY, in_float32
 
 LIBRARY.define("radial(str spec, str backend, Tensor r, int order) -> Tensor")
 _op = torch.ops.equikern.radial.default
@@ -93,6 +93,7 @@ def _autograd(spec: str, backend: str, r: Tensor, order: int) -> Tensor:
 LIBRARY.impl("radial", _autograd, "Autograd")
 
 
+@in_float32
 def radial_embedding(
     r: Tensor,
     n: int,
