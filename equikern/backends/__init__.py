@@ -30,6 +30,7 @@ from equikern.backends.constant import constant
 from equikern.backends.cuda import harmonics as cuda_harmonics
 from equikern.backends.triton import harmonics as triton_harmonics
 from equikern.backends.triton import radial as triton_radial
+from equikern.backends.triton import spline as triton_spline
 from equikern.errors import BackendError
 from equikern.program import parse
 
@@ -43,6 +44,7 @@ harmonics = {
     "cuda": cuda_harmonics,
 }
 NO_KERNEL = {"triton": "it has no kernel for it", "reference": None, "cuda": "it has no kernel for it"}
+splines = {"cpu": cpu_spline, "triton": triton_spline}
 symmetric = {"cpu": cpu_symmetric, "reference": reference_symmetric}
 
 
@@ -109,7 +111,8 @@ def select_spline(device: str, dtype: torch.dtype) -> str:
 
 @constant
 def _constant_select_spline(setting: str, device: str, dtype: torch.dtype) -> str:
-    return _choose(setting, "a spline", {"cpu": cpu_spline.supports(device, dtype), **NO_KERNEL})
+    answers = {name: module.supports(device, dtype) for name, module in splines.items()}
+    return _choose(setting, "a spline", {**answers, "reference": None, "cuda": NO_KERNEL["cuda"]})
 
 
 def select_painn(device: str, dtype: torch.dtype) -> str:

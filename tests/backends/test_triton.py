@@ -52,7 +52,7 @@ def test_without_triton_the_reason_is_said():
 @needs_triton
 @pytest.mark.parametrize(
     ("id", "reason"),
-    [("mode-uvw", "mixes channels"), ("linear", "family"), ("table-mul-5", "family"), ("rows-shared-y", "rows of y")],
+    [("mode-uvw", "mixes channels"), ("linear", "family"), ("rows-shared-y", "rows of y")],
 )
 def test_what_it_has_no_kernel_for_is_named(id, reason):
     assert reason in backends.triton.supports(get(id).program, "cuda", torch.float32)

@@ -12,18 +12,7 @@ import torch
 from torch import Tensor
 
 from equikern.backends.gpu.plans import plan_of
-from equikern.backends.gpu.sweep import (
-    HB,
-    HW,
-    HX,
-    HY,
-    OPENED,
-    OPERANDS,
-    B,
-    Sweep,
-    part_columns,
-    sweep_units,
-)
+from equikern.backends.gpu.sweep import HB, HW, HX, HY, OPENED, OPERANDS, B, Sweep, part_columns, sweep_units
 from equikern.errors import ShapeError
 from equikern.program import EDGE, SHARED, Program, parse
 from equikern.program.program import W, X, Y, Z
@@ -230,9 +219,7 @@ def _check(
             )
 
 
-def _graph(
-    made: Kernels, index: list[Tensor], counts: tuple[int, int, int], table: Table | None
-) -> dict[str, Tensor]:
+def _graph(made: Kernels, index: list[Tensor], counts: tuple[int, int, int], table: Table | None) -> dict[str, Tensor]:
     """What a kernel reads of the graph: the row of the other operand of each edge, the edges of each row it owns."""
     base, sweep = made.program, made.sweep
     for tensor in index if table is None else [*index, table.knot]:

@@ -2,8 +2,8 @@
 
 A sweep over the rows of z gathers, multiplies and sums; forward, backward and double backward are one sweep each, a
 form of higher order is a sum of base forms. Weights may come from rows of a table (`gpu/table.py`). float32 and
-float64; half types are read and written as they are and computed in float32. `emit` writes the kernels, `launch` starts them; `backends.gpu` cuts programs up and owns the
-buffers. Triton is imported on the first call.
+float64; half types are read and written as they are and computed in float32. `emit` writes the kernels, `launch` starts
+them; `backends.gpu` cuts programs up and owns the buffers. Triton is imported on the first call.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def contract(
     run = table_sweep if base.family == "table" else sweep
     if not program.derived:
         return run(base, operands, index, opened)
-    if program.derived == (tuple(range(base.output)),) and all(slot <= base.output for slot in open):
-        # A tangent of a table, as derivatives of its gradient have, has no sweep of its own.
-        if base.family == "product" or operands[base.output + 1 + W].ndim != 2:
-            return run(base, operands, index, opened, second=True)
+    along_all = program.derived == (tuple(range(base.output)),) and all(slot <= base.output for slot in open)
+    # A tangent of a table, as derivatives of its gradient have, has no sweep of its own.
+    if along_all and (base.family == "product" or operands[base.output + 1 + W].ndim != 2):
+        return run(base, operands, index, opened, second=True)
     return expanded(program, operands, opened, lambda b, read, o, fixed: run(b, read, index, o, fixed=fixed))

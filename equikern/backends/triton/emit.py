@@ -162,6 +162,8 @@ class _Unit:
         opened = (X in self.opened, Y in self.opened, into_w, Z in self.opened)
         write_path(out, path, Wanted(*opened, self.sweep.second, *tangents))
         if into_w and table:
+            if self.sweep.second:
+                load_rows(out, table, self.program.dims[W], path.w, self.mask, again=True)
             add_gradient(out, table, scale)
         elif into_w and self.shared:
             out.add(*[f"dw{path.number} += f{scale}"] * ("f" in out.set))

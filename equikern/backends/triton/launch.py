@@ -25,7 +25,7 @@ class TritonKernels(launch.Kernels):
     def __init__(self, sweep: Sweep) -> None:
         super().__init__(sweep, parts=instances(sweep))
         self._sweeps: dict[torch.dtype, Kernel] = {}
-        self.narrow = not sweep.second and busiest(sweep) <= NARROW
+        self.narrow = not sweep.second and busiest(sweep) <= NARROW and not sweep.table
 
     def options(self, dtype: torch.dtype) -> dict[str, int]:
         """Of the compiler."""

@@ -31,11 +31,11 @@ def load_factors(out: Lines, sweep: Sweep) -> None:
     out.add(f"rows = w + tl.where(there, k, 0) * {sweep.program.dims[2]} + u")
 
 
-def load_rows(out: Lines, table: Offsets, width: int, column: int, mask: str) -> None:
-    """The rows' weights of a path."""
-    masked = f", {mask}, other=0.0" if mask else ""
+def load_rows(out: Lines, table: Offsets, width: int, column: int, mask: str, again: bool = False) -> None:
+    """The rows' weights of a path. `again`: they were read before, and not kept (another modifier, so not merged)."""
+    options = (f", {mask}, other=0.0" if mask else "") + (', cache_modifier=".ca"' if again else "")
     for c, offset in enumerate(table):
-        out.add(f"row{c} = tl.load(rows + {offset * width + column}{masked}).to(T)")
+        out.add(f"row{c} = tl.load(rows + {offset * width + column}{options}).to(T)")
 
 
 def weight(table: Offsets, name: str) -> str:
@@ -99,7 +99,7 @@ def sum_rows(dw: Tensor, b: Tensor, table: Table, rows: int) -> Tensor:
     sums = dw.new_empty(rows, count, columns, dtype=wide)
     for u0 in range(0, width, columns):
         part = result[:, u0 : u0 + columns]
-        arguments = [dw, b.contiguous(), sums, ptr, order, u0, columns, width]
+        arguments: list[Tensor | int] = [dw, b.contiguous(), sums, ptr, order, u0, columns, width]
         _rows_kernel(count)(rows * -(-columns // LANES), arguments, float_type(dw.dtype), LANES)
         for c, offset in enumerate(table.offsets):
             part[offset:] += sums[: max(rows - offset, 0), c, : part.shape[1]]
