@@ -94,6 +94,32 @@ def _select(setting: str, program: str, device: str, dtype: torch.dtype) -> str:
     return _choose(setting, f"the program {program}", reasons(program, device, dtype))
 
 
+def why_not(program: str, device: str, dtype: torch.dtype) -> str | None:
+    """None if a kernel runs a program's text here, or the reference was asked for by name; else the reasons."""
+    return _constant_why_not(_setting, program, device, dtype)
+
+
+@constant
+def _constant_why_not(setting: str, program: str, device: str, dtype: torch.dtype) -> str | None:
+    return _why_not(setting, program, device, dtype)
+
+
+@cache
+def _why_not(setting: str, program: str, device: str, dtype: torch.dtype) -> str | None:
+    return judge(setting, reasons(program, device, dtype))
+
+
+def judge(setting: str, answers: dict[str, str | None]) -> str | None:
+    """None if a kernel of the answers', or the backend in force by name, does the work; else the reasons."""
+    if setting != "auto":
+        why = answers[setting]
+        return None if why is None else f"backend {setting}: {why}"
+    kernels = {name: why for name, why in answers.items() if name != reference.name}
+    if None in kernels.values():
+        return None
+    return "no kernel: " + "; ".join(f"{name}: {why}" for name, why in kernels.items())
+
+
 def select_harmonics(device: str, dtype: torch.dtype, lmax: int = 0) -> str:
     """The name of the backend that runs spherical harmonics up to a degree; raises if the one asked for cannot."""
     return _constant_select_harmonics(_setting, device, dtype, lmax)

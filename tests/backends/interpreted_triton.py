@@ -8,10 +8,11 @@ import torch
 from equikern import backends
 from equikern.backends._radial import parse_radial
 from equikern.errors import BackendError, ShapeError
+from equikern.nn import Convolution, RadialConvolution
 from equikern.ops import evaluate, plan, spline
 from equikern.ops.radial_embedding import functions
 from equikern.program import painn_message, schnet_message
-from equikern.testing import assert_close, derivatives, get, inputs, reference, tolerance
+from equikern.testing import assert_close, derivatives, get, inputs, reference, tolerance, uvu_paths
 from equikern.testing.cases import KNOTS
 
 CASES = [
@@ -162,6 +163,36 @@ def test_a_knot_whose_rows_are_not_in_the_table_gives_nan_and_no_fault(first):
         operands[2].requires_grad_(False)
         (result,) = backends.triton.contract(program, operands, list(given.index), [case.edges], [open])
         assert result[1].isnan().all() and result[2].isfinite().all()
+
+
+class Smooth(torch.nn.Module):
+    """Weights that a table of 32 intervals follows: lengths (E,) -> (E, width)."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.linear = torch.nn.Linear(2, width)
+
+    def forward(self, r):
+        return self.linear(torch.stack([r, r.square()], 1)) * (1 - r / 5).square().unsqueeze(1)
+
+
+def test_a_convolution_with_a_table_trains_like_one_with_its_module():
+    spec = uvu_paths("2x0e+3x1o", "0e+1o", 1, "natural")
+    conv = RadialConvolution(*spec, radial=Smooth(Convolution(*spec).weight_numel), r_max=5.0, table=True).double()
+    conv.eval()  # where the module trains, tables want more edges than the interpreter has time for
+    edges, x = torch.randint(4, (2, 40)), torch.randn(4, 11, dtype=torch.float64)
+    unit = torch.nn.functional.normalize(torch.randn(40, 3, dtype=torch.float64))
+    vec = (unit * torch.linspace(0.6, 5.2, 40).unsqueeze(1)).requires_grad_()
+
+    def step(name):
+        with backends.backend(name):
+            out = conv(x, vec, edges)
+            (force,) = torch.autograd.grad(out.sin().sum(), vec, create_graph=True)
+            loss = out.square().mean() + force.square().mean()
+            return [out, force, *torch.autograd.grad(loss, [vec, *conv.parameters()])]
+
+    assert conv.table(vec.detach().norm(dim=1), torch.float64) is not None
+    assert_close(step("triton"), step("reference"), 1e-11)
 
 
 def test_a_table_without_enough_rows_is_refused():
