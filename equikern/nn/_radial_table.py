@@ -74,17 +74,19 @@ class RadialTable:
         """
         if _get_current_dispatch_mode() is not None or torch.compiler.is_compiling() or r.shape[0] < INTERVALS[0]:
             return None
-        parameters = [p for p in self.radial.parameters() if p.requires_grad]
+        now = self._state()
+        parameters = [t for t in now if t.requires_grad]
         attached = torch.is_grad_enabled() and bool(parameters)
         trains = attached and all(m.training for m in self.radial.modules())
         waits = _waits(r)
         if not waits and trains and not trained:
             return None
-        needed = len(self) * (TRAINED if trains else 1)
+        self._refresh(now)
+        needed = self._intervals * (TRAINED if trains else 1)
         if not 0 < needed <= r.shape[0] or (waits and not bool(r.detach().amin() >= self.r_min)):
             return None
         if not waits:
-            r = r + self._doubt(r.detach())
+            r = r + self._doubt(r.detach(), now)
         assert self._fit is not None
         b, knot = spline(r, self._fit.breaks, self._fit.intervals)
         rows = _Rows.apply(self, dtype, r.device, *parameters) if attached else self._cast(dtype, r.device)
@@ -93,13 +95,13 @@ class RadialTable:
     def why_not(self) -> str | None:
         """None if there is a table of the module as it is now, by the values of its parameters, else the reason."""
         self._seen = []
-        self._refresh()
+        self._refresh(self._state())
         return self._reason or None
 
     def __len__(self) -> int:
         """Intervals between knots, of all pairs; 0 if there is no table."""
-        self._refresh()
-        return 0 if self._fit is None else sum(self._fit.intervals) * self.pairs
+        self._refresh(self._state())
+        return self._intervals
 
     @property
     def errors(self) -> tuple[float, float]:
@@ -108,15 +110,21 @@ class RadialTable:
 
     # --- how it is made
 
+    @property
+    def _intervals(self) -> int:
+        return 0 if self._fit is None else sum(self._fit.intervals) * self.pairs
+
     def _state(self) -> list[Tensor]:
-        return [*self.radial.parameters(), *self.radial.buffers()]
+        """Parameters and buffers, each once: in one walk, as each call takes it."""
+        kept = (kept for m in self.radial.modules() for kept in (m._parameters, m._buffers))
+        return [t for t in dict.fromkeys(t for some in kept for t in some.values()) if t is not None]
 
     @property
     def _device(self) -> torch.device:
         return next((t.device for t in self._state()), HOST)
 
-    def _refresh(self) -> None:
-        now = self._state()
+    def _refresh(self, now: list[Tensor]) -> None:
+        """Make the table of the module as it is, `now` its parameters and buffers, unless it is made already."""
         known = bool(self._fit or self._reason)
         if now and not _waits(now[0]):
             seen: list[tuple[Any, ...]] = [
@@ -149,11 +157,11 @@ class RadialTable:
         else:
             self._fit = result
 
-    def _doubt(self, r: Tensor) -> Tensor:
+    def _doubt(self, r: Tensor, now: list[Tensor]) -> Tensor:
         """0 for each length (E,), NaN where the table says nothing: below its first knot, or made of other numbers."""
         known = r >= self.r_min
-        if self._numbers is not None and (now := _numbers(self._state())) is not None:
-            known = known & (now == self._numbers).all()
+        if self._numbers is not None and (numbers := _numbers(now)) is not None:
+            known = known & (numbers == self._numbers).all()
         return torch.where(known, 0.0, float("nan")).to(r.dtype)
 
     def _values(self, dtype: torch.dtype, results: torch.device) -> Callable[[Tensor], Tensor]:
