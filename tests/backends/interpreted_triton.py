@@ -7,18 +7,15 @@ import torch
 
 from equikern import backends
 from equikern.backends._radial import parse_radial
-from equikern.errors import BackendError, ShapeError
-from equikern.nn import Convolution, RadialConvolution
-from equikern.ops import evaluate, plan, spline
+from equikern.errors import BackendError
+from equikern.ops import evaluate, plan
 from equikern.ops.radial_embedding import functions
 from equikern.program import painn_message, schnet_message
-from equikern.testing import assert_close, derivatives, get, inputs, reference, tolerance, uvu_paths
-from equikern.testing.cases import KNOTS
+from equikern.testing import assert_close, derivatives, get, inputs, reference, tolerance
 
 CASES = [
     "mul-1", "mul-33", "paths-meet", "mixed-weights", "shared-mixed", "rows-edge", "rows-edge-shared",
     "rows-sender-to-edge", "rows-edge-to-receiver", "unread-segments", "isolated-nodes", "no-edges", "ir-mul",
-    "table-mul-5", "table-mixed", "table-edges", "table-no-edges",
 ]  # fmt: skip
 
 
@@ -39,10 +36,6 @@ def check(case, dtype, order):
 @pytest.mark.parametrize("id", CASES)
 def test_orders_are_those_of_the_reference(id, order):
     check(get(id), torch.float64, order)
-
-
-def test_factors_of_a_table_are_summed_over_more_channels_than_a_warp_has():
-    check(get("table-mul-33"), torch.float32, 1)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=["f32", "f16", "bf16"])
@@ -139,67 +132,6 @@ def test_radial_embeddings_and_their_derivatives_are_those_of_the_reference(spec
     torch.library.opcheck(op.default, (spec, "triton", inside, 0))
     with pytest.raises(BackendError, match="up to order 3"):
         op(spec, "triton", inside, 4)
-
-
-@pytest.mark.parametrize("order", [0, 1, 2, 9])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["f32", "f64"])
-def test_splines_and_their_derivatives_are_those_of_the_reference(order, dtype):
-    r = torch.linspace(0.3, 5.4, 300, dtype=dtype)
-    r[7] = float("nan")
-    arguments = r, [0.5, 2.0, 4.5, 5.0], [5, 7, 3], order
-    (b, knot), (expected, rows) = (spline._run(name, *arguments) for name in ("triton", "reference"))
-    assert torch.equal(knot, rows)
-    tolerance = 10 * torch.finfo(dtype).eps * expected.nan_to_num().abs().max()
-    torch.testing.assert_close(b, expected, rtol=0, atol=float(tolerance), equal_nan=True)
-
-
-@pytest.mark.parametrize("first", [-1, 5, 10**12])
-def test_a_knot_whose_rows_are_not_in_the_table_gives_nan_and_no_fault(first):
-    case = get("table-edges")
-    given = inputs(case, torch.float32)
-    program, operands = case.program, [*given.operands, torch.ones(case.edges, case.program.dims[4])]
-    given.index[0][1] = {5: KNOTS}.get(first, first)
-    for open in (4, 0, 1, 3):
-        operands[2].requires_grad_(False)
-        (result,) = backends.triton.contract(program, operands, list(given.index), [case.edges], [open])
-        assert result[1].isnan().all() and result[2].isfinite().all()
-
-
-class Smooth(torch.nn.Module):
-    """Weights that a table of 32 intervals follows: lengths (E,) -> (E, width)."""
-
-    def __init__(self, width):
-        super().__init__()
-        self.linear = torch.nn.Linear(2, width)
-
-    def forward(self, r):
-        return self.linear(torch.stack([r, r.square()], 1)) * (1 - r / 5).square().unsqueeze(1)
-
-
-def test_a_convolution_with_a_table_trains_like_one_with_its_module():
-    spec = uvu_paths("2x0e+3x1o", "0e+1o", 1, "natural")
-    conv = RadialConvolution(*spec, radial=Smooth(Convolution(*spec).weight_numel), r_max=5.0, table=True).double()
-    conv.eval()  # where the module trains, tables want more edges than the interpreter has time for
-    edges, x = torch.randint(4, (2, 40)), torch.randn(4, 11, dtype=torch.float64)
-    unit = torch.nn.functional.normalize(torch.randn(40, 3, dtype=torch.float64))
-    vec = (unit * torch.linspace(0.6, 5.2, 40).unsqueeze(1)).requires_grad_()
-
-    def step(name):
-        with backends.backend(name):
-            out = conv(x, vec, edges)
-            (force,) = torch.autograd.grad(out.sin().sum(), vec, create_graph=True)
-            loss = out.square().mean() + force.square().mean()
-            return [out, force, *torch.autograd.grad(loss, [vec, *conv.parameters()])]
-
-    assert conv.table(vec.detach().norm(dim=1), torch.float64) is not None
-    assert_close(step("triton"), step("reference"), 1e-11)
-
-
-def test_a_table_without_enough_rows_is_refused():
-    case = get("table-mul-5")
-    x, y, w, b = inputs(case).operands
-    with pytest.raises(ShapeError, match=r"reads \(5, "), backends.backend("triton"):
-        evaluate(case.program, (x, y, w[:4], b), inputs(case).index, case.nodes)
 
 
 def test_a_row_of_x_that_is_not_there_gives_nan_and_no_fault():

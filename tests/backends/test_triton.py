@@ -28,8 +28,9 @@ PROGRAMS = {
 
 
 @needs_triton
-def test_interpreted_kernels_give_what_the_reference_gives():
-    file = Path(__file__).with_name("interpreted_triton.py")
+@pytest.mark.parametrize("name", ["triton", "tables"])
+def test_interpreted_kernels_give_what_the_reference_gives(name):
+    file = Path(__file__).with_name(f"interpreted_{name}.py")
     environment = os.environ | {"TRITON_INTERPRET": "1"}
     command = [sys.executable, "-m", "pytest", "-qx", "-p", "no:cacheprovider", str(file)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
