@@ -28,8 +28,9 @@ PROGRAMS = {
 
 
 @needs_triton
-def test_interpreted_kernels_give_what_the_reference_gives():
-    file = Path(__file__).with_name("interpreted_triton.py")
+@pytest.mark.parametrize("name", ["triton", "tables"])
+def test_interpreted_kernels_give_what_the_reference_gives(name):
+    file = Path(__file__).with_name(f"interpreted_{name}.py")
     environment = os.environ | {"TRITON_INTERPRET": "1"}
     command = [sys.executable, "-m", "pytest", "-qx", "-p", "no:cacheprovider", str(file)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
@@ -52,7 +53,7 @@ def test_without_triton_the_reason_is_said():
 @needs_triton
 @pytest.mark.parametrize(
     ("id", "reason"),
-    [("mode-uvw", "mixes channels"), ("linear", "family"), ("table-mul-5", "family"), ("rows-shared-y", "rows of y")],
+    [("mode-uvw", "mixes channels"), ("linear", "family"), ("rows-shared-y", "rows of y")],
 )
 def test_what_it_has_no_kernel_for_is_named(id, reason):
     assert reason in backends.triton.supports(get(id).program, "cuda", torch.float32)

@@ -51,9 +51,8 @@ def _compile(kernel: Any, names: tuple[str, ...], arch: int, dtype: torch.dtype,
     real = {torch.float32: "*fp32", torch.float64: "*fp64", torch.float16: "*fp16", torch.bfloat16: "*bf16"}[dtype]
     signature = dict.fromkeys(kernel.arg_names, "constexpr")
     for name in names:
-        integer = {"x_index": "*i64", "ptr": "*i64", "order": "*i64", "z_index": "*i64"} | dict.fromkeys(
-            ("edges", "x_rows", "z_rows"), "i64"
-        )
+        integer = dict.fromkeys(("x_index", "z_index", "knot", "ptr", "order"), "*i64")
+        integer |= dict.fromkeys(("edges", "x_rows", "z_rows", "w_rows"), "i64")
         signature[name] = integer.get(name, real)
     constants = {"T": tl.float64 if dtype == torch.float64 else tl.float32, "ROWS": 1}
     place = {name: (n,) for n, name in enumerate(kernel.arg_names)}
