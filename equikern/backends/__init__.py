@@ -28,6 +28,7 @@ from equikern.backends import (
 )
 from equikern.backends.constant import constant
 from equikern.backends.cuda import harmonics as cuda_harmonics
+from equikern.backends.cuda import symmetric as cuda_symmetric
 from equikern.backends.triton import harmonics as triton_harmonics
 from equikern.backends.triton import radial as triton_radial
 from equikern.errors import BackendError
@@ -43,7 +44,7 @@ harmonics = {
     "cuda": cuda_harmonics,
 }
 NO_KERNEL = {"triton": "it has no kernel for it", "reference": None, "cuda": "it has no kernel for it"}
-symmetric = {"cpu": cpu_symmetric, "reference": reference_symmetric}
+symmetric = {"cpu": cpu_symmetric, "cuda": cuda_symmetric, "reference": reference_symmetric}
 
 
 def _checked(name: str, source: str) -> str:
@@ -129,7 +130,13 @@ def select_symmetric(device: str, dtype: torch.dtype) -> str:
 
 @constant
 def _constant_select_symmetric(setting: str, device: str, dtype: torch.dtype) -> str:
-    return _choose(setting, "a symmetric contraction", {"cpu": cpu_symmetric.supports(device, dtype), **NO_KERNEL})
+    return _choose(setting, "a symmetric contraction", symmetric_reasons(device, dtype))
+
+
+def symmetric_reasons(device: str, dtype: torch.dtype) -> dict[str, str | None]:
+    """For each backend: None if it evaluates symmetric contractions, else the reason why not."""
+    kernels = {name: symmetric[name].supports(device, dtype) for name in ("cpu", "cuda")}
+    return {"triton": NO_KERNEL["triton"], **kernels, "reference": None}
 
 
 def select_radial(device: str, dtype: torch.dtype) -> str:

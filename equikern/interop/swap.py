@@ -142,7 +142,7 @@ def why_no_contraction(device: str, dtype: torch.dtype) -> str | None:
 
 @constant
 def _why_no_contraction(setting: str, device: str, dtype: torch.dtype) -> str | None:
-    return _judge(setting, {"cpu": backends.symmetric["cpu"].supports(device, dtype), REFERENCE: None})
+    return _judge(setting, backends.symmetric_reasons(device, dtype))
 
 
 @constant
