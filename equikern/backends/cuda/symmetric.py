@@ -23,7 +23,7 @@ from equikern.program.symmetric import Symmetric, parse_symmetric
 
 THREADS, WARP = 128, 32
 HELD = {"float": 64, "double": 32}  # gradients of w that a thread sums
-NODES = {"float": 2, "double": 1}  # of a thread
+NODES = {("float", 0): 2}  # of a thread, by number type and order, where it has registers for more than one
 CHUNKS, SHORTEST = 256, 16  # of nodes that one thread sums gradients of w over: how many, unless they become too short
 W, Z, X = range(3)
 
@@ -177,7 +177,7 @@ def node_source(text: str, opens: tuple[int, ...], real: str) -> str:
             writes.append(f"at.write_x({s}, {i}, {{{row}}});")
     return "\n".join(
         [
-            *_head(program, real, NODES[real] if program.order == 0 else 1),
+            *_head(program, real, NODES.get((real, program.order), 1)),
             f"EQK_CONTRACTION(node_kernel, {THREADS}, Argument) {{",
             "  Nodes<Form> at(argument, blockIdx.y);",
             "  if (!at.begin()) return;",
@@ -271,7 +271,7 @@ def _start(
     words = [*map(_address, tensors), nodes, count, chunk]
     blocks, groups = -(-program.channels // lanes(program)), THREADS // lanes(program)
     if opened := tuple(slot for slot in opens if slot != W):
-        each = groups * (NODES[real] if program.order == 0 else 1)
+        each = groups * NODES.get((real, program.order), 1)
         source = node_source(program.text, opened, real)
         driver.start(source, "node_kernel", (-(-nodes // each), blocks), THREADS, words)
     if W in opens:
