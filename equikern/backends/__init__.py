@@ -136,7 +136,7 @@ def _constant_select_symmetric(setting: str, device: str, dtype: torch.dtype) ->
 def symmetric_reasons(device: str, dtype: torch.dtype) -> dict[str, str | None]:
     """For each backend: None if it evaluates symmetric contractions, else the reason why not."""
     kernels = {name: symmetric[name].supports(device, dtype) for name in ("cpu", "cuda")}
-    return {"triton": NO_KERNEL["triton"], **kernels, "reference": None}
+    return kernels | {name: why for name, why in NO_KERNEL.items() if name not in kernels}
 
 
 def select_radial(device: str, dtype: torch.dtype) -> str:
