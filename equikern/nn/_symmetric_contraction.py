@@ -10,6 +10,7 @@ from torch import Tensor
 
 from equikern.errors import ProgramError, ShapeError
 from equikern.nn._species_linear import present_species
+from equikern.ops.engine import matmul, wide
 from equikern.ops.symmetric_contraction import symmetric_contraction
 from equikern.program import Irreps
 from equikern.program.symmetric import basis, symmetric
@@ -63,8 +64,8 @@ class SymmetricContraction(torch.nn.Module):
 
     def term_weights(self, present: Tensor) -> Tensor:
         """(S, terms, C): the weights of monomials that those of polynomials make, of the species present (S,)."""
-        matrix = _matrix(self.program.text, self.weight.dtype, self.weight.device)
-        return matrix @ self.weight.index_select(0, present)
+        weight = wide(self.weight.index_select(0, present))
+        return matmul(_matrix(self.program.text, weight.dtype, weight.device), weight)
 
     def extra_repr(self) -> str:
         return (

@@ -2,7 +2,8 @@
 
 r and r_max are in one unit of length; nothing here depends on which (but `exp_normal`, which is in angstrom).
 The published bases differ by prefactors; the names of the libraries select them. A cutoff is exactly zero, with its
-derivatives, from r_max on; the bases (but `exp_normal`) contain no cutoff: multiply by one.
+derivatives, from r_max on; the bases (but `exp_normal`) contain no cutoff: multiply by one. Half types are computed in
+float32.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from equikern.errors import EquikernError
+from equikern.ops.engine import in_float32
 
 PREFACTORS = ("mace", "schnetpack", "nequip")
 
@@ -39,6 +41,7 @@ def sinc(x: Tensor) -> Tensor:
     return torch.where(near, series, far.sin() / far)
 
 
+@in_float32
 def length(vec: Tensor) -> Tensor:
     """|vec|, (..., 3) -> (...); a vector of zero has length and derivatives of zero, of every order.
 
@@ -50,6 +53,7 @@ def length(vec: Tensor) -> Tensor:
     return torch.where(zero, 0.0, torch.where(zero, 1.0, square).sqrt())
 
 
+@in_float32
 def bessel(r: Tensor, n: int, r_max: float, prefactor: str = "mace") -> Tensor:
     """Bessel basis: prefactor * sin(k pi r / r_max) / r, k = 1 ... n; (...) -> (..., n).
 
@@ -67,6 +71,7 @@ def bessel(r: Tensor, n: int, r_max: float, prefactor: str = "mace") -> Tensor:
     return sinc(r.unsqueeze(-1) * wave) * (wave * factor)
 
 
+@in_float32
 def spherical_bessel(r: Tensor, degrees: int, n: int, r_max: float) -> Tensor:
     """Spherical Bessel basis: j_l(z_lk r / r_max) / N_lk, l = 0 ... degrees - 1, k = 1 ... n.
 
@@ -122,6 +127,7 @@ def _bessel_zeros(degrees: int, n: int) -> list[tuple[list[float], list[float]]]
     return [(z[:n].tolist(), norm.reciprocal().tolist()) for z, norm in zip(found, norms, strict=True)]
 
 
+@in_float32
 def gaussian(r: Tensor, n: int, r_max: float) -> Tensor:
     """Gaussian basis: exp(-(r - mu_k)^2 / (2 w^2)), mu = linspace(0, r_max, n), w = mu_1 - mu_0; (...) -> (..., n).
 
@@ -136,6 +142,7 @@ def gaussian(r: Tensor, n: int, r_max: float) -> Tensor:
     return (-0.5 * ((r.unsqueeze(-1) - center) / width).square()).exp()
 
 
+@in_float32
 def exp_normal(r: Tensor, n: int, r_max: float) -> Tensor:
     """Exponential-normal basis: cosine_cutoff(r) exp(-beta (exp(-r) - mu_k)^2), r in angstrom; (...) -> (..., n).
 
@@ -156,6 +163,7 @@ def _inside(t: Tensor) -> tuple[Tensor, Tensor]:
     return outside, torch.where(outside, 1.0, t)
 
 
+@in_float32
 def cosine_cutoff(r: Tensor, r_max: float) -> Tensor:
     """(1 + cos(pi r / r_max)) / 2 inside r_max, else 0; the first derivative is continuous, the second is not.
 
@@ -177,6 +185,7 @@ def _smooth_step(t: Tensor, p: int) -> Tensor:
     return torch.where(outside, 0.0, rest * rest * rest * quotient)
 
 
+@in_float32
 def polynomial_cutoff(r: Tensor, r_max: float, p: int = 6) -> Tensor:
     """1 - (p+1)(p+2)/2 t^p + p(p+2) t^(p+1) - p(p+1)/2 t^(p+2), t = r / r_max < 1, else 0; twice differentiable.
 
@@ -191,6 +200,7 @@ def polynomial_cutoff(r: Tensor, r_max: float, p: int = 6) -> Tensor:
     return _smooth_step(r / r_max, int(p))
 
 
+@in_float32
 def deepmd_switch(r: Tensor, r_min: float, r_max: float) -> Tensor:
     """1 up to r_min, then 1 - 10 u^3 + 15 u^4 - 6 u^5, u = (r - r_min) / (r_max - r_min), 0 from r_max on.
 

@@ -17,7 +17,7 @@ from equikern import backends
 from equikern.backends._radial import BASES, CUTOFFS, RadialSpec, parse_radial
 from equikern.errors import BackendError, EquikernError, ShapeError
 from equikern.ops import radial
-from equikern.ops.engine import LIBRARY
+from equikern.ops.engine import LIBRARY, in_float32
 
 LIBRARY.define("radial(str spec, str backend, Tensor r, int order) -> Tensor")
 _op = torch.ops.equikern.radial.default
@@ -93,6 +93,7 @@ def _autograd(spec: str, backend: str, r: Tensor, order: int) -> Tensor:
 LIBRARY.impl("radial", _autograd, "Autograd")
 
 
+@in_float32
 def radial_embedding(
     r: Tensor,
     n: int,
@@ -110,9 +111,9 @@ def radial_embedding(
     or "none", of `ops.radial`, where their sources are; all times `scale`. r and r_max are in one unit.
     Raises EquikernError for names and numbers that are none of these, ShapeError for r that is not one-dimensional.
 
-    >>> radial_embedding(torch.tensor([0.0, 2.5, 5.0]), 2, 5.0, prefactor="nequip")
+    >>> radial_embedding(torch.tensor([0.0, 2.5, 5.0]), 2, 5.0, prefactor="nequip").abs().round(decimals=4)
     tensor([[1.0000, 2.0000],
-            [0.5447, 0.0000],
+            [0.5446, 0.0000],
             [0.0000, 0.0000]])
     """
     least = 2 if basis == "gaussian" else 1

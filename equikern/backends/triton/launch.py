@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from equikern.backends.gpu import launch
+from equikern.backends.gpu import launch, table
 from equikern.backends.gpu.sweep import Sweep
 from equikern.backends.triton import emit
 from equikern.backends.triton.blocks import arguments, busiest, instances
 from equikern.backends.triton.kernels import Kernel, float_type
+from equikern.backends.triton.table import sum_rows
 
 # Kernels that hold few values run faster with fewer registers: more of them are on a multiprocessor (measured, H200).
 NARROW, NARROW_REGISTERS = 100, 168
@@ -24,7 +25,7 @@ class TritonKernels(launch.Kernels):
     def __init__(self, sweep: Sweep) -> None:
         super().__init__(sweep, parts=instances(sweep))
         self._sweeps: dict[torch.dtype, Kernel] = {}
-        self.narrow = not sweep.second and busiest(sweep) <= NARROW
+        self.narrow = not sweep.second and busiest(sweep) <= NARROW and not sweep.table
 
     def options(self, dtype: torch.dtype) -> dict[str, int]:
         """Of the compiler."""
@@ -68,3 +69,4 @@ kernels = partial(launch.kernels, TritonKernels)
 own_pass = launch.own_pass
 steps = partial(launch.steps, TritonKernels)
 sweep = partial(launch.sweep, TritonKernels)
+table_sweep = partial(table.sweep, TritonKernels, sum_rows)
