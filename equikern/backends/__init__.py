@@ -29,6 +29,7 @@ from equikern.backends import (
 )
 from equikern.backends.constant import constant
 from equikern.backends.cuda import harmonics as cuda_harmonics
+from equikern.backends.cuda import symmetric as cuda_symmetric
 from equikern.backends.triton import harmonics as triton_harmonics
 from equikern.backends.triton import radial as triton_radial
 from equikern.backends.triton import spline as triton_spline
@@ -46,7 +47,7 @@ harmonics = {
 }
 NO_KERNEL = {"triton": "it has no kernel for it", "reference": None, "cuda": "it has no kernel for it"}
 splines = {"cpu": cpu_spline, "triton": triton_spline}
-symmetric = {"cpu": cpu_symmetric, "reference": reference_symmetric}
+symmetric = {"cpu": cpu_symmetric, "cuda": cuda_symmetric, "reference": reference_symmetric}
 
 
 def _checked(name: str, source: str) -> str:
@@ -161,7 +162,13 @@ def select_symmetric(device: str, dtype: torch.dtype) -> str:
 
 @constant
 def _constant_select_symmetric(setting: str, device: str, dtype: torch.dtype) -> str:
-    return _choose(setting, "a symmetric contraction", {"cpu": cpu_symmetric.supports(device, dtype), **NO_KERNEL})
+    return _choose(setting, "a symmetric contraction", symmetric_reasons(device, dtype))
+
+
+def symmetric_reasons(device: str, dtype: torch.dtype) -> dict[str, str | None]:
+    """For each backend: None if it evaluates symmetric contractions, else the reason why not."""
+    kernels = {name: symmetric[name].supports(device, dtype) for name in ("cpu", "cuda")}
+    return kernels | {name: why for name, why in NO_KERNEL.items() if name not in kernels}
 
 
 def select_radial(device: str, dtype: torch.dtype) -> str:
