@@ -29,7 +29,10 @@ from equikern.backends import (
 )
 from equikern.backends.constant import constant
 from equikern.backends.cuda import harmonics as cuda_harmonics
+from equikern.backends.cuda import symmetric as cuda_symmetric
 from equikern.backends.triton import harmonics as triton_harmonics
+from equikern.backends.triton import radial as triton_radial
+from equikern.backends.triton import spline as triton_spline
 from equikern.errors import BackendError
 from equikern.program import parse
 
@@ -43,7 +46,8 @@ harmonics = {
     "cuda": cuda_harmonics,
 }
 NO_KERNEL = {"triton": "it has no kernel for it", "reference": None, "cuda": "it has no kernel for it"}
-symmetric = {"cpu": cpu_symmetric, "reference": reference_symmetric}
+splines = {"cpu": cpu_spline, "triton": triton_spline}
+symmetric = {"cpu": cpu_symmetric, "cuda": cuda_symmetric, "reference": reference_symmetric}
 
 
 def _checked(name: str, source: str) -> str:
@@ -92,6 +96,34 @@ def _select(setting: str, program: str, device: str, dtype: torch.dtype) -> str:
     return _choose(setting, f"the program {program}", reasons(program, device, dtype))
 
 
+def why_not(program: str, device: str, dtype: torch.dtype) -> str | None:
+    """None if a kernel runs a program's text here, or the reference was asked for by name; else the reasons."""
+    return _constant_why_not(_setting, program, device, dtype)
+
+
+@constant
+def _constant_why_not(setting: str, program: str, device: str, dtype: torch.dtype) -> str | None:
+    return _why_not(setting, program, device, dtype)
+
+
+@cache
+def _why_not(setting: str, program: str, device: str, dtype: torch.dtype) -> str | None:
+    # On the CPU matmul is plain torch code, as a module's own is.
+    plain = (reference.name, matmul.name) if device == "cpu" else (reference.name,)
+    return judge(setting, reasons(program, device, dtype), plain)
+
+
+def judge(setting: str, answers: dict[str, str | None], plain: tuple[str, ...] = ("reference",)) -> str | None:
+    """None if a kernel of the answers', not one of `plain`, or the backend in force does the work; else why not."""
+    if setting != "auto":
+        why = answers.get(setting, NO_KERNEL["cuda"])
+        return None if why is None else f"backend {setting}: {why}"
+    kernels = {name: why for name, why in answers.items() if name not in plain}
+    if None in kernels.values():
+        return None
+    return "no kernel: " + "; ".join(f"{name}: {why}" for name, why in kernels.items())
+
+
 def select_harmonics(device: str, dtype: torch.dtype, lmax: int = 0) -> str:
     """The name of the backend that runs spherical harmonics up to a degree; raises if the one asked for cannot."""
     return _constant_select_harmonics(_setting, device, dtype, lmax)
@@ -109,7 +141,8 @@ def select_spline(device: str, dtype: torch.dtype) -> str:
 
 @constant
 def _constant_select_spline(setting: str, device: str, dtype: torch.dtype) -> str:
-    return _choose(setting, "a spline", {"cpu": cpu_spline.supports(device, dtype), **NO_KERNEL})
+    answers = {name: module.supports(device, dtype) for name, module in splines.items()}
+    return _choose(setting, "a spline", {**answers, "reference": None, "cuda": NO_KERNEL["cuda"]})
 
 
 def select_painn(device: str, dtype: torch.dtype) -> str:
@@ -129,7 +162,24 @@ def select_symmetric(device: str, dtype: torch.dtype) -> str:
 
 @constant
 def _constant_select_symmetric(setting: str, device: str, dtype: torch.dtype) -> str:
-    return _choose(setting, "a symmetric contraction", {"cpu": cpu_symmetric.supports(device, dtype), **NO_KERNEL})
+    return _choose(setting, "a symmetric contraction", symmetric_reasons(device, dtype))
+
+
+def symmetric_reasons(device: str, dtype: torch.dtype) -> dict[str, str | None]:
+    """For each backend: None if it evaluates symmetric contractions, else the reason why not."""
+    kernels = {name: symmetric[name].supports(device, dtype) for name in ("cpu", "cuda")}
+    return kernels | {name: why for name, why in NO_KERNEL.items() if name not in kernels}
+
+
+def select_radial(device: str, dtype: torch.dtype) -> str:
+    """The name of the backend that runs a radial embedding: one with a kernel for it, else torch's functions."""
+    return _constant_select_radial(_setting, device, dtype)
+
+
+@constant
+def _constant_select_radial(setting: str, device: str, dtype: torch.dtype) -> str:
+    asked = setting in ("auto", "triton")
+    return "triton" if asked and triton_radial.supports(device, dtype) is None else "reference"
 
 
 def _choose(setting: str, what: str, answers: dict[str, str | None]) -> str:
