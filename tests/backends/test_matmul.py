@@ -85,7 +85,10 @@ def test_a_segment_is_turned_alike_by_torch_and_by_the_kernel(turn, split, add):
 
 
 @pytest.mark.parametrize("few", [0, 1000], ids=["tiles", "each"])
-@pytest.mark.parametrize("id", ["linear-species", "linear-species-16", "species", "species-ir-mul", "species-no-edges"])
+@pytest.mark.parametrize(
+    "id",
+    ["linear-species", "linear-species-16", "species", "species-ir-mul", "species-no-edges", "linear-species-no-rows"],
+)
 def test_maps_by_species_agree_with_the_reference_for_many_rows_and_few(id, few, monkeypatch):
     case = get(id)
     monkeypatch.setattr(species_rows, "FEW", few)
