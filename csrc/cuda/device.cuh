@@ -7,9 +7,9 @@
 #else
 #define EQK_DEVICE __device__ __forceinline__
 #define EQK_TABLE __device__ const
-#define EQK_SHARED(T, name, size) __shared__ alignas(32) T name[size]
-#define EQK_KERNEL(name, threads, Argument) \
-    extern "C" __global__ void __launch_bounds__(threads, 1) name(const __grid_constant__ Argument argument)
+/// `blocks`: how many of them a multiprocessor is to have room for, which bounds the registers of a thread.
+#define EQK_KERNEL(name, threads, blocks, Argument) \
+    extern "C" __global__ void __launch_bounds__(threads, blocks) name(const __grid_constant__ Argument argument)
 #endif
 
 namespace eqk {
@@ -17,12 +17,45 @@ namespace eqk {
 using Index = long long;
 
 constexpr int WARP = 32;
+constexpr unsigned ALL = 0xffffffffu;  // the lanes of a warp
 
 EQK_DEVICE constexpr int power_of_two(int n) { return n <= 1 ? 1 : 2 * power_of_two((n + 1) / 2); }
 
 template <class T>
 EQK_DEVICE T not_a_number() {
     return T(0) / T(0);
+}
+
+/// What memory moves at once.
+template <int BYTES>
+struct Word;
+template <>
+struct Word<2> {
+    using Type = unsigned short;
+};
+template <>
+struct Word<4> {
+    using Type = unsigned;
+};
+template <>
+struct Word<8> {
+    using Type = uint2;
+};
+template <>
+struct Word<16> {
+    using Type = uint4;
+};
+
+/// What is read or written once: it is the first to leave the caches.
+template <class P>
+EQK_DEVICE P read_once(const P* from) {
+    const auto bits = __ldcs(reinterpret_cast<const typename Word<sizeof(P)>::Type*>(from));
+    return reinterpret_cast<const P&>(bits);
+}
+template <class P>
+EQK_DEVICE void write_once(P* to, P value) {
+    using Bits = typename Word<sizeof(P)>::Type;
+    __stcs(reinterpret_cast<Bits*>(to), reinterpret_cast<const Bits&>(value));
 }
 
 }  // namespace eqk

@@ -14,7 +14,6 @@ from torch import Tensor
 from equikern.backends._channelwise import channelwise
 from equikern.backends._derived import base_of, expanded
 from equikern.backends.cuda.launch import REALS, sweep
-from equikern.backends.cuda.layout import fits
 from equikern.backends.cuda.nvrtc import library
 from equikern.program import Program
 
@@ -40,10 +39,9 @@ def supports(program: Program, device: str, dtype: torch.dtype) -> str | None:
         return reason
     if program.family != "product":
         return f"it has no kernel for the family {program.family!r}"
-    text = program.text.split(" ~")[0]
-    if not channelwise(text):
+    if not channelwise(program.text.split(" ~")[0]):
         return "a path mixes channels or reads several of y, or rows of y or w are indexed"
-    return fits(text, dtype.itemsize)
+    return None
 
 
 def contract(

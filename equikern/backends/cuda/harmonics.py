@@ -45,7 +45,7 @@ struct Form {{
   static constexpr T TINY = T({tiny!r});
   static EQK_DEVICE Pair<T> pair_of(int n) {{ return PAIRS[n]; }}
 }};
-EQK_KERNEL(harmonics_kernel, {THREADS}, Vectors<T>) {{ harmonics<Form, {order}>(argument); }}
+EQK_KERNEL(harmonics_kernel, {THREADS}, 1, Vectors<T>) {{ harmonics<Form, {order}>(argument); }}
 """
 
 
@@ -59,7 +59,7 @@ def _run(order: int, text: str, tensors: dict[str, Tensor]) -> None:
         return
     # The arguments are those of `Vectors` in harmonics.cuh.
     given = [tensors[n].data_ptr() if n in tensors else 0 for n in ("vec", "z", "h", "y", "dvec", "dz")]
-    made = source(text, order, REALS[vec.dtype])
+    made = source(text, order, REALS[vec.dtype].row)
     with torch.cuda.device(vec.device) if vec.is_cuda else nullcontext():
         driver.start(made, "harmonics_kernel", (-(-edges // THREADS), 1), THREADS, [*given, edges])
 
