@@ -56,32 +56,17 @@ struct Edges {
 };
 
 /// What is read for an edge, before it is needed.
-template <class F, class Unit>
+template <class Unit>
 struct Ahead {
-    using T = typename F::T;
     Edge edge;
     typename Unit::Reads reads;
-    Spread<F::YDIM, T> y, hy;
 
+    template <class F>
     EQK_DEVICE void load(const Operands<F>& in, Edge of, int u, int lane) {
         edge = of;
-        Unit::read(in, edge.number, edge.other, u, reads);
-        if constexpr (F::READS_Y) y.load(in.y + edge.number * F::YDIM, lane);
-        if constexpr (F::HY) hy.load(in.hy + edge.number * F::YDIM, lane);
+        Unit::read(in, edge.number, edge.other, u, lane, reads);
     }
 };
-
-/// A unit's share of an edge, its operands there.
-template <class F, class Unit>
-EQK_DEVICE void compute(const Operands<F>& in, const Ahead<F, Unit>& now, int task, int u, int lane,
-                        typename F::T* held) {
-    using T = typename F::T;
-    T y[F::YDIM], hy[F::YDIM], dy[F::YDIM] = {};
-    if constexpr (F::READS_Y) Unit::columns(now.y, y);
-    if constexpr (F::HY) Unit::columns(now.hy, hy);
-    Unit::edge(in, now.reads, y, hy, now.edge.number, u, held, dy);
-    if constexpr (F::Y) store_sums<F::YDIM>(dy, lane, in.dy + (now.edge.number * F::TASKS + task) * F::YDIM);
-}
 
 template <class F, class Unit>
 EQK_DEVICE void walk(const Operands<F>& in, Index row, int task, int u, int lane) {
@@ -89,7 +74,7 @@ EQK_DEVICE void walk(const Operands<F>& in, Index row, int task, int u, int lane
     typename F::T held[Unit::HELD] = {};
     Unit::begin(in, row, u, held);
     Edges<F> edges(in, row);
-    Ahead<F, Unit> ring[AHEAD ? AHEAD : 1];
+    Ahead<Unit> ring[AHEAD ? AHEAD : 1];
 #pragma unroll
     for (int n = 0; n < AHEAD; ++n)
         if (n < edges.count) ring[n].load(in, edges.at(in, n, lane), u, lane);
@@ -99,9 +84,12 @@ EQK_DEVICE void walk(const Operands<F>& in, Index row, int task, int u, int lane
         for (int n = 0; n == 0 || n < AHEAD; ++n)
             if (t + n < edges.count) {
                 if (!AHEAD) ring[0].load(in, edges.at(in, t, lane), u, lane);
-                const Ahead<F, Unit> now = ring[n];
+                const Ahead<Unit> now = ring[n];
                 if (AHEAD && t + n + AHEAD < edges.count) ring[n].load(in, edges.at(in, t + n + AHEAD, lane), u, lane);
-                compute<F, Unit>(in, now, task, u, lane, held);
+                typename F::T dy[F::YDIM] = {};
+                Unit::edge(in, now.reads, now.edge.number, u, held, dy);
+                if constexpr (F::Y)
+                    store_sums<F::YDIM>(dy, lane, in.dy + (now.edge.number * F::TASKS + task) * F::YDIM);
             }
     Unit::end(in, row, u, held);
 }

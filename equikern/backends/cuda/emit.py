@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
-from itertools import accumulate
+from itertools import accumulate, groupby
 from typing import NamedTuple
 
 from equikern.backends.cuda.layout import Layout, columns, components
@@ -85,9 +85,10 @@ class _Unit:
 
     def __init__(self, sweep: Sweep, made: Layout, n: int) -> None:
         self.sweep, self.n, self.unit, program = sweep, n, sweep_units(sweep)[n], sweep.program
-        self.lanes, self.tasks = made.lanes[n], made.tasks[n]
+        self.lanes, self.tasks, self.keep = made.lanes[n], made.tasks[n], made.keep
         self.given, self.opened = set(sweep.given), set(sweep.open)
         self.shared = program.rows[W] == SHARED
+        self.spread = [NAMES[slot] for slot in (Y, HY) if slot in self.given]
         own = sweep.owner == Z and not sweep.by_edge
         # Of the row, held from edge to edge: where they lie, over V.
         held = [(f"g{c.number}", c.dim) for c in self.unit.zs if own and Z in self.given]
@@ -109,21 +110,16 @@ class _Unit:
                 *self._names(),
                 "  struct Reads {",
                 *(f"    T {name}[{size} * V];" for name, size, *_ in reads),
+                *(f"    Spread<Form::YDIM, T> {name};" for name in self.spread),
                 "  };",
-                f"  static EQK_DEVICE void read({arguments}, Index e, Index s, int u, Reads& to) {{",
-                *(
-                    f"    {segment}::load({row}, u, to.{name}{known});"
-                    for name, _, segment, row, known in self._reads()
-                ),
-                "  }",
-                "  static EQK_DEVICE void columns(const Spread<Form::YDIM, T>& from, T* to) {",
-                f"    from.gather<{', '.join(map(str, columns(self.unit)))}>(to);",
+                f"  static EQK_DEVICE void read({arguments}, Index e, Index s, int u, int lane, Reads& to) {{",
+                *(f"    {segment}::load({row}, u, to.{name}{known});" for name, _, segment, row, known in reads),
+                *(f"    to.{name}.load(in.{name} + e * Form::YDIM, lane);" for name in self.spread),
                 "  }",
                 f"  static EQK_DEVICE void begin({arguments}, Index row, int u, T* held) {{",
                 *self._begin(),
                 "  }",
-                f"  static EQK_DEVICE void edge({arguments}, const Reads& of, const T* y, const T* hy, Index e, int u,",
-                "                              T* held, T* dy) {",
+                f"  static EQK_DEVICE void edge({arguments}, const Reads& of, Index e, int u, T* held, T* dy) {{",
                 *self._edge(),
                 "  }",
                 f"  static EQK_DEVICE void end({arguments}, Index row, int u, T* held) {{",
@@ -136,13 +132,15 @@ class _Unit:
     def _names(self) -> list[str]:
         """The segments of x and z, of the weights, and of an edge's gradient of x."""
         order = "true" if self.sweep.program.layout == "mul_ir" else "false"
-        once = "false, false" if self.shared else "false, true"
+        once = "false, false" if self.keep else "false, true"
         names = [(f"X{a.number}", a.start, a.dim, order) for a in self.unit.xs]
         names += [(f"Z{c.number}", c.start, c.dim, order) for c in self.unit.zs]
-        names += [(f"W{p.number}", p.w, 1, once) for p in self.unit.paths if p.w >= 0]
+        names += [
+            (f"W{p.number}", p.w, 1, "false, false" if self.shared else once) for p in self.unit.paths if p.w >= 0
+        ]
         if X in self.opened and self.sweep.owner == Z:
             at = part_columns(self.sweep)[0]
-            names += [(f"P{a.number}", at[self.n, a.number], a.dim, "false, true") for a in self.unit.xs]
+            names += [(f"P{a.number}", at[self.n, a.number], a.dim, once) for a in self.unit.xs]
         return [f"  using {name} = Segment<{start}, MUL, {dim}, V, {o}>;" for name, start, dim, o in names]
 
     def _reads(self) -> list[tuple[str, int, str, str, str]]:
@@ -172,8 +170,12 @@ class _Unit:
         sums = [(f"dx{a.number}", a) for a in self.unit.xs if X in self.opened]
         sums += [(f"z{c.number}", c) for c in self.unit.zs if Z in self.opened]
         lines = [f"    T {name}[{s.dim} * V] = {{}};" for name, s in sums if name not in self.held]
-        for path in self.unit.paths:
-            lines += self._path(path)
+        lines.append("    T y[Form::YDIM], hy[Form::YDIM];")
+        # Paths of the same columns of y follow each other: these are gathered once, and only while they are needed.
+        for read, paths in groupby(sorted(self.unit.paths, key=columns), key=columns):
+            lines += [f"    of.{name}.gather<{', '.join(map(str, read))}>({name});" for name in self.spread]
+            for path in paths:
+                lines += self._path(path)
         for a in self.unit.xs:
             if X in self.opened and f"dx{a.number}" not in self.held:
                 lines.append(f"    P{a.number}::store(in.dx + e * Form::PARTS, u, dx{a.number});")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from equikern.backends.cuda import driver, emit
 from equikern.backends.cuda.emit import Reals
-from equikern.backends.cuda.layout import CHUNK, WARP, Tuning, layout
+from equikern.backends.cuda.layout import CHUNK, WARP, Tuning, layout, tuned
 from equikern.backends.gpu import launch
 from equikern.backends.gpu.sweep import NAMES, RESULTS, Sweep
 from equikern.program import Program
@@ -25,6 +25,8 @@ class CudaKernels(launch.Kernels):
 
     def __init__(self, dtype: torch.dtype, sweep: Sweep, tuning: Tuning | None = None) -> None:
         self.reals = REALS[dtype]
+        tuning = tuning or tuned(sweep)
+        sweep = sweep._replace(widest=tuning.widest)
         self.layout = layout(sweep, SIZES[self.reals.wide], tuning)
         super().__init__(sweep, parts=self.layout.all_tasks, chunk=CHUNK)
 

@@ -6,12 +6,12 @@ from functools import cache
 from typing import NamedTuple
 
 from equikern.backends.gpu.sweep import HW, HX, HY, Sweep, sweep_units
-from equikern.backends.gpu.units import Unit, UnitPath
+from equikern.backends.gpu.units import WIDEST, Unit, UnitPath
 from equikern.program import SHARED
 from equikern.program.program import W, X, Y, Z
 
 WARP = 32
-WIDEST = 16  # bytes that a lane reads at once, at most
+READ = 16  # bytes that a lane reads at once, at most
 FILE = 65536  # registers of a multiprocessor
 OTHER = 48  # registers a lane for addresses and counts
 CHUNK = 16  # edges of a row of the grid where z has a row an edge
@@ -19,16 +19,19 @@ CHUNK = 16  # edges of a row of the grid where z has a row an edge
 
 class Tuning(NamedTuple):
     """What a device decides. `values`: registers that a lane's values may take, which says how many channels it has;
-    `registers`: that the compiler may give a lane; `warps` of a block; `ahead`: edges that are read ahead.
+    `registers`: that the compiler may give a lane; `warps` of a block; `ahead`: edges that are read ahead; `widest`:
+    values a channel of a unit; `keep`: whether caches keep what is read or written once.
     """
 
     values: int
     registers: int
     warps: int = 1
     ahead: int = 1
+    widest: int = WIDEST
+    keep: bool = False
 
 
-FORWARD, BACKWARD, SECOND = Tuning(128, 128), Tuning(128, 128), Tuning(150, 168)
+FORWARD, BACKWARD, SECOND = Tuning(128, 128), Tuning(128, 128), Tuning(150, 168, widest=80)
 
 
 class Layout(NamedTuple):
@@ -39,6 +42,7 @@ class Layout(NamedTuple):
     warps: int
     blocks: int
     ahead: int
+    keep: bool
 
     @property
     def all_tasks(self) -> int:
@@ -46,8 +50,8 @@ class Layout(NamedTuple):
         return sum(self.tasks)
 
 
-def tuning(sweep: Sweep) -> Tuning:
-    """The one that is used, by form."""
+def tuned(sweep: Sweep) -> Tuning:
+    """The one in use, by form."""
     return SECOND if sweep.second else FORWARD if sweep.open == (Z,) else BACKWARD
 
 
@@ -60,9 +64,9 @@ def components(sweep: Sweep, path: UnitPath) -> tuple[int, int, int]:
     return x, y, z
 
 
-def columns(unit: Unit) -> list[int]:
-    """The columns of y that a unit reads."""
-    return sorted({cell.j for path in unit.paths for cell in path.cells})
+def columns(path: UnitPath) -> list[int]:
+    """The columns of y that a path reads."""
+    return sorted({cell.j for cell in path.cells})
 
 
 def registers(sweep: Sweep, unit: Unit, lanes: int, ahead: int, size: int) -> int:
@@ -72,7 +76,8 @@ def registers(sweep: Sweep, unit: Unit, lanes: int, ahead: int, size: int) -> in
     read = xs * ((X in sweep.given) + (HX in sweep.given)) + weights * ((W in sweep.given) + (HW in sweep.given))
     held = zs * (reads_z + opens_z) + xs * (X in sweep.open) + weights * (W in sweep.open) / 4
     held += max(segment.dim for segment in unit.xs) * (4 if sweep.second else 2 if Y in sweep.open else 1)
-    spread = len(columns(unit)) * ((Y in sweep.given) + (HY in sweep.given) + (Y in sweep.open))
+    read_y = max(len(columns(path)) for path in unit.paths) * ((Y in sweep.given) + (HY in sweep.given))
+    spread = read_y + len({cell.j for path in unit.paths for cell in path.cells}) * (Y in sweep.open)
     return int((lanes * (held + (1 + ahead) * read) + spread) * max(size // 4, 1)) + OTHER
 
 
@@ -83,17 +88,16 @@ def _lanes(sweep: Sweep, unit: Unit, given: Tuning, size: int) -> int:
     starts += [program.dims[X], program.dims[Z]] + ([program.dims[W]] if program.rows[W] != SHARED else [])
     for lanes in (4, 2):
         aligned = all(column % lanes == 0 for column in starts) and unit.mul % (lanes * WARP) == 0
-        if aligned and lanes * size <= WIDEST and registers(sweep, unit, lanes, given.ahead, size) <= given.values:
+        if aligned and lanes * size <= READ and registers(sweep, unit, lanes, given.ahead, size) <= given.values:
             return lanes
     return 1
 
 
 @cache
-def layout(sweep: Sweep, size: int, given: Tuning | None = None) -> Layout:
+def layout(sweep: Sweep, size: int, given: Tuning) -> Layout:
     """Of a sweep over numbers that are computed in `size` bytes."""
-    given = given or tuning(sweep)
     units = sweep_units(sweep)
     lanes = tuple(_lanes(sweep, unit, given, size) for unit in units)
     tasks = tuple(-(-unit.mul // (n * WARP)) for unit, n in zip(units, lanes, strict=True))
     blocks = FILE // (min(given.registers * size // 4, 255) * given.warps * WARP)
-    return Layout(lanes, tasks, given.warps, max(blocks, 1), given.ahead)
+    return Layout(lanes, tasks, given.warps, max(blocks, 1), given.ahead, given.keep)

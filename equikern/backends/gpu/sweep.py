@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import NamedTuple
 
-from equikern.backends.gpu.units import Unit, units
+from equikern.backends.gpu.units import WIDEST, Unit, units
 from equikern.program import EDGE, Program, parse
 from equikern.program.program import X, Y, Z
 
@@ -26,6 +26,7 @@ class Sweep(NamedTuple):
     second: bool = False
     fixed: bool = True  # unweighted paths take part
     owner: int = Z
+    widest: int = WIDEST  # values a channel of a unit
 
     @property
     def program(self) -> Program:
@@ -53,7 +54,7 @@ class Sweep(NamedTuple):
 def sweep_units(sweep: Sweep) -> tuple[Unit, ...]:
     """The units of a sweep."""
     whole = "x" if sweep.owner == X else "z" if Z in sweep.open else ""
-    return units(sweep.text, whole, sweep.second, sweep.fixed)
+    return units(sweep.text, whole, sweep.second, sweep.fixed, sweep.widest)
 
 
 def held(sweep: Sweep, unit: Unit) -> int:
