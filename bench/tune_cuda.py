@@ -55,11 +55,11 @@ TUNINGS = {
         Tuning(128, 128, widest=30),
     ],
     "double backward": [
-        *(Tuning(v, r, widest=80) for v, r in ((1, 255), (1, 168), (150, 168), (220, 255), (255, 255))),
+        *(Tuning(v, r, widest=80) for v, r in ((1, 255), (1, 168), (145, 168), (220, 255), (255, 255))),
         *(Tuning(v, r, ahead=0, widest=80) for v, r in ((1, 128), (1, 168), (220, 255))),
         *(Tuning(v, r, ahead=2, widest=80) for v, r in ((1, 255), (220, 255))),
-        Tuning(150, 168, warps=4, widest=80),
-        Tuning(150, 168, widest=80, keep=True),
+        Tuning(145, 168, warps=4, widest=80),
+        Tuning(145, 168, widest=80, keep=True),
         *(Tuning(v, r, widest=w) for v, r, w in ((1, 168, 56), (220, 255, 56), (1, 168, 38), (1, 128, 38))),
     ],
 }

@@ -31,7 +31,7 @@ class Tuning(NamedTuple):
     keep: bool = False
 
 
-FORWARD, BACKWARD, SECOND = Tuning(128, 128), Tuning(128, 128), Tuning(150, 168, widest=80)
+FORWARD, BACKWARD, SECOND = Tuning(128, 128), Tuning(128, 128), Tuning(145, 168, widest=62)
 
 
 class Layout(NamedTuple):
