@@ -8,9 +8,21 @@
 #define EQK_DEVICE __device__ __forceinline__
 #define EQK_TABLE __device__ const
 /// `blocks`: how many of them a multiprocessor is to have room for, which bounds the registers of a thread.
-#define EQK_KERNEL(name, threads, blocks, Argument) \
+#define EQK_BOUNDED_KERNEL(name, threads, blocks, Argument) \
     extern "C" __global__ void __launch_bounds__(threads, blocks) name(const __grid_constant__ Argument argument)
+
+EQK_DEVICE float float_of_half(unsigned short bits) {
+    float x;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(x) : "h"(bits));
+    return x;
+}
+EQK_DEVICE unsigned short half_of_float(float x) {
+    unsigned short bits;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(x));
+    return bits;
+}
 #endif
+#define EQK_KERNEL(name, threads, Argument) EQK_BOUNDED_KERNEL(name, threads, 1, Argument)
 
 namespace eqk {
 
@@ -25,6 +37,25 @@ template <class T>
 EQK_DEVICE T not_a_number() {
     return T(0) / T(0);
 }
+
+/// Numbers of 16 bits, as rows hold them: computed with as floats, rounded to nearest where they are written.
+struct Half {
+    unsigned short bits;
+
+    Half() = default;
+    EQK_DEVICE explicit Half(float x) : bits(half_of_float(x)) {}
+    EQK_DEVICE operator float() const { return float_of_half(bits); }
+};
+struct BFloat16 {
+    unsigned short bits;
+
+    BFloat16() = default;
+    EQK_DEVICE explicit BFloat16(float x) {
+        const unsigned whole = __float_as_uint(x), odd = whole >> 16 & 1;
+        bits = x == x ? (whole + 0x7fff + odd) >> 16 : 0x7fc0;
+    }
+    EQK_DEVICE operator float() const { return __uint_as_float(unsigned(bits) << 16); }
+};
 
 /// What memory moves at once.
 template <int BYTES>

@@ -11,7 +11,7 @@
 #define EQK_VISIBLE extern "C" __attribute__((visibility("default")))
 #define EQK_DEVICE inline
 #define EQK_TABLE static const
-#define EQK_KERNEL(name, threads, blocks, Argument)                                                          \
+#define EQK_BOUNDED_KERNEL(name, threads, blocks, Argument)                                                  \
     static void name(const Argument& argument);                                                              \
     EQK_VISIBLE void name##_on_host(unsigned x, unsigned y, const Argument* argument) {                      \
         eqk_host::launch(                                                                                    \
@@ -48,13 +48,20 @@ using std::sqrt;
 #define threadIdx eqk_host::thread
 #define blockIdx eqk_host::block
 
+template <class To, class From>
+To bits_as(From value) {
+    To bits{};
+    std::memcpy(&bits, &value, sizeof(To) < sizeof(From) ? sizeof(To) : sizeof(From));
+    return bits;
+}
+inline unsigned __float_as_uint(float x) { return bits_as<unsigned>(x); }
+inline float __uint_as_float(unsigned bits) { return bits_as<float>(bits); }
+inline float float_of_half(unsigned short bits) { return float(bits_as<_Float16>(bits)); }
+inline unsigned short half_of_float(float x) { return bits_as<unsigned short>(_Float16(x)); }
+
 template <class T>
 T __shfl_sync(unsigned, T value, int lane) {
-    unsigned long long bits = 0;
-    std::memcpy(&bits, &value, sizeof(T));
-    bits = eqk_host::exchange(bits, lane);
-    std::memcpy(&value, &bits, sizeof(T));
-    return value;
+    return bits_as<T>(eqk_host::exchange(bits_as<unsigned long long>(value), lane));
 }
 template <class T>
 T __shfl_xor_sync(unsigned all, T value, int bits) {

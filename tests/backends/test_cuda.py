@@ -19,7 +19,7 @@ from equikern.backends.cuda.layout import Tuning
 from equikern.backends.gpu import launch
 from equikern.errors import BackendError
 from equikern.ops import evaluate, plan
-from equikern.program import painn_message
+from equikern.program import painn_message, schnet_message
 from equikern.testing import assert_close, derivatives, get, inputs, reference, run, tolerance
 
 _spec = importlib.util.spec_from_file_location("host_cuda", Path(__file__).with_name("host_cuda.py"))
@@ -69,6 +69,31 @@ def test_orders_are_those_of_the_reference(on_host, id, order):
 @pytest.mark.parametrize("id", ["mul-33", "schnet-64"])
 def test_single_precision_is_that_of_the_reference(on_host, id, order):
     check(get(id), torch.float32, order)
+
+
+@needs_compiler
+@pytest.mark.parametrize("order", [0, 1, 2])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["f16", "bf16"])
+@pytest.mark.parametrize("id", ["schnet-64", "shared-mixed"])
+def test_narrow_types_accumulate_in_float32(on_host, id, dtype, order):
+    case = get(id)
+    got = derivatives(case.program, inputs(case, dtype), "cuda", order)
+    allowed = tolerance(case.program, dtype, order, case.longest_sum) * 4**order  # rounded between the orders
+    assert_close(got, reference(case, dtype, order), allowed, str(case))
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["f16", "bf16"])
+def test_narrow_results_are_rounded_to_nearest(on_host, dtype):
+    program = schnet_message(64)
+    exact = [2.0**k * (1 + n / 2**11) for k in (-3, 0, 9) for n in range(-40, 41)] + [0.0, -0.0, 1e5, float("nan")]
+    x = torch.tensor(exact + [1.0] * (256 - len(exact)), dtype=torch.float32).to(dtype).view(4, 64)
+    factor = torch.tensor(1 + 5 / 2**7).to(dtype)
+    ones = torch.ones(4, 1, dtype=dtype)
+    index = [torch.arange(4), torch.arange(4)]
+    given = [x, ones, factor.expand(4, 64).contiguous(), torch.empty(0)]
+    (z,) = cuda.contract(program, given, index, [4], [3])
+    assert torch.equal(z.nan_to_num(7), (x.float() * factor.float()).to(dtype).nan_to_num(7))
 
 
 def operands(program, edges, nodes):
@@ -206,7 +231,7 @@ def test_tensors_on_the_cpu_are_refused_by_name():
 @pytest.mark.parametrize(
     ("id", "dtype", "reason"),
     [
-        ("mul-5", torch.bfloat16, "float32 and float64"),
+        ("mul-5", torch.float8_e4m3fn, "float16 and bfloat16"),
         ("mode-uvw", torch.float32, "mixes channels"),
         ("linear", torch.float32, "family"),
         ("rows-shared-y", torch.float32, "rows of y"),

@@ -33,7 +33,7 @@ def sweep_source(sweep: Sweep, made: Layout, reals: Reals, chunk: int) -> str:
         lines += [*(_path(sweep, path) for path in unit.paths), _Unit(sweep, made, n).source()]
     lines += [
         f"using Kernel = Units<{', '.join(f'Unit{n}' for n in range(len(units)))}>;",
-        f"EQK_KERNEL(sweep_kernel, Form::WARPS * WARP, {made.blocks}, Operands<Form>) {{",
+        f"EQK_BOUNDED_KERNEL(sweep_kernel, Form::WARPS * WARP, {made.blocks}, Operands<Form>) {{",
         "  sweep<Form, Kernel>(argument);",
         "}",
     ]
@@ -236,7 +236,7 @@ def sum_source(sweep: Sweep, reals: Reals) -> str:
         "using namespace eqk;",
         f"using Segments = Concatenated<{', '.join(summed)}>;",
         f"using Argument = Parts<{reals.wide}, {reals.row}>;",
-        f"EQK_KERNEL(sum_kernel, {SUM_THREADS}, 1, Argument) {{",
+        f"EQK_KERNEL(sum_kernel, {SUM_THREADS}, Argument) {{",
         f"  sum<Segments, {width}, {sweep.program.dims[X]}, {SUM_THREADS}>(argument);",
         "}",
     ]

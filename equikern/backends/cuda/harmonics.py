@@ -23,6 +23,8 @@ def supports(device: str, dtype: torch.dtype, lmax: int = 0) -> str | None:
     """None if the kernels take vectors on a device and of a dtype, up to a degree, else the reason in words."""
     if lmax > LMAX:
         return f"the degrees go up to {lmax}; the kernels have {LMAX}"
+    if dtype not in REALS:
+        return f"vectors are {dtype}; the kernels have float32 and float64"
     return cuda.unavailable(device, dtype)
 
 
@@ -45,7 +47,7 @@ struct Form {{
   static constexpr T TINY = T({tiny!r});
   static EQK_DEVICE Pair<T> pair_of(int n) {{ return PAIRS[n]; }}
 }};
-EQK_KERNEL(harmonics_kernel, {THREADS}, 1, Vectors<T>) {{ harmonics<Form, {order}>(argument); }}
+EQK_KERNEL(harmonics_kernel, {THREADS}, Vectors<T>) {{ harmonics<Form, {order}>(argument); }}
 """
 
 
@@ -59,7 +61,7 @@ def _run(order: int, text: str, tensors: dict[str, Tensor]) -> None:
         return
     # The arguments are those of `Vectors` in harmonics.cuh.
     given = [tensors[n].data_ptr() if n in tensors else 0 for n in ("vec", "z", "h", "y", "dvec", "dz")]
-    made = source(text, order, REALS[vec.dtype].row)
+    made = source(text, order, REALS[vec.dtype])
     with torch.cuda.device(vec.device) if vec.is_cuda else nullcontext():
         driver.start(made, "harmonics_kernel", (-(-edges // THREADS), 1), THREADS, [*given, edges])
 

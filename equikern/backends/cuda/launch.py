@@ -15,19 +15,19 @@ from equikern.backends.gpu import launch
 from equikern.backends.gpu.sweep import NAMES, RESULTS, Sweep
 from equikern.program import Program
 
-REALS = {torch.float32: Reals("float", "float"), torch.float64: Reals("double", "double")}
-SIZES = {"float": 4, "double": 8}
-ALIGNMENT = 32  # bytes that a lane reads at once, at most
+REALS = {torch.float32: "float", torch.float64: "double"}
+NARROW = {torch.float16: "Half", torch.bfloat16: "BFloat16"}  # computed in float32
+ALIGNMENT = 16  # bytes that a lane reads at once, at most
 
 
 class CudaKernels(launch.Kernels):
     """The kernels of a sweep: a warp has a unit and a block of channels of a row."""
 
     def __init__(self, dtype: torch.dtype, sweep: Sweep, tuning: Tuning | None = None) -> None:
-        self.reals = REALS[dtype]
+        self.reals = Reals(NARROW[dtype], "float") if dtype in NARROW else Reals(REALS[dtype], REALS[dtype])
         tuning = tuning or tuned(sweep)
         sweep = sweep._replace(widest=tuning.widest)
-        self.layout = layout(sweep, SIZES[self.reals.wide], tuning)
+        self.layout = layout(sweep, max(dtype.itemsize, 4), tuning)
         super().__init__(sweep, parts=self.layout.all_tasks, chunk=CHUNK)
 
     @cached_property
