@@ -21,6 +21,13 @@ EQK_DEVICE unsigned short half_of_float(float x) {
     asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(x));
     return bits;
 }
+
+/// A number whose origin the compiler does not see: a constant that is added to it stays in loads and stores, where it
+/// costs nothing.
+EQK_DEVICE long long opaque(long long n) {
+    asm("" : "+l"(n));
+    return n;
+}
 #endif
 #define EQK_KERNEL(name, threads, Argument) EQK_BOUNDED_KERNEL(name, threads, 1, Argument)
 
@@ -35,7 +42,7 @@ EQK_DEVICE constexpr int power_of_two(int n) { return n <= 1 ? 1 : 2 * power_of_
 
 template <class T>
 EQK_DEVICE T not_a_number() {
-    return T(0) / T(0);
+    return T(__uint_as_float(0x7fc00000));  // 0 / 0 would be divided
 }
 
 /// Numbers of 16 bits, as rows hold them: computed with as floats, rounded to nearest where they are written.

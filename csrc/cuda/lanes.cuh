@@ -16,45 +16,52 @@ struct alignas(V * sizeof(S)) Pack {
 /// warp reads what this one reads or writes.
 template <int START, int MUL, int D, int V, bool MUL_IR, bool ONCE = false>
 struct Segment {
-    /// Where value n of a lane's V D lies, and which element of its array that is.
-    static EQK_DEVICE int column(int u, int pack) { return START + (MUL_IR ? u * D + pack * V : pack * MUL + u); }
-    static EQK_DEVICE constexpr int element(int n) { return MUL_IR ? n % D * V + n / D : n; }
+    /// `row`: where that of the tensor begins. A lane whose channels are not there reads those of another, and writes
+    /// nothing.
+    template <class S, class T>
+    static EQK_DEVICE void load(const S* tensor, Index row, int u, T* to) {
+        const S* from = tensor + first(row, inside(u) ? u : 0);
+#pragma unroll
+        for (int p = 0; p < D; ++p) {
+            const auto* at = reinterpret_cast<const Pack<S, V>*>(from + pack(p));
+            const Pack<S, V> read = ONCE ? read_once(at) : *at;
+#pragma unroll
+            for (int v = 0; v < V; ++v) to[element(p * V + v)] = T(read.value[v]);
+        }
+    }
 
-    /// Whether a lane's channels are there.
+    template <class S, class T>
+    static EQK_DEVICE void store(S* tensor, Index row, int u, const T* from) {
+        if (!inside(u)) return;
+        S* to = tensor + first(row, u);
+#pragma unroll
+        for (int p = 0; p < D; ++p) {
+            Pack<S, V> made;
+#pragma unroll
+            for (int v = 0; v < V; ++v) made.value[v] = S(from[element(p * V + v)]);
+            auto* at = reinterpret_cast<Pack<S, V>*>(to + pack(p));
+            if (ONCE)
+                write_once(at, made);
+            else
+                *at = made;
+        }
+    }
+
+   private:
     static EQK_DEVICE bool inside(int u) { return MUL % (V * WARP) == 0 || u < MUL; }
 
-    /// Zeros for channels that are not there; NaN for a row that is not there.
-    template <class S, class T>
-    static EQK_DEVICE void load(const S* row, int u, T* to, bool there = true) {
-#pragma unroll
-        for (int p = 0; p < D; ++p) {
-            Pack<S, V> pack;
-            if (there && inside(u)) {
-                const auto* from = reinterpret_cast<const Pack<S, V>*>(row + column(u, p));
-                pack = ONCE ? read_once(from) : *from;
-            }
-#pragma unroll
-            for (int v = 0; v < V; ++v)
-                to[element(p * V + v)] = !there ? not_a_number<T>() : inside(u) ? T(pack.value[v]) : T(0);
-        }
-    }
-
-    template <class S, class T>
-    static EQK_DEVICE void store(S* row, int u, const T* from) {
-        if (!inside(u)) return;
-#pragma unroll
-        for (int p = 0; p < D; ++p) {
-            Pack<S, V> pack;
-#pragma unroll
-            for (int v = 0; v < V; ++v) pack.value[v] = S(from[element(p * V + v)]);
-            auto* to = reinterpret_cast<Pack<S, V>*>(row + column(u, p));
-            if (ONCE)
-                write_once(to, pack);
-            else
-                *to = pack;
-        }
-    }
+    /// Where a lane's numbers begin, but for the constant of each pack.
+    static EQK_DEVICE Index first(Index row, int u) { return opaque(row + Index(u) * (MUL_IR ? D : 1)); }
+    static EQK_DEVICE constexpr int pack(int p) { return START + p * (MUL_IR ? V : MUL); }
+    /// Which element of its array a lane's n-th number is.
+    static EQK_DEVICE constexpr int element(int n) { return MUL_IR ? n % D * V + n / D : n; }
 };
+
+template <int N, class T>
+EQK_DEVICE void fill(T (&to)[N], T value) {
+#pragma unroll
+    for (int n = 0; n < N; ++n) to[n] = value;
+}
 
 /// N numbers that all lanes need, lane n % 32 has number n.
 template <int N, class T>
@@ -89,17 +96,17 @@ EQK_DEVICE void exchange(T* sums, int lane) {
     }
 }
 
-/// to[n] = the sum of p[n] over the lanes, n < N, in about N exchanges, not 5 N.
+/// to[n] = the sum of p[n] over the lanes that take part, n < N, in about N exchanges, not 5 N.
 template <int N, class S, class T>
-EQK_DEVICE void store_sums(const T* p, int lane, S* to) {
+EQK_DEVICE void store_sums(const T* p, bool part, int lane, S* to) {
     constexpr int MANY = N < WARP ? N : WARP, SIZE = power_of_two(MANY);
     constexpr int SAME = WARP / SIZE;  // lanes that hold the same sum in the end
     T sums[SIZE];
 #pragma unroll
-    for (int n = 0; n < SIZE; ++n) sums[n] = n < MANY ? p[n] : T(0);
+    for (int n = 0; n < SIZE; ++n) sums[n] = n < MANY && part ? p[n] : T(0);
     exchange<WARP / 2, SIZE / 2>(sums, lane);
     if (lane % SAME == 0 && lane / SAME < MANY) to[lane / SAME] = S(sums[0]);
-    if constexpr (N > WARP) store_sums<N - WARP>(p + WARP, lane, to + WARP);
+    if constexpr (N > WARP) store_sums<N - WARP>(p + WARP, part, lane, to + WARP);
 }
 
 }  // namespace eqk

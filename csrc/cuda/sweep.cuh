@@ -39,7 +39,7 @@ struct Edges {
     EQK_DEVICE Edges(const Operands<F>& in, Index row) {
         first = F::BY_EDGE ? row * F::CHUNK : in.ptr[row];
         const Index own = first + F::CHUNK, last = F::BY_EDGE ? (own < in.edges ? own : in.edges) : in.ptr[row + 1];
-        count = int(last - first);
+        count = __shfl_sync(ALL, int(last - first), 0);
     }
 
     EQK_DEVICE Edge at(const Operands<F>& in, int t, int lane) {
@@ -84,12 +84,14 @@ EQK_DEVICE void walk(const Operands<F>& in, Index row, int task, int u, int lane
         for (int n = 0; n == 0 || n < AHEAD; ++n)
             if (t + n < edges.count) {
                 if (!AHEAD) ring[0].load(in, edges.at(in, t, lane), u, lane);
-                const Ahead<Unit> now = ring[n];
+                Ahead<Unit> now = ring[n];
                 if (AHEAD && t + n + AHEAD < edges.count) ring[n].load(in, edges.at(in, t + n + AHEAD, lane), u, lane);
+                if (now.edge.other < 0) Unit::missing(now.reads);
                 typename F::T dy[F::YDIM] = {};
                 Unit::edge(in, now.reads, now.edge.number, u, held, dy);
                 if constexpr (F::Y)
-                    store_sums<F::YDIM>(dy, lane, in.dy + (now.edge.number * F::TASKS + task) * F::YDIM);
+                    store_sums<F::YDIM>(dy, Unit::inside(u), lane,
+                                        in.dy + (now.edge.number * F::TASKS + task) * F::YDIM);
             }
     Unit::end(in, row, u, held);
 }
@@ -107,7 +109,8 @@ struct Units {
 
 template <class F, class Units>
 EQK_DEVICE void sweep(const Operands<F>& in) {
-    const Index item = Index(blockIdx.x) * F::WARPS + threadIdx.x / WARP, row = item / F::TASKS;
+    const int warp = F::WARPS == 1 ? 0 : __shfl_sync(ALL, int(threadIdx.x / WARP), 0);
+    const Index item = Index(blockIdx.x) * F::WARPS + warp, row = item / F::TASKS;
     const int task = int(item % F::TASKS), lane = threadIdx.x % WARP;
     if (row < in.rows) Units::walk(in, row, task, task, lane);
 }

@@ -75,3 +75,4 @@ template <class T>
 void __stcs(T* to, T value) {
     *to = value;
 }
+inline long long opaque(long long n) { return n; }

@@ -113,9 +113,13 @@ class _Unit:
                 *(f"    Spread<Form::YDIM, T> {name};" for name in self.spread),
                 "  };",
                 f"  static EQK_DEVICE void read({arguments}, Index e, Index s, int u, int lane, Reads& to) {{",
-                *(f"    {segment}::load({row}, u, to.{name}{known});" for name, _, segment, row, known in reads),
+                *(f"    {known}{segment}::load({row}, u, to.{name});" for name, _, segment, row, known in reads),
                 *(f"    to.{name}.load(in.{name} + e * Form::YDIM, lane);" for name in self.spread),
                 "  }",
+                "  static EQK_DEVICE void missing(Reads& of) {",
+                *(f"    fill(of.{name}, not_a_number<T>());" for name, *_, known in reads if known),
+                "  }",
+                "  static EQK_DEVICE bool inside(int u) { return MUL % (V * WARP) == 0 || u < MUL; }",
                 f"  static EQK_DEVICE void begin({arguments}, Index row, int u, T* held) {{",
                 *self._begin(),
                 "  }",
@@ -150,21 +154,21 @@ class _Unit:
             row = "e" if slot == Z and self.sweep.owner == Z else "s"
             for s in of if slot in self.given else ():
                 if (name := f"{NAMES[slot]}{s.number}") not in self.held:
-                    source = f"in.{NAMES[slot]} + {row} * Form::{letter}DIM"
-                    found.append((name, s.dim, f"{letter}{s.number}", source, ", s >= 0" if row == "s" else ""))
+                    source = f"in.{NAMES[slot]}, {row} * Form::{letter}DIM"
+                    found.append((name, s.dim, f"{letter}{s.number}", source, "if (s >= 0) " if row == "s" else ""))
         for slot in (W, HW):
             for path in self.unit.paths if slot in self.given else ():
                 if path.w >= 0:
                     name = NAMES[slot]
-                    found.append((f"{name}{path.number}", 1, f"W{path.number}", f"in.{name}{self._row_of_w()}", ""))
+                    found.append((f"{name}{path.number}", 1, f"W{path.number}", f"in.{name}, {self._row_of_w()}", ""))
         return found
 
     def _row_of_w(self) -> str:
-        return "" if self.shared else " + e * Form::WDIM"
+        return "0" if self.shared else "e * Form::WDIM"
 
     def _begin(self) -> list[str]:
         loads = [(f"Z{c.number}", f"g{c.number}") for c in self.unit.zs if f"g{c.number}" in self.held]
-        return [f"    {s}::load(in.g + row * Form::ZDIM, u, {self._array(name)});" for s, name in loads]
+        return [f"    {s}::load(in.g, row * Form::ZDIM, u, {self._array(name)});" for s, name in loads]
 
     def _edge(self) -> list[str]:
         sums = [(f"dx{a.number}", a) for a in self.unit.xs if X in self.opened]
@@ -178,10 +182,10 @@ class _Unit:
                 lines += self._path(path)
         for a in self.unit.xs:
             if X in self.opened and f"dx{a.number}" not in self.held:
-                lines.append(f"    P{a.number}::store(in.dx + e * Form::PARTS, u, dx{a.number});")
+                lines.append(f"    P{a.number}::store(in.dx, e * Form::PARTS, u, dx{a.number});")
         for c in self.unit.zs:
             if Z in self.opened and f"z{c.number}" not in self.held:
-                lines.append(f"    Z{c.number}::store(in.z + e * Form::ZDIM, u, z{c.number});")
+                lines.append(f"    Z{c.number}::store(in.z, e * Form::ZDIM, u, z{c.number});")
         return lines
 
     def _path(self, path: UnitPath) -> list[str]:
@@ -193,7 +197,7 @@ class _Unit:
         call = f"path<Form, Path{n}, V, T>({', '.join(arrays)});"
         if not by_edge:
             return [f"    {call}"]
-        store = f"W{n}::store(in.dw{self._row_of_w()}, u, dw);"
+        store = f"W{n}::store(in.dw, {self._row_of_w()}, u, dw);"
         return ["    {", "      T dw[V] = {};", f"      {call}", f"      {store}", "    }"]
 
     def _end(self) -> list[str]:
@@ -202,11 +206,11 @@ class _Unit:
             for s in of:
                 if (name := f"{letter}{s.number}") in self.held:
                     segment = letter[-1].upper()
-                    row = f"in.{letter} + row * Form::{segment}DIM"
+                    row = f"in.{letter}, row * Form::{segment}DIM"
                     lines.append(f"    {segment}{s.number}::store({row}, u, {self._array(name)});")
         for path in self.unit.paths:
             if (name := f"dw{path.number}") in self.held:
-                lines.append(f"    W{path.number}::store(in.dw + row * Form::WDIM, u, {self._array(name)});")
+                lines.append(f"    W{path.number}::store(in.dw, row * Form::WDIM, u, {self._array(name)});")
         return lines
 
     def _array(self, name: str) -> str:
