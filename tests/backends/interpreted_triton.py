@@ -8,12 +8,7 @@ import torch
 from equikern import backends
 from equikern.ops import evaluate, plan
 from equikern.program import painn_message, schnet_message
-from equikern.testing import assert_close, derivatives, get, inputs, reference, tolerance
-
-CASES = [
-    "mul-1", "mul-33", "paths-meet", "mixed-weights", "shared-mixed", "rows-edge", "rows-edge-shared",
-    "rows-sender-to-edge", "rows-edge-to-receiver", "unread-segments", "isolated-nodes", "no-edges", "ir-mul",
-]  # fmt: skip
+from equikern.testing import SWEEPS, assert_close, derivatives, get, inputs, reference, tolerance
 
 
 def check(case, dtype, order):
@@ -23,7 +18,7 @@ def check(case, dtype, order):
 
 
 @pytest.mark.parametrize("order", [0, 1, 2])
-@pytest.mark.parametrize("id", CASES)
+@pytest.mark.parametrize("id", SWEEPS)
 def test_orders_are_those_of_the_reference(id, order):
     check(get(id), torch.float64, order)
 

@@ -20,16 +20,12 @@ from equikern.backends.gpu import launch
 from equikern.errors import BackendError
 from equikern.ops import evaluate, plan
 from equikern.program import painn_message, schnet_message
-from equikern.testing import assert_close, derivatives, get, inputs, reference, run, tolerance
+from equikern.testing import SWEEPS, assert_close, derivatives, get, inputs, reference, run, tolerance
 
 _spec = importlib.util.spec_from_file_location("host_cuda", Path(__file__).with_name("host_cuda.py"))
 host_cuda = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(host_cuda)
 
-CASES = [
-    "mul-1", "mul-33", "ir-mul", "mixed-weights", "unweighted", "shared-mixed", "rows-edge", "rows-edge-shared",
-    "rows-sender-to-edge", "rows-edge-to-receiver", "unread-segments", "isolated-nodes", "no-edges",
-]  # fmt: skip
 PROGRAMS = {
     "mace": get("mace-conv").program,
     "nequip": get("nequip-conv").program,
@@ -59,7 +55,7 @@ def check(case, dtype, order):
 
 @needs_compiler
 @pytest.mark.parametrize("order", [0, 1, 2])
-@pytest.mark.parametrize("id", CASES)
+@pytest.mark.parametrize("id", SWEEPS)
 def test_orders_are_those_of_the_reference(on_host, id, order):
     check(get(id), torch.float64, order)
 
