@@ -88,10 +88,7 @@ class RadialConvolution(torch.nn.Module):
         edge_vec is position[sender] + shifts @ cell - position[receiver]. `graph`, made once by `Graph(edge_index, N)`,
         saves the checks and the sort of the edges.
         """
-        if graph is None:
-            graph = Graph(edge_index, x.shape[0])
-        else:
-            graph.check(edge_index, x.shape[0])
+        graph = Graph.of(edge_index, x.shape[0], graph)
         if edge_vec.shape != (graph.num_edges, 3):
             raise ShapeError(f"edge_vec has shape {tuple(edge_vec.shape)}; the graph reads ({graph.num_edges}, 3).")
         y = spherical_harmonics([ir.l for _, ir in self.irreps_y], edge_vec, True, "component")
