@@ -12,13 +12,7 @@ from equikern.errors import BackendError
 from equikern.ops import evaluate, plan
 from equikern.ops.radial_embedding import functions
 from equikern.program import painn_message, schnet_message
-from equikern.testing import assert_close, derivatives, get, inputs, reference, tolerance
-
-CASES = [
-    "mul-1", "mul-33", "paths-meet", "mixed-weights", "shared-mixed", "rows-edge", "rows-edge-shared",
-    "rows-sender-to-edge", "rows-edge-to-receiver", "unread-segments", "isolated-nodes", "no-edges", "ir-mul",
-]  # fmt: skip
-
+from equikern.testing import SWEEPS, assert_close, derivatives, get, inputs, reference, tolerance
 
 RADIAL = [
     "radial bessel 5 4.0 0.7 polynomial 6",
@@ -34,7 +28,7 @@ def check(case, dtype, order):
 
 
 @pytest.mark.parametrize("order", [0, 1, 2])
-@pytest.mark.parametrize("id", CASES)
+@pytest.mark.parametrize("id", SWEEPS)
 def test_orders_are_those_of_the_reference(id, order):
     check(get(id), torch.float64, order)
 
