@@ -55,7 +55,8 @@ class RadialTable:
         self.r_min = self.r_max / 10 if r_min is None else float(r_min)
         self._made_of: list[Tensor] = []
         self._measured_of: list[Tensor] = []  # when all intervals were looked at last
-        self._seen: list[tuple[Any, ...]] = []  # what the host saw of them, on a device
+        self._seen: list[tuple[int, ...]] = []  # what the host saw when they were looked at last, on a device
+        self._looked_at: list[Tensor] = []  # kept, so that no other tensor has their id
         self._numbers: Tensor | None = None  # all of them, on a device
         self._fit: Fit | None = None
         self._rows: dict[tuple[torch.dtype, torch.device], Tensor] = {}
@@ -108,6 +109,15 @@ class RadialTable:
         """Largest error of value and slope that was measured, over the largest weight."""
         return (float("nan"),) * 2 if self._fit is None else self._fit.errors  # type: ignore[return-value]
 
+    def seen(self) -> list[tuple[int, ...]]:
+        """What the host sees of the module's parameters and buffers: where it differs, their values may too."""
+        return self._see(self._state())
+
+    def _see(self, now: list[Tensor]) -> list[tuple[int, ...]]:
+        versions = [-1 if t.is_inference() else t._version for t in now]
+        about = [(id(t), t.data_ptr(), v, t.requires_grad) for t, v in zip(now, versions, strict=True)]
+        return [*about, (self.radial.training,)]
+
     # --- how it is made
 
     @property
@@ -127,18 +137,15 @@ class RadialTable:
         """Make the table of the module as it is, `now` its parameters and buffers, unless it is made already."""
         known = bool(self._fit or self._reason)
         if now and not _waits(now[0]):
-            seen: list[tuple[Any, ...]] = [
-                (t, t.data_ptr(), t.is_inference() or t._version, t.requires_grad) for t in now
-            ]
-            seen.append((self.radial.training,))
-            if _capturing() or (known and _same(seen, self._seen)):
+            seen = self._see(now)
+            if _capturing() or (known and seen == self._seen):
                 return
-            self._seen = seen
+            self._seen, self._looked_at = seen, now
         # By value: in-place writes through `.data`, as of averaged parameters, leave no other trace.
         if known and len(now) == len(self._made_of) and all(map(_equal, now, self._made_of)):
             return
         self._made_of = [t.detach().clone() for t in now]
-        self._numbers = _numbers(self._made_of) if self._seen else None
+        self._numbers = _numbers(self._made_of) if now and not _waits(now[0]) else None
         self._rows, self._reason, before, self._fit = {}, "", self._fit, None
         with torch.no_grad():
             values = self._values(torch.float64, HOST)
@@ -200,8 +207,8 @@ class RadialTable:
         return self._rows[dtype, device]
 
     def __getstate__(self) -> dict[str, Any]:
-        empty: dict[str, Any] = {"_made_of": [], "_measured_of": [], "_seen": [], "_numbers": None}
-        return self.__dict__ | empty | {"_fit": None, "_rows": {}, "_reason": ""}
+        empty: dict[str, Any] = {"_made_of": [], "_measured_of": [], "_seen": [], "_looked_at": []}
+        return self.__dict__ | empty | {"_numbers": None, "_fit": None, "_rows": {}, "_reason": ""}
 
 
 def _waits(tensor: Tensor) -> bool:
@@ -211,11 +218,6 @@ def _waits(tensor: Tensor) -> bool:
 
 def _capturing() -> bool:
     return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
-
-
-def _same(now: list[tuple[Any, ...]], then: list[tuple[Any, ...]]) -> bool:
-    """Whether tensors are the same objects, and what is known of them is equal."""
-    return len(now) == len(then) and all(a[0] is b[0] and a[1:] == b[1:] for a, b in zip(now, then, strict=True))
 
 
 def _equal(a: Tensor, b: Tensor) -> bool:

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from equikern import backends
+from equikern.cli.zoo import ZOO
 from equikern.graph import Graph
-from equikern.nn import Convolution, RadialConvolution
+from equikern.nn import Convolution, RadialConvolution, force_graph
 from equikern.ops import spherical_harmonics
 from equikern.ops.radial import length
 from equikern.testing import RadialNetwork, assert_close, derivatives, get, inputs, reference, tolerance, uvu_paths
@@ -159,3 +160,22 @@ def test_training_with_a_table_gives_the_gradients_of_the_module():
     got = gradients(conv, x, vec)
     doubled = layer(table=False).cuda().double()
     assert_near(got, gradients(doubled, x.double(), vec.double()), 5e-5)
+
+
+def test_a_replayed_step_of_dynamics_follows_weights_that_are_written_in_place():
+    generator = torch.Generator().manual_seed(0)
+    side = torch.arange(4.0)
+    positions = torch.cartesian_prod(side, side, side) * 1.3 + 0.2 * torch.rand(64, 3, generator=generator)
+    edges = ((torch.cdist(positions, positions) < 4.0) & ~torch.eye(64, dtype=torch.bool)).nonzero().t()
+    model, species = ZOO["schnet"].model().float().eval(), torch.zeros(64, dtype=torch.int64)
+    here = copy.deepcopy(model).cuda()
+    tables = [m.table for m in here.modules() if isinstance(m, RadialConvolution)]
+    expected, forces_of = force_graph(model, species, edges), force_graph(here, species.cuda(), edges.cuda())
+    for change in (1.0, 1.1):
+        with torch.no_grad():
+            for p in (*model.parameters(), *here.parameters()):
+                p.mul_(change)
+        got = forces_of(positions.cuda())
+        assert forces_of._captured.inputs, "it was captured"
+        assert_near([t.cpu() for t in got], expected(positions), 1e-4)
+    assert tables and all(0 < len(table) < edges.shape[1] for table in tables)
