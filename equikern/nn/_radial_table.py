@@ -6,7 +6,8 @@ to less than the network's own rounding in float32, and a kernel reads eight row
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -144,19 +145,22 @@ class RadialTable:
         # By value: in-place writes through `.data`, as of averaged parameters, leave no other trace.
         if known and len(now) == len(self._made_of) and all(map(_equal, now, self._made_of)):
             return
+        with _plainly():
+            self._make(now)
+
+    def _make(self, now: list[Tensor]) -> None:
         self._made_of = [t.detach().clone() for t in now]
         self._numbers = _numbers(self._made_of) if now and not _waits(now[0]) else None
         self._rows, self._reason, before, self._fit = {}, "", self._fit, None
-        with torch.no_grad():
-            values = self._values(torch.float64, HOST)
-            if before is not None and _near(now, self._measured_of):
-                table = table_of(before, values)
-                if holds(values, before, TOLERANCE, table):
-                    self._fit = before
-                    self._rows = {(torch.float64, self._device): self._by_pair(table).to(self._device)}
-                    return
-            self._measured_of = self._made_of
-            result = fit(values, self.r_min, self.r_max, TOLERANCE, like=before)
+        values = self._values(torch.float64, HOST)
+        if before is not None and _near(now, self._measured_of):
+            table = table_of(before, values)
+            if holds(values, before, TOLERANCE, table):
+                self._fit = before
+                self._rows = {(torch.float64, self._device): self._by_pair(table).to(self._device)}
+                return
+        self._measured_of = self._made_of
+        result = fit(values, self.r_min, self.r_max, TOLERANCE, like=before)
         if isinstance(result, str):
             self._reason = result
         elif (size := 4 * result.rows * values(torch.tensor([self.r_max]).double()).shape[1]) > LARGEST:
@@ -198,10 +202,10 @@ class RadialTable:
     def _cast(self, dtype: torch.dtype, device: torch.device) -> Tensor:
         if (dtype, device) not in self._rows:
             exact = torch.float64, self._device
-            if exact not in self._rows:
-                with torch.no_grad():
+            with _plainly():
+                if exact not in self._rows:
                     self._rows[exact] = self._compute(torch.float64)
-            self._rows[dtype, device] = self._rows[exact].to(device, dtype)
+                self._rows[dtype, device] = self._rows[exact].to(device, dtype)
             if exact != (dtype, device):
                 del self._rows[exact]  # its size, twice over
         return self._rows[dtype, device]
@@ -209,6 +213,13 @@ class RadialTable:
     def __getstate__(self) -> dict[str, Any]:
         empty: dict[str, Any] = {"_made_of": [], "_measured_of": [], "_seen": [], "_looked_at": []}
         return self.__dict__ | empty | {"_numbers": None, "_fit": None, "_rows": {}, "_reason": ""}
+
+
+@contextmanager
+def _plainly() -> Iterator[None]:
+    """Without recording, and not in inference mode: what is kept of one call serves others, which may record."""
+    with torch.inference_mode(False), torch.no_grad():
+        yield
 
 
 def _waits(tensor: Tensor) -> bool:
