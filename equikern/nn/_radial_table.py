@@ -23,6 +23,7 @@ from equikern.ops.spline import spline
 TOLERANCE = (1e-7, 3e-6)
 LARGEST = 256 << 20  # bytes
 TRAINED = 4
+DTYPES = {torch.float32, torch.float64}
 CLOSE = 0.02  # change of parameters, over their largest, up to which a table's errors are only sampled
 
 
@@ -69,12 +70,14 @@ class RadialTable:
         """What a `tabled` program reads for lengths r (E,): rows (n, W), factors b (E, 8), first rows knot (E,).
 
         rows is on the graph of the module's parameters, b on that of r. None where the module itself must be used:
-        there is no table, or somebody traces and values cannot be looked at; on the CPU, where an edge is shorter than
-        the first knot, or not a number; where it is cheaper, with fewer edges than the table has intervals (`TRAINED`
-        times as many where it trains: derivatives by its parameters take the module in float64 at the table's sites);
-        on a device, where it trains and not `trained`.
+        there is no table, or somebody traces and values cannot be looked at; in half types; on the CPU, where an edge
+        is shorter than the first knot, or not a number; where it is cheaper, with fewer edges than the table has
+        intervals (`TRAINED` times as many where it trains: derivatives by its parameters take the module in float64 at
+        the table's sites); on a device, where it trains and not `trained`.
         """
         if _get_current_dispatch_mode() is not None or torch.compiler.is_compiling() or r.shape[0] < INTERVALS[0]:
+            return None
+        if not {r.dtype, dtype} <= DTYPES:
             return None
         now = self._state()
         parameters = [t for t in now if t.requires_grad]
