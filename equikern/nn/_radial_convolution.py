@@ -34,8 +34,8 @@ class RadialConvolution(torch.nn.Module):
     the table's knots, or shorter than r_max / 10; `self.table.why_not()` says why a table was refused.
 
     On a CUDA device nothing waits for it: edges shorter than r_max / 10 give NaN (see `RadialTable`). In training the
-    module runs there unless table=True; the gradient of a table is made of that of the weights, which takes the memory
-    of edges x weights.
+    module runs there unless table=True: a table is then made in each step, which waits, and its gradient is made of
+    that of the weights, which takes the memory of edges x weights.
 
     Raises ProgramError for an impossible path, or irreps_y that are no harmonics.
     """
