@@ -14,6 +14,8 @@ namespace EQK_TARGET {
 
 constexpr int64_t GROUP = 32;         // edges a group, at least
 constexpr int64_t FETCHED = 1 << 20;  // bytes of weights above which they are fetched ahead
+constexpr int64_t AHEAD = 4;          // edges that rows of other threads are asked for ahead
+constexpr int64_t FAR = 8 << 20;      // bytes of rows of x above which they are fetched ahead
 constexpr int64_t BATCH = 8 << 20;    // bytes by edge that a batch of groups may keep
 constexpr int64_t ALONE = 4096;       // a group with more edges is not shared: what it keeps would not fit the cache
 
@@ -69,6 +71,12 @@ Edges<T> rows_of(const Sweep<T>& s, Worker<T>& t, const int64_t* edges, int coun
             r.ahead[e] = a.w ? a.w + next * p.w_dim : nullptr;
             r.tangent_ahead[e] = a.hw ? a.hw + next * p.w_dim : nullptr;
             r.dw_ahead[e] = a.dw ? a.dw + next * p.w_dim : nullptr;
+        }
+        if (s.far) {
+            const int64_t row = a.x_index[next] * p.x_width;
+            if (a.x) fetch_row<0>(s.x.data() + row, p.x_width);
+            if (a.hx) fetch_row<0>(s.hx.data() + row, p.x_width);
+            if (a.dx && !dx_kept) fetch_row<1>(s.dx.data() + row, p.x_width);
         }
         if (s.gather) {
             r.x[e] = a.x ? s.x.data() + a.x_index[edge] * p.x_width : s.zeros.data();
@@ -199,9 +207,17 @@ template <class T>
 void add_senders(const Sweep<T>& s, int64_t begin, int64_t end) {
     const int64_t thread = omp_get_thread_num(), threads = omp_get_num_threads();
     const int64_t first = s.a.x_rows * thread / threads, last = s.a.x_rows * (thread + 1) / threads;
-    for (int64_t at = begin; at < end; ++at) {
+    const auto owned = [&](int64_t at) {
         const int64_t sender = s.a.x_index[s.edge(at)];
-        if (sender >= first && sender < last)
+        return sender >= first && sender < last ? sender : -1;
+    };
+    for (int64_t at = begin; at < end; ++at) {
+        const int64_t next = at + AHEAD < end ? owned(at + AHEAD) : -1, sender = owned(at);
+        if (next >= 0) {
+            fetch_row<0>(s.dx_edges.data() + (at + AHEAD - begin) * s.p.x_width, s.p.x_width);
+            fetch_row<1>(s.dx.data() + next * s.p.x_width, s.p.x_width);
+        }
+        if (sender >= 0)
             add(s.dx.data() + sender * s.p.x_width, s.dx_edges.data() + (at - begin) * s.p.x_width, s.p.x_width);
     }
 }
@@ -280,6 +296,7 @@ void prepare(Sweep<T>& s, int threads, int64_t most) {
     if (a.dw && !rows) advise_huge(a.dw, a.edges * p.w_dim * int64_t(sizeof(T)), threads);
     if (a.dx) advise_huge(a.dx, a.x_rows * p.x_dim * int64_t(sizeof(T)), threads);
     s.fetch = !rows && !p.staged_w && a.edges * p.w_dim * int64_t(sizeof(T)) > FETCHED;
+    s.far = s.gather && a.x_rows * p.x_width * int64_t(sizeof(T)) > FAR;
     if (a.shared_w && a.w) s.w = Buffer<T>(p.w_width), stage_weights(p, a.w, s.w.data());
     if (a.shared_w && a.hw) s.hw = Buffer<T>(p.w_width), stage_weights(p, a.hw, s.hw.data());
     if (a.shared_w && a.dw) s.dw_groups = Buffer<T>(most * p.w_width);

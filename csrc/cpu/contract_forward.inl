@@ -219,6 +219,8 @@ void read_edges(const Sweep<T>& s, Chunk<T>& c, int64_t begin, int64_t end) {
             for (int64_t j = 0; j < p.y_dim; ++j) c.y[j * L + e] = e < count && a.y ? a.y[edge * p.y_dim + j] : T(0);
             if (e >= count) continue;
             c.x[at] = a.x ? s.x.data() + a.x_index[edge] * p.x_width : s.zeros.data();
+            if (a.x && s.far && from + e + c.most < a.edges)
+                fetch_row<0>(s.x.data() + a.x_index[s.edge(from + e + c.most)] * p.x_width, p.x_width);
             if (s.table())
                 c.knot[at] = a.knot[edge], put_factors(a, edge, c.b.data() + at * kMostRows);
             else if (a.w && !a.shared_w)

@@ -15,6 +15,7 @@ struct Sweep {
     const ContractArgs<T>& a;
     bool grads = false;             // of any input
     bool fetch = false;             // weights do not stay in the caches: fetch them ahead
+    bool far = false;               // rows of x do not stay in the caches either
     bool gather = false;            // x rows are gathered by index, and kept converted in x, hx
     Buffer<T> x{}, hx{}, dx{};      // (x_rows, x_width) inside order
     Buffer<T> zeros{}, fixed{};     // absent tangents; weights of unweighted paths
@@ -58,6 +59,12 @@ struct Worker {
           db(EDGES * kMostRows),
           unused(p.x_width) {}
 };
+
+// Ask for a row, to be written where Write is 1.
+template <int Write, class T>
+EQK_INLINE void fetch_row(const T* row, int64_t width) {
+    for (int64_t n = 0; n < width; n += lanes<T>) __builtin_prefetch(row + n, Write, 2);
+}
 
 }  // namespace EQK_TARGET
 }  // namespace eqk

@@ -29,6 +29,8 @@ from equikern.backends import (
 from equikern.backends.constant import constant
 from equikern.backends.cuda import harmonics as cuda_harmonics
 from equikern.backends.triton import harmonics as triton_harmonics
+from equikern.backends.triton import radial as triton_radial
+from equikern.backends.triton import spline as triton_spline
 from equikern.errors import BackendError
 from equikern.program import parse
 
@@ -42,6 +44,7 @@ harmonics = {
     "cuda": cuda_harmonics,
 }
 NO_KERNEL = {"triton": "it has no kernel for it", "reference": None, "cuda": "it has no kernel for it"}
+splines = {"cpu": cpu_spline, "triton": triton_spline}
 symmetric = {"cpu": cpu_symmetric, "reference": reference_symmetric}
 
 
@@ -91,6 +94,32 @@ def _select(setting: str, program: str, device: str, dtype: torch.dtype) -> str:
     return _choose(setting, f"the program {program}", reasons(program, device, dtype))
 
 
+def why_not(program: str, device: str, dtype: torch.dtype) -> str | None:
+    """None if a kernel runs a program's text here, or the reference was asked for by name; else the reasons."""
+    return _constant_why_not(_setting, program, device, dtype)
+
+
+@constant
+def _constant_why_not(setting: str, program: str, device: str, dtype: torch.dtype) -> str | None:
+    return _why_not(setting, program, device, dtype)
+
+
+@cache
+def _why_not(setting: str, program: str, device: str, dtype: torch.dtype) -> str | None:
+    return judge(setting, reasons(program, device, dtype))
+
+
+def judge(setting: str, answers: dict[str, str | None]) -> str | None:
+    """None if a kernel of the answers', or the backend in force by name, does the work; else the reasons."""
+    if setting != "auto":
+        why = answers[setting]
+        return None if why is None else f"backend {setting}: {why}"
+    kernels = {name: why for name, why in answers.items() if name != reference.name}
+    if None in kernels.values():
+        return None
+    return "no kernel: " + "; ".join(f"{name}: {why}" for name, why in kernels.items())
+
+
 def select_harmonics(device: str, dtype: torch.dtype, lmax: int = 0) -> str:
     """The name of the backend that runs spherical harmonics up to a degree; raises if the one asked for cannot."""
     return _constant_select_harmonics(_setting, device, dtype, lmax)
@@ -108,7 +137,8 @@ def select_spline(device: str, dtype: torch.dtype) -> str:
 
 @constant
 def _constant_select_spline(setting: str, device: str, dtype: torch.dtype) -> str:
-    return _choose(setting, "a spline", {"cpu": cpu_spline.supports(device, dtype), **NO_KERNEL})
+    answers = {name: module.supports(device, dtype) for name, module in splines.items()}
+    return _choose(setting, "a spline", {**answers, "reference": None, "cuda": NO_KERNEL["cuda"]})
 
 
 def select_painn(device: str, dtype: torch.dtype) -> str:
@@ -129,6 +159,17 @@ def select_symmetric(device: str, dtype: torch.dtype) -> str:
 @constant
 def _constant_select_symmetric(setting: str, device: str, dtype: torch.dtype) -> str:
     return _choose(setting, "a symmetric contraction", {"cpu": cpu_symmetric.supports(device, dtype), **NO_KERNEL})
+
+
+def select_radial(device: str, dtype: torch.dtype) -> str:
+    """The name of the backend that runs a radial embedding: one with a kernel for it, else torch's functions."""
+    return _constant_select_radial(_setting, device, dtype)
+
+
+@constant
+def _constant_select_radial(setting: str, device: str, dtype: torch.dtype) -> str:
+    asked = setting in ("auto", "triton")
+    return "triton" if asked and triton_radial.supports(device, dtype) is None else "reference"
 
 
 def _choose(setting: str, what: str, answers: dict[str, str | None]) -> str:

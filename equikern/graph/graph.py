@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -23,11 +26,13 @@ class Graph:
             raise ShapeError(f"edge_index has shape {tuple(edge_index.shape)}; it must be (2, E): senders, receivers.")
         if edge_index.dtype not in (torch.int32, torch.int64):
             raise ShapeError(f"edge_index is {edge_index.dtype}; it must be int32 or int64.")
-        self._made_of, self._version = edge_index, edge_index._version
+        self._read: dict[str, tuple[list[tuple[Tensor, int | None]], Any]] = {}
+        if not torch.compiler.is_compiling():
+            self.once("same edges", lambda: True, edge_index)
         self.num_nodes = num_nodes
         self.num_senders = num_nodes if num_senders is None else num_senders
         # A copy: what is done to edge_index later must not reach a graph that was checked.
-        edges = edge_index.to(torch.int64, copy=True).contiguous()
+        self.edge_index = edges = edge_index.to(torch.int64, copy=True).contiguous()
         self.sender, self.receiver = edges[0], edges[1]
         self.ptr, self.order = plan(self.sender, self.receiver, self.num_senders, num_nodes)
         self._by_sender: tuple[Tensor, Tensor] | None = None
@@ -37,20 +42,40 @@ class Graph:
     def check(self, edge_index: Tensor, num_senders: int) -> None:
         """Raise ShapeError unless the graph is that of `edge_index` for `num_senders` rows.
 
-        The same unchanged tensor is known at once; another one is compared, outside torch.compile.
+        The same unchanged tensor is known at once, as is the graph's own; another one is compared, outside
+        torch.compile.
         """
         if num_senders != self.num_senders or edge_index.shape[-1] != self.num_edges:
             raise ShapeError(
                 f"the graph has {self.num_senders} nodes and {self.num_edges} edges, but x has {num_senders} rows and "
                 f"edge_index {edge_index.shape[-1]} edges; build a new Graph when the edges change."
             )
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or edge_index is self.edge_index:
             return
-        same = edge_index is self._made_of and edge_index._version == self._version
-        if not same and not torch.equal(edge_index.long(), torch.stack([self.sender, self.receiver])):
+        if not self.once("same edges", lambda: torch.equal(edge_index.long(), self.edge_index), edge_index):
             raise ShapeError(
                 "the graph was made of other edges than edge_index; build a new Graph when the edges change."
             )
+
+    def check_species(self, species: Tensor, count: int) -> None:
+        """Raise ShapeError unless the species (N,), integers, lie in 0 ... count - 1; outside torch.compile."""
+        if torch.compiler.is_compiling() or not species.numel():
+            return
+        low, high = self.once("species", lambda: torch.stack(species.aminmax()).tolist(), species)
+        if low < 0 or high >= count:
+            raise ShapeError(f"species must lie in 0 ... {count - 1}; got {low} ... {high}.")
+
+    def once(self, name: str, read: Callable[[], Any], *of: Tensor) -> Any:
+        """read(), remembered by name for as long as `of` are the same unchanged tensors.
+
+        To look at values waits for a device: what a step must know of its inputs is looked at once a graph.
+        Tensors of torch.inference_mode do not tell whether they changed; theirs is not remembered.
+        """
+        kept, value = self._read.get(name, (None, None))
+        if kept is None or len(kept) != len(of) or not all(map(_unchanged, kept, of)):
+            value = read()
+            self._read[name] = [(t, None if t.is_inference() else t._version) for t in of], value
+        return value
 
     @property
     def num_edges(self) -> int:
@@ -72,3 +97,8 @@ class Graph:
         if self._by_sender is None:
             self._by_sender = plan(self.receiver, self.sender, self.num_nodes, self.num_senders)
         return self._by_sender
+
+
+def _unchanged(kept: tuple[Tensor, int | None], tensor: Tensor) -> bool:
+    before, version = kept
+    return before is tensor and version is not None and version == tensor._version

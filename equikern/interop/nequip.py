@@ -42,19 +42,14 @@ def is_interaction(module: nn.Module) -> bool:
 class Radial(nn.Module):
     """Lengths (E,) to weights (E, W): Bessel functions, cutoff, factor and radial network, as NequIP applies them."""
 
-    per_length: Tensor
-    frequencies: Tensor
-
     def __init__(self, normalizer: Any, encoding: Any, factor: float, network: nn.Module) -> None:
         super().__init__()
-        self.register_buffer("per_length", normalizer._rmax_recip)
-        self.register_buffer("frequencies", encoding.bessel_weights.detach())
-        self.cutoff, self.factor, self.network = encoding.cutoff, factor, network
+        self.normalizer, self.encoding, self.factor, self.network = normalizer, encoding, factor, network
 
     def forward(self, r: Tensor) -> Tensor:
-        x = r.unsqueeze(-1) * self.per_length
-        basis = torch.sinc(x * self.frequencies) * self.frequencies
-        return self.network(self.factor * (basis * self.cutoff(x)))  # type: ignore[no-any-return]
+        x, frequencies = r.unsqueeze(-1) * self.normalizer._rmax_recip, self.encoding.bessel_weights
+        basis = torch.sinc(x * frequencies) * frequencies
+        return self.network(self.factor * (basis * self.encoding.cutoff(x)))  # type: ignore[no-any-return]
 
 
 def radial_table(model: nn.Module, interaction: Any) -> RadialTable | None:

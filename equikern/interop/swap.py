@@ -8,7 +8,6 @@ without a kernel, mixed dtypes under autocast) goes to the module's own forward.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import torch
@@ -33,12 +32,6 @@ class Swap:
     def why_not(self, device: str, dtype: torch.dtype) -> str | None:
         """None if a kernel does the work here, else why there is none."""
         return None if self.program is None else why_not_native(self.program, device, dtype)
-
-    def reads_table(self, dtype: torch.dtype) -> bool:
-        """Whether weights that depend on the edge length alone may come from a table now: see `accelerate`."""
-        return dtype == torch.float32 and (
-            self.tables == "always" or (self.tables == "evaluation" and not self.module.training)
-        )
 
     def own(self, *args: Any, **named: Any) -> Any:
         """What the module's class computes."""
@@ -119,7 +112,7 @@ def remove(module: nn.Module) -> None:
 
 def why_not_native(program: Program, device: str, dtype: torch.dtype) -> str | None:
     """None if a kernel runs the program here, or the reference was asked for by name; else the reasons."""
-    return _why_not_native(backends.setting(), program.text, device, dtype)
+    return backends.why_not(program.text, device, dtype)
 
 
 def runs(program: Program, *tensors: Tensor) -> bool:
@@ -142,32 +135,12 @@ def why_no_contraction(device: str, dtype: torch.dtype) -> str | None:
 
 @constant
 def _why_no_contraction(setting: str, device: str, dtype: torch.dtype) -> str | None:
-    return _judge(setting, {"cpu": backends.symmetric["cpu"].supports(device, dtype), REFERENCE: None})
-
-
-@constant
-def _why_not_native(setting: str, text: str, device: str, dtype: torch.dtype) -> str | None:
-    return _cached_why_not(setting, text, device, dtype)
-
-
-@cache
-def _cached_why_not(setting: str, text: str, device: str, dtype: torch.dtype) -> str | None:
-    return _judge(setting, backends.reasons(text, device, dtype))
+    return backends.judge(setting, {"cpu": backends.symmetric["cpu"].supports(device, dtype), REFERENCE: None})
 
 
 @constant
 def _why_no_harmonics(setting: str, device: str, dtype: torch.dtype) -> str | None:
-    return _judge(setting, {name: b.supports(device, dtype) for name, b in backends.harmonics.items()})
-
-
-def _judge(setting: str, answers: dict[str, str | None]) -> str | None:
-    if setting != "auto":
-        why = answers[setting]
-        return None if why is None else f"backend {setting}: {why}"
-    kernels = {name: why for name, why in answers.items() if name != REFERENCE}
-    if None in kernels.values():
-        return None
-    return "no kernel: " + "; ".join(f"{name}: {why}" for name, why in kernels.items())
+    return backends.judge(setting, {name: b.supports(device, dtype) for name, b in backends.harmonics.items()})
 
 
 def close(own: Callable[[], Tensor], ours: Callable[[], Tensor]) -> bool:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from equikern.errors import EquikernError, ShapeError
 from equikern.graph import Graph
 from equikern.nn import GAINS, MLP
-from equikern.ops import radial
+from equikern.ops import radial, radial_embedding
 from equikern.ops.gate import Part, gate, gate_spec
 from equikern.program import Irreps
 
@@ -31,14 +31,11 @@ def inputs(species: Tensor, edge_vec: Tensor, edge_index: Tensor, graph: Graph |
     """The graph of a model's inputs; raises ShapeError where they do not fit one another."""
     if species.ndim != 1 or species.dtype not in (torch.int32, torch.int64):
         raise ShapeError(f"species are integers (N,); got {tuple(species.shape)} {species.dtype}.")
-    if not torch.compiler.is_compiling() and species.numel():
-        low, high = int(species.min()), int(species.max())
-        if low < 0 or high >= num_species:
-            raise ShapeError(f"species must lie in 0 ... {num_species - 1}; got {low} ... {high}.")
     if graph is None:
         graph = Graph(edge_index, species.shape[0])
     else:
         graph.check(edge_index, species.shape[0])
+    graph.check_species(species, num_species)
     if edge_vec.shape != (graph.num_edges, 3):
         raise ShapeError(f"edge_vec has shape {tuple(edge_vec.shape)}; edge_index reads ({graph.num_edges}, 3).")
     return graph
@@ -83,7 +80,7 @@ class RadialNetwork(nn.Module):
 
     def forward(self, r: Tensor) -> Tensor:
         """r (E,) -> (E, width)."""
-        basis = radial.bessel(r, self.num_basis, self.cutoff, "nequip")
+        basis = radial_embedding(r, self.num_basis, self.cutoff, prefactor="nequip", cutoff="none")
         return self.net(basis) * radial.polynomial_cutoff(r, self.cutoff).unsqueeze(1)  # type: ignore[no-any-return]
 
 

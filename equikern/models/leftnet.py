@@ -174,7 +174,7 @@ class LEFTNet(nn.Module):
         """
         config = self.config
         graph = inputs(species, edge_vec, edge_index, graph, config.num_species)
-        centred = about_centroid(self._open(species, edge_vec, graph, positions), batch)
+        centred = about_centroid(self._open(species, edge_vec, graph, positions), batch, graph)
         r = radial.length(edge_vec)
         direction = spherical_harmonics([1], edge_vec, True, "norm")  # (E, 3)
         basis = radial.exp_normal(r, config.num_basis, config.cutoff)  # (E, K)
@@ -197,23 +197,30 @@ class LEFTNet(nn.Module):
         if positions is None or positions.shape != (species.shape[0], 3):
             got = "none" if positions is None else str(tuple(positions.shape))
             raise ShapeError(f"LEFTNet: its frames need positions (N, 3) of {species.shape[0]} atoms; got {got}.")
-        if not torch.compiler.is_compiling() and graph.num_edges:
-            apart = positions.detach()[graph.sender] - positions.detach()[graph.receiver]
-            if (apart - edge_vec.detach()).abs().max() > 0.01 * self.config.cutoff:
-                raise EquikernError(
-                    "LEFTNet: edge_vec is not position[sender] - position[receiver]: periodic systems have no centroid "
-                    "and are not defined. Use an open system, or a model that reads edge vectors only."
-                )
+        if torch.compiler.is_compiling() or not graph.num_edges:
+            return positions
+        # Once a graph: whether edges go to an image does not change with the positions.
+        if graph.once("apart", lambda: _apart(positions, edge_vec, graph)) > 0.01 * self.config.cutoff:
+            raise EquikernError(
+                "LEFTNet: edge_vec is not position[sender] - position[receiver]: periodic systems have no centroid "
+                "and are not defined. Use an open system, or a model that reads edge vectors only."
+            )
         return positions
 
 
-def about_centroid(positions: Tensor, batch: Tensor | None) -> Tensor:
+@torch.no_grad()
+def _apart(positions: Tensor, edge_vec: Tensor, graph: Graph) -> float:
+    """How far edge_vec is from position[sender] - position[receiver] at most; there is an edge."""
+    return float((positions[graph.sender] - positions[graph.receiver] - edge_vec).abs().max())
+
+
+def about_centroid(positions: Tensor, batch: Tensor | None, graph: Graph) -> Tensor:
     """positions (N, 3) minus the centroid of their graph; batch (N,) integers, or None for one graph."""
     if batch is None:
         return positions - positions.mean(0)
     if batch.shape != positions.shape[:1]:
         raise ShapeError(f"LEFTNet: batch has shape {tuple(batch.shape)}; {positions.shape[0]} atoms need (N,).")
-    rows = int(batch.max()) + 1 if batch.numel() else 0
+    rows = graph.once("batch", lambda: int(batch.max()) + 1 if batch.numel() else 0, batch)
     count = positions.new_zeros(rows).index_add(0, batch, positions.new_ones(positions.shape[0]))
     mean = positions.new_zeros(rows, 3).index_add(0, batch, positions) / count.clamp(min=1).unsqueeze(1)
     return positions - mean[batch]

@@ -17,7 +17,7 @@ from equikern.models._checks import check_sizes
 from equikern.models._parts import inputs
 from equikern.nn import GAINS, MLP, RadialConvolution, SpeciesLinear, SymmetricContraction
 from equikern.o3 import Irreps, Linear
-from equikern.ops import radial, spherical_harmonics
+from equikern.ops import radial, radial_embedding, spherical_harmonics
 from equikern.program import channelwise
 
 
@@ -80,8 +80,8 @@ class Radial(nn.Module):
     def forward(self, r: Tensor) -> Tensor:
         """r (E,) -> (E, W), zero from the cutoff on."""
         c = self.config
-        basis = radial.bessel(r, c.num_basis, c.cutoff, "mace")  # (E, K)
-        return self.network(basis * radial.polynomial_cutoff(r, c.cutoff, c.cutoff_power).unsqueeze(1))  # type: ignore[no-any-return]
+        basis = radial_embedding(r, c.num_basis, c.cutoff, prefactor="mace", p=c.cutoff_power)  # (E, K)
+        return self.network(basis)  # type: ignore[no-any-return]
 
 
 class Interaction(nn.Module):

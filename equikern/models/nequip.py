@@ -20,7 +20,7 @@ from equikern.models._checks import check_sizes
 from equikern.models._parts import inputs, reachable
 from equikern.nn import MLP, Gate, RadialConvolution, SpeciesLinear
 from equikern.o3 import Irrep, Irreps, Linear
-from equikern.ops import radial, spherical_harmonics
+from equikern.ops import radial, radial_embedding, spherical_harmonics
 from equikern.program import channelwise
 
 # Of scalars, by parity.
@@ -116,9 +116,9 @@ class Radial(nn.Module):
     def forward(self, r: Tensor) -> Tensor:
         """r (E,) -> (E, W), zero from the cutoff on."""
         c = self.config
-        basis = radial.bessel(r, c.num_basis, c.cutoff, "nequip") * (2 * pi / c.cutoff**2)  # (E, K)
-        envelope = radial.polynomial_cutoff(r, c.cutoff, c.cutoff_power).unsqueeze(1)
-        return self.network(basis * envelope)  # type: ignore[no-any-return]
+        scale = 2 * pi / c.cutoff**2
+        basis = radial_embedding(r, c.num_basis, c.cutoff, prefactor="nequip", p=c.cutoff_power, scale=scale)  # (E, K)
+        return self.network(basis)  # type: ignore[no-any-return]
 
 
 class Interaction(nn.Module):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from equikern.errors import EquikernError, ShapeError
 from equikern.graph import Graph
 from equikern.nn import PaiNNMessage
-from equikern.ops import PaiNNConfig, painn, radial, spherical_harmonics
+from equikern.ops import PaiNNConfig, painn, radial, radial_embedding, spherical_harmonics
 
 
 class Interaction(nn.Module):
@@ -33,8 +33,7 @@ class Interaction(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """basis (E, K), envelope (E, 1), direction (E, 3) -> the new q and mu."""
         filters = self.filter(basis) * envelope  # (E, 3C)
-        edges = torch.stack([graph.sender, graph.receiver])
-        dq, dmu = self.message(self.phi(q), mu, filters, direction, edges, graph)
+        dq, dmu = self.message(self.phi(q), mu, filters, direction, graph.edge_index, graph)
         q, mu = q + dq, mu + dmu
         v, u = self.mix(mu).chunk(2, 2)  # (N, 3, C) each
         norm = (v.square().sum(1) + self.epsilon).sqrt()
@@ -129,7 +128,7 @@ class PaiNN(nn.Module):
         d = edge_vec.norm(dim=1)  # (E,)
         direction = spherical_harmonics([1], edge_vec, True, "norm")  # (E, 3), zero for a vector of zero
         if config.basis == "bessel":
-            basis = radial.bessel(d, config.num_basis, config.cutoff, "schnetpack")
+            basis = radial_embedding(d, config.num_basis, config.cutoff, prefactor="schnetpack", cutoff="none")
         else:
             basis = torch.exp(-0.5 * ((d.unsqueeze(1) - self.centres) / config.gaussian_width) ** 2)
         envelope = radial.cosine_cutoff(d, config.cutoff).unsqueeze(1)
@@ -156,13 +155,24 @@ class PaiNN(nn.Module):
     def energies_and_gradients(
         self, species: Tensor, edge_vec: Tensor, edge_index: Tensor, graph: Graph | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Atomic energies (N,) and d(their sum)/d(edge_vec), (E, 3), by one native op; both differentiable once.
+        """Atomic energies (N,) and d(their sum)/d(edge_vec), (E, 3); both differentiable once.
 
-        The arguments of `forward`. Raises BackendError for a derivative of second order.
+        One native op on the CPU, where a derivative of second order raises BackendError; layer by layer on a device,
+        whose kernels are the messages. The arguments of `forward`.
         """
         graph = _graph(graph, edge_index, species)
+        if edge_vec.device.type != "cpu":
+            return self._by_layers(species, edge_vec, graph)
         config, weights = self.whole()
         return painn(config, edge_vec, [species, *graph.index[:4], *graph.by_sender], weights)
+
+    def _by_layers(self, species: Tensor, edge_vec: Tensor, graph: Graph) -> tuple[Tensor, Tensor]:
+        records = torch.is_grad_enabled() and any(t.requires_grad for t in (edge_vec, *self.parameters()))
+        with torch.enable_grad():
+            inner = edge_vec.view_as(edge_vec) if edge_vec.requires_grad else edge_vec.detach().requires_grad_()
+            energies = self(species, inner, graph.edge_index, graph)
+            (g,) = torch.autograd.grad(energies.sum(), inner, create_graph=records)
+        return (energies, g) if records else (energies.detach(), g)
 
     def energy_and_forces(
         self,

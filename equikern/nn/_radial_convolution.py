@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from equikern import backends
 from equikern.errors import ProgramError, ShapeError
 from equikern.graph import Graph
 from equikern.nn._radial_table import RadialTable
@@ -31,6 +32,10 @@ class RadialConvolution(torch.nn.Module):
     to 1e-7 of the largest weight (slopes 3e-6 per unit of length) or not used, trains like the module itself, and no
     array of edges x weights or edges x outputs exists in any pass. The module itself runs where edges are fewer than
     the table's knots, or shorter than r_max / 10; `self.table.why_not()` says why a table was refused.
+
+    On a CUDA device nothing waits for it: edges shorter than r_max / 10 give NaN (see `RadialTable`). In training the
+    module runs there unless table=True; the gradient of a table is made of that of the weights, which takes the memory
+    of edges x weights.
 
     Raises ProgramError for an impossible path, or irreps_y that are no harmonics.
     """
@@ -92,12 +97,17 @@ class RadialConvolution(torch.nn.Module):
         y = spherical_harmonics([ir.l for _, ir in self.irreps_y], edge_vec, True, "component")
         return self.convolve(x, length(edge_vec), y, graph, species=species)
 
+    def _reads(self, x: Tensor) -> bool:
+        """Whether a table is wanted here, and a kernel reads one."""
+        wanted = x.dtype == torch.float32 if self.use_table is None else self.use_table
+        return wanted and backends.why_not(self.tabled_program.text, x.device.type, x.dtype) is None
+
     def convolve(self, x: Tensor, r: Tensor, y: Tensor, graph: Graph, *, species: Tensor | None = None) -> Tensor:
         """The sum for lengths r (E,) and harmonics y (E, dim_y), which several layers may share -> (N, dim_out)."""
         pairs = self._pairs(species, graph)
-        if self.use_table or (self.use_table is None and x.dtype == torch.float32):
+        if self._reads(x):
             pair = None if pairs is None else pairs[0] * self.table.species + pairs[1]
-            read = self.table(r, x.dtype, pair)
+            read = self.table(r, x.dtype, pair, trained=bool(self.use_table))
             if read is not None:
                 rows, b, knot = read
                 index = [graph.sender, knot, *graph.index[1:]]
@@ -114,8 +124,7 @@ class RadialConvolution(torch.nn.Module):
             return None
         if species.ndim != 1 or species.dtype not in (torch.int32, torch.int64):
             raise ShapeError(f"species are integers (N,); got {tuple(species.shape)} {species.dtype}.")
-        if species.numel() and not 0 <= int(species.min()) <= int(species.max()) < self.num_species:
-            raise ShapeError(f"species must lie in 0 ... {self.num_species - 1}; got up to {int(species.max())}.")
+        graph.check_species(species, self.num_species)
         return species[graph.sender].long(), species[graph.receiver].long()
 
     def extra_repr(self) -> str:

@@ -25,6 +25,7 @@ STEP = 2e-6  # of difference quotients, over r_max
 KINK = 4e-7  # how well a kink is located, over r_max
 SAMPLE = 4
 MOST_POINTS = 1024  # where errors are looked at together
+HOST = torch.device("cpu")
 BLOCK, REACH = 64, 64  # coefficients solved together; sites beyond them that still matter (0.54 ** 64 is 4e-18)
 
 
@@ -80,9 +81,9 @@ def holds(function: Function, known: Fit, tolerance: tuple[float, float], table:
     return bool(value.max() <= tolerance[0]) and bool(slope.max() <= tolerance[1])  # NaN: no
 
 
-def table_of(fit: Fit, function: Function) -> Tensor:
-    """(rows, W): the table, differentiable in what the function depends on."""
-    return _table(function, fit.breaks, fit.intervals)
+def table_of(fit: Fit, function: Function, device: torch.device = HOST) -> Tensor:
+    """(rows, W): the table, differentiable in what the function, of tensors on a device, depends on."""
+    return _table(function, fit.breaks, fit.intervals, device)
 
 
 def _share(breaks: Sequence[float], count: int) -> list[int]:
@@ -117,15 +118,28 @@ def _solver(intervals: int) -> tuple[tuple[slice, Tensor], ...]:
     return tuple(blocks)
 
 
-def _table(function: Function, breaks: Sequence[float], intervals: Sequence[int]) -> Tensor:
+@lru_cache(maxsize=128)
+def _solver_on(intervals: int, device: torch.device, dtype: torch.dtype) -> tuple[tuple[slice, Tensor], ...]:
+    return tuple((near, matrix.to(device, dtype)) for near, matrix in _solver(intervals))
+
+
+@lru_cache(maxsize=16)
+def _sites_on(breaks: tuple[float, ...], intervals: tuple[int, ...], device: torch.device) -> tuple[Tensor, list[int]]:
+    """The sites of all pieces, and how many each has. Kept: a table is then made again without copies."""
     ends = list(itertools.pairwise(breaks))
     sites = [a + _sites(n) * ((b - a) / n) for (a, b), n in zip(ends, intervals, strict=True)]
     # At a break a piece must see its own side of a kink; a cutoff's last site must not lie beyond it.
     sites = [torch.minimum(s, torch.tensor(b, dtype=torch.float64)) for s, (_, b) in zip(sites, ends, strict=True)]
-    values = function(torch.cat(sites)).split([len(s) for s in sites])
+    return torch.cat(sites).to(device), [len(s) for s in sites]
+
+
+def _table(
+    function: Function, breaks: Sequence[float], intervals: Sequence[int], device: torch.device = HOST
+) -> Tensor:
+    sites, sizes = _sites_on(tuple(breaks), tuple(intervals), device)
     rows = []
-    for v, n in zip(values, intervals, strict=True):
-        c = torch.cat([m.to(v) @ v[near] for near, m in _solver(n)])
+    for v, n in zip(function(sites).split(sizes), intervals, strict=True):
+        c = torch.cat([matrix @ v[near] for near, matrix in _solver_on(n, v.device, v.dtype)])
         rows.append(torch.stack([c.diff(dim=0), c[1:]], 1).flatten(0, 1))  # differences and coefficients by turns
     return torch.cat(rows)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from equikern.errors import EquikernError
-from equikern.nn._radial_fit import INTERVALS, Fit, fit, holds, table_of
+from equikern.nn._radial_fit import HOST, INTERVALS, Fit, fit, holds, table_of
 from equikern.ops.spline import spline
 
 # What a table may differ from its function, of the largest weight: value, slope (per unit of length). Slopes of 1e-5
@@ -36,6 +36,11 @@ class RadialTable:
     The module is evaluated in float64, with its parameters as they are now: the table is made again when one of them,
     or a buffer, has other values than when it was made. After small changes, as in training, the knots stay and errors
     are measured in a sample of the intervals. `why_not()` is the reason why there is no table.
+
+    On a CUDA device, values are looked at, which waits for it, where the host sees that they may have changed: another
+    tensor, one changed in place, `train`, `eval` or `requires_grad_`. What it cannot see is checked on the device and
+    gives NaN, nothing wrong in silence: edges shorter than `r_min`, and all edges once a parameter was written to
+    through `.data`, until `why_not()` is called. While a CUDA graph is captured the table stays as it is.
     """
 
     def __init__(self, radial: torch.nn.Module, r_max: float, *, r_min: float | None = None, species: int = 0) -> None:
@@ -50,44 +55,53 @@ class RadialTable:
         self.r_min = self.r_max / 10 if r_min is None else float(r_min)
         self._made_of: list[Tensor] = []
         self._measured_of: list[Tensor] = []  # when all intervals were looked at last
+        self._seen: list[tuple[Any, ...]] = []  # what the host saw of them, on a device
+        self._numbers: Tensor | None = None  # all of them, on a device
         self._fit: Fit | None = None
-        self._rows: dict[torch.dtype, Tensor] = {}
+        self._rows: dict[tuple[torch.dtype, torch.device], Tensor] = {}
         self._reason = ""
 
     def __call__(
-        self, r: Tensor, dtype: torch.dtype, pair: Tensor | None = None
+        self, r: Tensor, dtype: torch.dtype, pair: Tensor | None = None, *, trained: bool = False
     ) -> tuple[Tensor, Tensor, Tensor] | None:
         """What a `tabled` program reads for lengths r (E,): rows (n, W), factors b (E, 8), first rows knot (E,).
 
         rows is on the graph of the module's parameters, b on that of r. None where the module itself must be used:
-        the lengths are not on the CPU (its kernels alone read tables),
-        there is no table, an edge is shorter than the first knot, or somebody traces and values cannot be looked at;
-        also where it is cheaper, with fewer edges than the table has intervals (`TRAINED` times as many where
-        it trains: derivatives by its parameters take the module in float64 at the table's sites).
+        there is no table, or somebody traces and values cannot be looked at; on the CPU, where an edge is shorter than
+        the first knot, or not a number; where it is cheaper, with fewer edges than the table has intervals (`TRAINED`
+        times as many where it trains: derivatives by its parameters take the module in float64 at the table's sites);
+        on a device, where it trains and not `trained`.
         """
-        if r.device.type != "cpu":
-            return None
         if _get_current_dispatch_mode() is not None or torch.compiler.is_compiling() or r.shape[0] < INTERVALS[0]:
             return None
-        parameters = [p for p in self.radial.parameters() if p.requires_grad]
+        now = self._state()
+        parameters = [t for t in now if t.requires_grad]
         attached = torch.is_grad_enabled() and bool(parameters)
-        needed = len(self) * (TRAINED if attached and all(m.training for m in self.radial.modules()) else 1)
-        if not 0 < needed <= r.shape[0] or not bool(r.detach().amin() >= self.r_min):
+        trains = attached and all(m.training for m in self.radial.modules())
+        waits = _waits(r)
+        if not waits and trains and not trained:
             return None
+        self._refresh(now)
+        needed = self._intervals * (TRAINED if trains else 1)
+        if not 0 < needed <= r.shape[0] or (waits and not bool(r.detach().amin() >= self.r_min)):
+            return None
+        if not waits:
+            r = r + self._doubt(r.detach(), now)
         assert self._fit is not None
         b, knot = spline(r, self._fit.breaks, self._fit.intervals)
-        rows = _Rows.apply(self, dtype, *parameters) if attached else self._cast(dtype)
+        rows = _Rows.apply(self, dtype, r.device, *parameters) if attached else self._cast(dtype, r.device)
         return rows, b.to(dtype), knot if pair is None else knot + pair * self._fit.rows
 
     def why_not(self) -> str | None:
-        """None if there is a table of the module as it is now, else the reason."""
-        self._refresh()
+        """None if there is a table of the module as it is now, by the values of its parameters, else the reason."""
+        self._seen = []
+        self._refresh(self._state())
         return self._reason or None
 
     def __len__(self) -> int:
         """Intervals between knots, of all pairs; 0 if there is no table."""
-        self._refresh()
-        return 0 if self._fit is None else sum(self._fit.intervals) * self.pairs
+        self._refresh(self._state())
+        return self._intervals
 
     @property
     def errors(self) -> tuple[float, float]:
@@ -96,70 +110,122 @@ class RadialTable:
 
     # --- how it is made
 
-    def _state(self) -> list[Tensor]:
-        return [*self.radial.parameters(), *self.radial.buffers()]
+    @property
+    def _intervals(self) -> int:
+        return 0 if self._fit is None else sum(self._fit.intervals) * self.pairs
 
-    def _refresh(self) -> None:
+    def _state(self) -> list[Tensor]:
+        """Parameters and buffers, each once: in one walk, as each call takes it."""
+        kept = (kept for m in self.radial.modules() for kept in (m._parameters, m._buffers))
+        return [t for t in dict.fromkeys(t for some in kept for t in some.values()) if t is not None]
+
+    @property
+    def _device(self) -> torch.device:
+        return next((t.device for t in self._state()), HOST)
+
+    def _refresh(self, now: list[Tensor]) -> None:
+        """Make the table of the module as it is, `now` its parameters and buffers, unless it is made already."""
+        known = bool(self._fit or self._reason)
+        if now and not _waits(now[0]):
+            seen: list[tuple[Any, ...]] = [
+                (t, t.data_ptr(), t.is_inference() or t._version, t.requires_grad) for t in now
+            ]
+            seen.append((self.radial.training,))
+            if _capturing() or (known and _same(seen, self._seen)):
+                return
+            self._seen = seen
         # By value: in-place writes through `.data`, as of averaged parameters, leave no other trace.
-        now = self._state()
-        pairs = list(zip(now, self._made_of, strict=False))
-        known = bool(self._fit or self._reason) and len(now) == len(self._made_of)
-        if known and all(a.dtype == b.dtype and torch.equal(a, b) for a, b in pairs):
+        if known and len(now) == len(self._made_of) and all(map(_equal, now, self._made_of)):
             return
         self._made_of = [t.detach().clone() for t in now]
+        self._numbers = _numbers(self._made_of) if self._seen else None
         self._rows, self._reason, before, self._fit = {}, "", self._fit, None
         with torch.no_grad():
+            values = self._values(torch.float64, HOST)
             if before is not None and _near(now, self._measured_of):
-                table = table_of(before, self._values(torch.float64))
-                if holds(self._values(torch.float64), before, TOLERANCE, table):
-                    self._fit, self._rows = before, {torch.float64: self._by_pair(table)}
+                table = table_of(before, values)
+                if holds(values, before, TOLERANCE, table):
+                    self._fit = before
+                    self._rows = {(torch.float64, self._device): self._by_pair(table).to(self._device)}
                     return
             self._measured_of = self._made_of
-            result = fit(self._values(torch.float64), self.r_min, self.r_max, TOLERANCE, like=before)
+            result = fit(values, self.r_min, self.r_max, TOLERANCE, like=before)
         if isinstance(result, str):
             self._reason = result
-        elif (
-            size := 4 * result.rows * self._values(torch.float64)(torch.tensor([self.r_max]).double()).shape[1]
-        ) > LARGEST:
+        elif (size := 4 * result.rows * values(torch.tensor([self.r_max]).double()).shape[1]) > LARGEST:
             self._reason = f"it would take {size >> 20} MiB, more than {LARGEST >> 20}"
         else:
             self._fit = result
 
-    def _values(self, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
-        """The module in a dtype: lengths (n,) -> (n, pairs * W)."""
+    def _doubt(self, r: Tensor, now: list[Tensor]) -> Tensor:
+        """0 for each length (E,), NaN where the table says nothing: below its first knot, or made of other numbers."""
+        known = r >= self.r_min
+        if self._numbers is not None and (numbers := _numbers(now)) is not None:
+            known = known & (numbers == self._numbers).all()
+        return torch.where(known, 0.0, float("nan")).to(r.dtype)
+
+    def _values(self, dtype: torch.dtype, results: torch.device) -> Callable[[Tensor], Tensor]:
+        """The module in a dtype: lengths (n,) -> (n, pairs * W), on the device of results."""
         state: dict[str, Any] = dict(self.radial.named_parameters()) | dict(self.radial.named_buffers())
         cast = {name: t.to(dtype) if t.is_floating_point() else t for name, t in state.items()}
 
         def values(r: Tensor) -> Tensor:
-            r = r.to(dtype)
+            r = r.to(self._device, dtype)
             ends = [torch.full_like(r, n, dtype=torch.int64) for n in range(self.species)]
             arguments: list[tuple[Tensor, ...]] = [(r, a, b) for a in ends for b in ends]
             arguments = arguments or [(r,)]
-            return torch.cat([torch.func.functional_call(self.radial, cast, a) for a in arguments], 1)
+            found = torch.cat([torch.func.functional_call(self.radial, cast, a) for a in arguments], 1)
+            return found.to(results)
 
         return values
 
     def _compute(self, dtype: torch.dtype) -> Tensor:
-        """(rows, W) computed in a dtype, on the graph of the parameters."""
+        """(rows, W) computed in a dtype and on the device of the parameters, on their graph."""
         assert self._fit is not None
-        return self._by_pair(table_of(self._fit, self._values(dtype)))
+        return self._by_pair(table_of(self._fit, self._values(dtype, self._device), self._device))
 
     def _by_pair(self, table: Tensor) -> Tensor:
         """(pairs * rows, W) of a table (rows, pairs * W)."""
         return table.unflatten(1, (self.pairs, -1)).transpose(0, 1).flatten(0, 1)
 
-    def _cast(self, dtype: torch.dtype) -> Tensor:
-        if dtype not in self._rows:
-            if torch.float64 not in self._rows:
+    def _cast(self, dtype: torch.dtype, device: torch.device) -> Tensor:
+        if (dtype, device) not in self._rows:
+            exact = torch.float64, self._device
+            if exact not in self._rows:
                 with torch.no_grad():
-                    self._rows[torch.float64] = self._compute(torch.float64)
-            self._rows[dtype] = self._rows[torch.float64].to(dtype)
-            if dtype != torch.float64:
-                del self._rows[torch.float64]  # its size, twice over
-        return self._rows[dtype]
+                    self._rows[exact] = self._compute(torch.float64)
+            self._rows[dtype, device] = self._rows[exact].to(device, dtype)
+            if exact != (dtype, device):
+                del self._rows[exact]  # its size, twice over
+        return self._rows[dtype, device]
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_made_of": [], "_measured_of": [], "_fit": None, "_rows": {}, "_reason": ""}
+        empty: dict[str, Any] = {"_made_of": [], "_measured_of": [], "_seen": [], "_numbers": None}
+        return self.__dict__ | empty | {"_fit": None, "_rows": {}, "_reason": ""}
+
+
+def _waits(tensor: Tensor) -> bool:
+    """Whether values of a tensor may be looked at in each call: on the CPU that waits for nothing."""
+    return tensor.device.type == "cpu"
+
+
+def _capturing() -> bool:
+    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
+
+
+def _same(now: list[tuple[Any, ...]], then: list[tuple[Any, ...]]) -> bool:
+    """Whether tensors are the same objects, and what is known of them is equal."""
+    return len(now) == len(then) and all(a[0] is b[0] and a[1:] == b[1:] for a, b in zip(now, then, strict=True))
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    return a.dtype == b.dtype and a.device == b.device and torch.equal(a, b)
+
+
+def _numbers(tensors: list[Tensor]) -> Tensor | None:
+    """All floating-point numbers of some tensors, in one."""
+    parts = [t.detach().flatten() for t in tensors if t.is_floating_point()]
+    return torch.cat(parts) if parts else None
 
 
 def _near(now: list[Tensor], then: list[Tensor]) -> bool:
@@ -167,7 +233,7 @@ def _near(now: list[Tensor], then: list[Tensor]) -> bool:
 
     Biases start at zero: against themselves alone, any change of them would be a large one.
     """
-    if [(a.shape, a.dtype) for a in now] != [(b.shape, b.dtype) for b in then]:
+    if [(a.shape, a.dtype, a.device) for a in now] != [(b.shape, b.dtype, b.device) for b in then]:
         return False
     pairs = [(a.double(), b.double()) for a, b in zip(now, then, strict=True) if a.numel()]
     sizes = [b.abs().amax() for _, b in pairs]
@@ -182,10 +248,10 @@ class _Rows(torch.autograd.Function):
     """The cached rows; their derivative runs the module at the sites of the spline, where a parameter wants it."""
 
     @staticmethod
-    def forward(ctx: Any, table: RadialTable, dtype: torch.dtype, *parameters: Tensor) -> Tensor:
+    def forward(ctx: Any, table: RadialTable, dtype: torch.dtype, device: torch.device, *parameters: Tensor) -> Tensor:
         ctx.table, ctx.dtype = table, dtype
         ctx.save_for_backward(*parameters)
-        return table._cast(dtype).detach()
+        return table._cast(dtype, device).detach()
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -195,4 +261,4 @@ class _Rows(torch.autograd.Function):
             # Values must be exact for slopes to be; for derivatives of parameters their own precision will do.
             rows = ctx.table._compute(ctx.dtype)
             found = torch.autograd.grad(rows, parameters, grad, create_graph=create_graph, allow_unused=True)
-        return None, None, *found
+        return None, None, None, *found

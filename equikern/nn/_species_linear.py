@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from equikern.errors import ProgramError, ShapeError
 from equikern.ops import evaluate
+from equikern.ops.engine import matmul
 from equikern.program import Irreps, by_species, linear
 
 
@@ -66,7 +67,8 @@ class SpeciesLinear(torch.nn.Module):
                 f"attributes have shape {tuple(attributes.shape)}; the map reads (num_species, {len(self.weight)})."
             )
         present, places = present_species(species, len(attributes))
-        return evaluate(self.program, (x, attributes.index_select(0, present) @ self.weight), [places])
+        weight = matmul(attributes.index_select(0, present), self.weight)
+        return evaluate(self.program, (x, weight), [places])
 
     def extra_repr(self) -> str:
         return f"{self.irreps_in} -> {self.irreps_out}, {len(self.weight)} attributes, {self.weight.shape[1]} weights"

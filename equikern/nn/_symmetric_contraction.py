@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from equikern.errors import ProgramError, ShapeError
 from equikern.nn._species_linear import present_species
+from equikern.ops.engine import matmul, wide
 from equikern.ops.symmetric_contraction import symmetric_contraction
 from equikern.program import Irreps
 from equikern.program.symmetric import basis, symmetric
@@ -62,11 +64,17 @@ class SymmetricContraction(torch.nn.Module):
 
     def term_weights(self, present: Tensor) -> Tensor:
         """(S, terms, C): the weights of monomials that those of polynomials make, of the species present (S,)."""
-        matrix = torch.tensor(basis(self.program.text).matrix, dtype=self.weight.dtype, device=self.weight.device)
-        return matrix @ self.weight.index_select(0, present)
+        weight = wide(self.weight.index_select(0, present))
+        return matmul(_matrix(self.program.text, weight.dtype, weight.device), weight)
 
     def extra_repr(self) -> str:
         return (
             f"{self.irreps_x} -> {self.irreps_out}, correlation {self.correlation}, {self.num_species} species, "
             f"{self.weight.shape[1]} polynomials"
         )
+
+
+@lru_cache(maxsize=64)
+def _matrix(text: str, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """(terms, polynomials) of the basis; kept, so that no call copies from the host."""
+    return torch.tensor(basis(text).matrix, dtype=dtype, device=device)

@@ -4,5 +4,6 @@ from equikern.ops.contract import evaluate, linear, product
 from equikern.ops.harmonics import spherical_harmonics
 from equikern.ops.painn import PaiNNConfig, painn
 from equikern.ops.plan import plan
+from equikern.ops.radial_embedding import radial_embedding
 
-__all__ = ["PaiNNConfig", "evaluate", "linear", "painn", "plan", "product", "spherical_harmonics"]
+__all__ = ["PaiNNConfig", "evaluate", "linear", "painn", "plan", "product", "radial_embedding", "spherical_harmonics"]

@@ -18,7 +18,7 @@ from torch.autograd import forward_ad
 
 from equikern import backends
 from equikern.errors import ShapeError
-from equikern.ops.engine import LIBRARY, plain, wanted
+from equikern.ops.engine import LIBRARY, autocasts, out_of_autocast, plain, wanted, wide
 from equikern.program import EDGE, SHARED, Program, parse
 
 LIBRARY.define(
@@ -33,7 +33,7 @@ def _run(
     return backends.get(backend).contract(parse(program), operands, index, rows, open)  # type: ignore[no-any-return]
 
 
-LIBRARY.impl("contract", _run, "CompositeExplicitAutograd")
+LIBRARY.impl("contract", out_of_autocast(_run), "CompositeExplicitAutograd")
 
 
 @torch.library.register_fake("equikern::contract", lib=LIBRARY)
@@ -165,9 +165,12 @@ def evaluate(
 
     `operands` are the inputs in order, each (rows of its kind, columns); a shared one may lack its row axis; None
     stands for absent weights. `index` holds int64 tensors of the program's index kinds, and the plan of z where they
-    were checked already (`ops/plan.py`). Raises ShapeError for tensors that do not fit.
+    were checked already (`ops/plan.py`). Under autocast, half types are widened and z is float32.
+    Raises ShapeError for tensors that do not fit.
     """
     inputs = [_input(program, slot, a) for slot, a in enumerate(operands)]
+    if any(a is not None and autocasts(a) for a in inputs):
+        inputs = wide(inputs)
     edges = check_shapes(program, inputs, index)
     x = inputs[0]
     count = edges if rows is None else rows

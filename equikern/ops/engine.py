@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -39,11 +40,15 @@ def _keys(*keys: DispatchKey) -> int:
     return found.raw_repr()  # type: ignore[no-any-return]
 
 
-# Of tensors on the CPU that are nothing else (no wrapper, no lazy negation), and of threads where nothing intercepts
-# calls (no tracing, no transform, no dispatch mode); each in and out of inference mode.
+# Of tensors on the CPU or on CUDA devices that are nothing else (no wrapper, no lazy negation), and of threads where
+# nothing intercepts calls (no tracing, no transform, no dispatch mode); each in and out of inference mode.
 _PLAIN_TENSOR = {
-    _keys(DispatchKey.CPU, DispatchKey.AutocastCPU),
-    _keys(DispatchKey.CPU, DispatchKey.AutocastCPU, DispatchKey.ADInplaceOrView, DispatchKey.AutogradCPU),
+    _keys(*keys, *recording)
+    for keys, autograd in (
+        ((DispatchKey.CPU, DispatchKey.AutocastCPU), DispatchKey.AutogradCPU),
+        ((DispatchKey.CUDA, DispatchKey.AutocastCUDA), DispatchKey.AutogradCUDA),
+    )
+    for recording in ((), (DispatchKey.ADInplaceOrView, autograd))
 }
 _PLAIN_TYPES = (Tensor, torch.nn.Parameter)
 _PLAIN_THREAD = {_keys(DispatchKey.BackendSelect), _keys(DispatchKey.BackendSelect, DispatchKey.ADInplaceOrView)}
@@ -52,7 +57,7 @@ _PLAIN_THREAD = {_keys(DispatchKey.BackendSelect), _keys(DispatchKey.BackendSele
 def direct(*tensors: Tensor) -> bool:
     """Whether an op of these tensors may run past torch's dispatcher, which costs 9 us a call.
 
-    True where nothing would see the difference: plain CPU tensors, no recording, no derivative, no mode, no profiler.
+    True where nothing would see the difference: plain tensors, no recording, no derivative, no mode, no profiler.
     """
     if torch.is_grad_enabled():
         for tensor in tensors:
@@ -68,6 +73,7 @@ def plain(tensors: Sequence[Tensor], integers: Sequence[Tensor] = ()) -> bool:
         or forward_ad._current_level >= 0
         or torch._C._len_torch_function_stack() != 0
         or torch.autograd._profiler_enabled()
+        or torch._C._is_any_autocast_enabled()
         or torch._C._dispatch_tls_local_include_set().raw_repr() not in _PLAIN_THREAD
     ):
         return False
@@ -79,3 +85,67 @@ def plain(tensors: Sequence[Tensor], integers: Sequence[Tensor] = ()) -> bool:
         if type(tensor) not in _PLAIN_TYPES or torch._C._dispatch_keys(tensor).raw_repr() not in _PLAIN_TENSOR:
             return False
     return True
+
+
+# --- precision: the rule of docs/numerics.md
+
+P = ParamSpec("P")
+R = TypeVar("R")
+HALF = (torch.float16, torch.bfloat16)
+_AUTOCAST = DispatchKeySet(DispatchKey.AutocastCPU).add(DispatchKey.AutocastCUDA)
+
+
+def out_of_autocast(kernel: Callable[P, R]) -> Callable[P, R]:
+    """An op's kernel, of whose torch ops autocast does not see any: they compute in the dtypes of their operands."""
+
+    @wraps(kernel)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        if not torch._C._is_any_autocast_enabled():
+            return kernel(*args, **kwargs)
+        with torch._C._ExcludeDispatchKeyGuard(_AUTOCAST):
+            return kernel(*args, **kwargs)
+
+    return run
+
+
+def autocasts(tensor: Tensor) -> bool:
+    """Whether autocast is on where the tensor is."""
+    device = tensor.device.type
+    return device in ("cpu", "cuda") and torch.is_autocast_enabled(device)
+
+
+def wide(value: Any) -> Any:
+    """A tensor of a half type, also in a list, as float32; anything else as it is."""
+    if type(value) in (list, tuple):
+        return type(value)(map(wide, value))
+    return value.float() if isinstance(value, Tensor) and value.dtype in HALF else value
+
+
+def in_float32(function: Callable[P, R]) -> Callable[P, R]:
+    """A function of torch ops that computes half types in float32 and rounds its results once.
+
+    Under autocast, which does not reach inside, they stay float32. The first floating tensor has the dtype.
+    """
+
+    @wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        given = (*args, *kwargs.values())
+        like = next((a for a in given if isinstance(a, Tensor) and a.is_floating_point()), None)
+        if like is None or not (like.dtype in HALF or autocasts(like)):
+            return function(*args, **kwargs)
+        args, kwargs = wide(args), {name: wide(a) for name, a in kwargs.items()}  # type: ignore[assignment]
+        if not autocasts(like):
+            return _rounded(function(*args, **kwargs), like.dtype)  # type: ignore[no-any-return]
+        with torch.autocast(like.device.type, enabled=False):
+            return function(*args, **kwargs)
+
+    return run
+
+
+matmul = in_float32(torch.matmul)  # of weights
+
+
+def _rounded(found: Any, dtype: torch.dtype) -> Any:
+    if isinstance(found, tuple):
+        return tuple(_rounded(t, dtype) for t in found)
+    return found.to(dtype) if found.is_floating_point() else found

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from equikern.errors import BackendError, ProgramError, ShapeError
-from equikern.ops.engine import LIBRARY, wanted
+from equikern.ops.engine import LIBRARY, in_float32, wanted
 
 LIBRARY.define("gate(str spec, Tensor x) -> Tensor")
 LIBRARY.define("gate_backward(str spec, Tensor x, Tensor z) -> Tensor")
@@ -371,6 +371,7 @@ for _name, _kernel, _fake, _autograd in (
     LIBRARY.impl(_name, _autograd, "Autograd")
 
 
+@in_float32
 def gate(spec: str, x: Tensor) -> Tensor:
     """out (..., columns of all parts) of a gate's text (`gate_spec`) and x (..., columns); any order of derivative.
 

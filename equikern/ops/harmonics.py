@@ -20,7 +20,7 @@ from equikern.backends import reference_harmonics
 from equikern.backends._harmonics import HarmonicsSpec, parse_spec
 from equikern.backends.constant import constant
 from equikern.errors import BackendError, ShapeError
-from equikern.ops.engine import LIBRARY, direct, wanted
+from equikern.ops.engine import LIBRARY, autocasts, direct, out_of_autocast, wanted, wide
 
 LIBRARY.define("harmonics(str spec, str backend, Tensor vec) -> Tensor")
 LIBRARY.define("harmonics_backward(str spec, str backend, Tensor vec, Tensor z) -> Tensor")
@@ -247,7 +247,7 @@ for _name, _kernel, _fake, _autograd in (
     ("harmonics_backward", _backward, _fake_backward, _autograd_backward),
     ("harmonics_double_backward", _double_backward, _fake_double_backward, _autograd_double_backward),
 ):
-    LIBRARY.impl(_name, _kernel, "CompositeExplicitAutograd")
+    LIBRARY.impl(_name, out_of_autocast(_kernel), "CompositeExplicitAutograd")
     torch.library.register_fake(f"equikern::{_name}", _fake, lib=LIBRARY)
     LIBRARY.impl(_name, _autograd, "Autograd")
 
@@ -278,6 +278,7 @@ def spherical_harmonics(
     With `normalize` x is divided by its length first: a zero vector then has Y_l = 0 for l >= 1 and zero derivatives.
     Without it Y_l are the homogeneous polynomials, |Y_l(x)| ~ |x|^l. `normalization` is that of the output on the unit
     sphere: "component" |Y_l|^2 = 2l+1, "norm" |Y_l| = 1, "integral" orthonormal functions.
+    Half types are computed in float32; under autocast the result is float32.
     NaN in x gives NaN, but for l = 0, which is constant. Derivatives of any order up to three.
     Raises ProgramError for a degree or normalization that is not known, ShapeError for x without 3 columns.
 
@@ -292,6 +293,7 @@ def spherical_harmonics(
         )
     if not x.is_floating_point():
         raise ShapeError(f"spherical_harmonics: x is {x.dtype}; give floating-point vectors, x.to(torch.float32).")
+    x = wide(x) if autocasts(x) else x
     name = backend or backends.select_harmonics(x.device.type, x.dtype, max(degrees, default=0))
     vectors = x if x.dim() == 2 else x.reshape(-1, 3)
     if direct(vectors):

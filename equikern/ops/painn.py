@@ -19,7 +19,7 @@ from equikern import backends
 from equikern.backends import cpu_painn, reference_painn
 from equikern.backends._painn import PaiNNConfig, parse_painn
 from equikern.errors import BackendError, ShapeError
-from equikern.ops.engine import LIBRARY, plain, wanted
+from equikern.ops.engine import LIBRARY, in_float32, plain, wanted
 
 LIBRARY.define("painn(str spec, Tensor vec, Tensor[] graph, Tensor[] weights) -> (Tensor, Tensor, Tensor)")
 LIBRARY.define(
@@ -197,6 +197,7 @@ def _check_graph(vec: Tensor, graph: Sequence[Tensor]) -> None:
         raise ShapeError(f"painn: the edge vectors are {tuple(vec.shape)}; the graph reads ({edges}, 3).")
 
 
+@in_float32
 def painn(
     config: PaiNNConfig, vec: Tensor, graph: Sequence[Tensor], weights: Sequence[Tensor]
 ) -> tuple[Tensor, Tensor]:

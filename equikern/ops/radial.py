@@ -2,7 +2,8 @@
 
 r and r_max are in one unit of length; nothing here depends on which (but `exp_normal`, which is in angstrom).
 The published bases differ by prefactors; the names of the libraries select them. A cutoff is exactly zero, with its
-derivatives, from r_max on; the bases (but `exp_normal`) contain no cutoff: multiply by one.
+derivatives, from r_max on; the bases (but `exp_normal`) contain no cutoff: multiply by one. Half types are computed in
+float32.
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ import torch
 from torch import Tensor
 
 from equikern.errors import EquikernError
+from equikern.ops.engine import in_float32
 
 PREFACTORS = ("mace", "schnetpack", "nequip")
 
 
-def _check(name: str, r: Tensor, r_max: float, n: int = 2, least: int = 1) -> None:
+def check(name: str, r: Tensor, r_max: float, n: int = 2, least: int = 1) -> None:
+    """Raise EquikernError for arguments that no basis or cutoff takes."""
     if not r.is_floating_point():
         raise EquikernError(f"{name}: r is {r.dtype}; give floating-point lengths, r.to(torch.float32).")
     if not (isfinite(r_max) and r_max > 0):
@@ -38,6 +41,7 @@ def sinc(x: Tensor) -> Tensor:
     return torch.where(near, series, far.sin() / far)
 
 
+@in_float32
 def length(vec: Tensor) -> Tensor:
     """|vec|, (..., 3) -> (...); a vector of zero has length and derivatives of zero, of every order.
 
@@ -49,6 +53,7 @@ def length(vec: Tensor) -> Tensor:
     return torch.where(zero, 0.0, torch.where(zero, 1.0, square).sqrt())
 
 
+@in_float32
 def bessel(r: Tensor, n: int, r_max: float, prefactor: str = "mace") -> Tensor:
     """Bessel basis: prefactor * sin(k pi r / r_max) / r, k = 1 ... n; (...) -> (..., n).
 
@@ -58,7 +63,7 @@ def bessel(r: Tensor, n: int, r_max: float, prefactor: str = "mace") -> Tensor:
     >>> bessel(torch.tensor(0.0), 2, 5.0, "nequip")
     tensor([1., 2.])
     """
-    _check("bessel", r, r_max, n)
+    check("bessel", r, r_max, n)
     if prefactor not in PREFACTORS:
         raise EquikernError(f"bessel: unknown prefactor {prefactor!r}; use one of {', '.join(PREFACTORS)}.")
     factor = {"mace": sqrt(2 / r_max), "schnetpack": 1.0, "nequip": r_max / pi}[prefactor]
@@ -66,6 +71,7 @@ def bessel(r: Tensor, n: int, r_max: float, prefactor: str = "mace") -> Tensor:
     return sinc(r.unsqueeze(-1) * wave) * (wave * factor)
 
 
+@in_float32
 def spherical_bessel(r: Tensor, degrees: int, n: int, r_max: float) -> Tensor:
     """Spherical Bessel basis: j_l(z_lk r / r_max) / N_lk, l = 0 ... degrees - 1, k = 1 ... n.
 
@@ -77,7 +83,7 @@ def spherical_bessel(r: Tensor, degrees: int, n: int, r_max: float) -> Tensor:
     >>> spherical_bessel(torch.tensor([0.0, 5.0]), 2, 1, 5.0).abs().round(decimals=4).flatten()
     tensor([4.4429, 0.0000, 0.0000, 0.0000])
     """
-    _check("spherical_bessel", r, r_max, n)
+    check("spherical_bessel", r, r_max, n)
     if not isinstance(degrees, int) or degrees < 1:
         raise EquikernError(f"spherical_bessel: degrees is an integer >= 1; got {degrees!r}.")
     t, columns = (r / r_max).unsqueeze(-1), []
@@ -121,6 +127,7 @@ def _bessel_zeros(degrees: int, n: int) -> list[tuple[list[float], list[float]]]
     return [(z[:n].tolist(), norm.reciprocal().tolist()) for z, norm in zip(found, norms, strict=True)]
 
 
+@in_float32
 def gaussian(r: Tensor, n: int, r_max: float) -> Tensor:
     """Gaussian basis: exp(-(r - mu_k)^2 / (2 w^2)), mu = linspace(0, r_max, n), w = mu_1 - mu_0; (...) -> (..., n).
 
@@ -129,19 +136,20 @@ def gaussian(r: Tensor, n: int, r_max: float) -> Tensor:
     >>> gaussian(torch.tensor(0.0), 2, 5.0)
     tensor([1.0000, 0.6065])
     """
-    _check("gaussian", r, r_max, n, least=2)
+    check("gaussian", r, r_max, n, least=2)
     center = torch.linspace(0, r_max, n, dtype=r.dtype, device=r.device)
     width = r_max / (n - 1)
     return (-0.5 * ((r.unsqueeze(-1) - center) / width).square()).exp()
 
 
+@in_float32
 def exp_normal(r: Tensor, n: int, r_max: float) -> Tensor:
     """Exponential-normal basis: cosine_cutoff(r) exp(-beta (exp(-r) - mu_k)^2), r in angstrom; (...) -> (..., n).
 
     mu = linspace(exp(-r_max), 1, n), beta = (2/n (1 - exp(-r_max)))^-2. Source: PhysNet (arXiv:1902.08408), as in
     LEFTNet.
     """
-    _check("exp_normal", r, r_max, n)
+    check("exp_normal", r, r_max, n)
     first = exp(-r_max)
     center = torch.linspace(first, 1, n, dtype=r.dtype, device=r.device)
     beta = (2 / n * (1 - first)) ** -2
@@ -155,13 +163,14 @@ def _inside(t: Tensor) -> tuple[Tensor, Tensor]:
     return outside, torch.where(outside, 1.0, t)
 
 
+@in_float32
 def cosine_cutoff(r: Tensor, r_max: float) -> Tensor:
     """(1 + cos(pi r / r_max)) / 2 inside r_max, else 0; the first derivative is continuous, the second is not.
 
     >>> cosine_cutoff(torch.tensor([0.0, 5.0, 6.0]), 5.0)
     tensor([1., 0., 0.])
     """
-    _check("cosine_cutoff", r, r_max)
+    check("cosine_cutoff", r, r_max)
     outside, t = _inside(r / r_max)
     return torch.where(outside, 0.0, 0.5 * (1 + (pi * t).cos()))
 
@@ -176,6 +185,7 @@ def _smooth_step(t: Tensor, p: int) -> Tensor:
     return torch.where(outside, 0.0, rest * rest * rest * quotient)
 
 
+@in_float32
 def polynomial_cutoff(r: Tensor, r_max: float, p: int = 6) -> Tensor:
     """1 - (p+1)(p+2)/2 t^p + p(p+2) t^(p+1) - p(p+1)/2 t^(p+2), t = r / r_max < 1, else 0; twice differentiable.
 
@@ -184,12 +194,13 @@ def polynomial_cutoff(r: Tensor, r_max: float, p: int = 6) -> Tensor:
     >>> polynomial_cutoff(torch.tensor([0.0, 2.5, 5.0]), 5.0)
     tensor([1.0000, 0.8555, 0.0000])
     """
-    _check("polynomial_cutoff", r, r_max)
+    check("polynomial_cutoff", r, r_max)
     if p != int(p) or p < 2:
         raise EquikernError(f"polynomial_cutoff: p is an integer >= 2; got {p!r}.")
     return _smooth_step(r / r_max, int(p))
 
 
+@in_float32
 def deepmd_switch(r: Tensor, r_min: float, r_max: float) -> Tensor:
     """1 up to r_min, then 1 - 10 u^3 + 15 u^4 - 6 u^5, u = (r - r_min) / (r_max - r_min), 0 from r_max on.
 
@@ -198,7 +209,7 @@ def deepmd_switch(r: Tensor, r_min: float, r_max: float) -> Tensor:
     >>> deepmd_switch(torch.tensor([0.5, 1.5, 3.0]), 1.0, 2.0)
     tensor([1.0000, 0.5000, 0.0000])
     """
-    _check("deepmd_switch", r, r_max)
+    check("deepmd_switch", r, r_max)
     if not 0 <= r_min < r_max:
         raise EquikernError(
             f"deepmd_switch: the switch runs from r_min >= 0 to r_max > r_min; got {r_min!r}, {r_max!r}."

@@ -6,8 +6,10 @@ import torch
 from torch import Tensor
 
 from equikern.errors import ShapeError
+from equikern.ops.engine import in_float32
 
 
+@in_float32
 def softmax(logits: Tensor, segment: Tensor, num_segments: int, weight: Tensor | None = None) -> Tensor:
     """a_e = w_e exp(l_e) / sum of w exp(l) over the rows of e's segment; (E, H) logits -> (E, H).
 

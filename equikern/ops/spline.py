@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from equikern import backends
-from equikern.backends import cpu_spline
+from equikern.backends._spline import POLYNOMIALS, WHOLE, rows_of
 from equikern.errors import ShapeError
 from equikern.ops.engine import LIBRARY
 
@@ -29,29 +29,13 @@ OFFSETS = (0, 2, 4, 6, 7, 8, 10, 12)  # of d_j ... d_(j+3), c_(j+4), d_(j+4) ...
 
 LIBRARY.define("spline(str backend, Tensor r, float[] breaks, int[] intervals, int order) -> (Tensor b, Tensor knot)")
 _op = torch.ops.equikern.spline.default
-# Their factors are polynomials of t in [0, 1], 5040 times which are here, constant first.
-_POLYNOMIALS = (
-    (-1, 7, -21, 35, -35, 21, -7, 1),
-    (-121, 399, -525, 315, -35, -63, 35, -6),
-    (-1312, 2114, -840, -350, 280, 42, -70, 15),
-    (-3728, 2114, 840, -350, -280, 42, 70, -20),
-    (5040, 0, 0, 0, 0, 0, 0, 0),
-    (121, 399, 525, 315, 35, -63, -35, 15),
-    (1, 7, 21, 35, 35, 21, 7, -6),
-    (0, 0, 0, 0, 0, 0, 0, 1),
-)
-
-
-def rows_of(intervals: Any) -> Any:
-    """Rows of the table that a piece of so many intervals has."""
-    return 2 * intervals + 12
 
 
 def _run(backend: str, r: Tensor, breaks: list[float], intervals: list[int], order: int) -> tuple[Tensor, Tensor]:
     if r.ndim != 1:
         raise ShapeError(f"spline: r has shape {tuple(r.shape)}; it reads lengths, (E,).")
-    run = cpu_spline.spline if backend == "cpu" else _reference
-    return run(r, breaks, intervals, order)
+    kernel = backends.splines.get(backend)
+    return (kernel.spline if kernel else _reference)(r, breaks, intervals, order)
 
 
 def _reference(r: Tensor, breaks: list[float], intervals: list[int], order: int) -> tuple[Tensor, Tensor]:
@@ -65,7 +49,7 @@ def _reference(r: Tensor, breaks: list[float], intervals: list[int], order: int)
     at = (inside - begin) * steps
     interval = torch.minimum(at.nan_to_num().long().clamp(min=0), counts[piece] - 1)
     t = at - interval
-    factors = _kept(_POLYNOMIALS, torch.float64, r.device) / 5040  # (rows, powers)
+    factors = _kept(POLYNOMIALS, torch.float64, r.device) / WHOLE  # (rows, powers)
     for _ in range(order):
         factors = torch.nn.functional.pad(factors[:, 1:] * torch.arange(1, 8, device=r.device), (0, 1))
     b = t.unsqueeze(1) ** torch.arange(8, device=r.device) @ factors.t() * steps.unsqueeze(1) ** order

@@ -15,7 +15,7 @@ from torch.autograd import forward_ad
 
 from equikern import backends
 from equikern.errors import ShapeError
-from equikern.ops.engine import LIBRARY, wanted
+from equikern.ops.engine import LIBRARY, in_float32, wanted
 from equikern.program.symmetric import Symmetric, parse_symmetric
 
 W, Z, X = range(3)
@@ -183,6 +183,7 @@ def _autograd(
 LIBRARY.impl("symmetric_contraction", _autograd, "Autograd")
 
 
+@in_float32
 def symmetric_contraction(program: Symmetric, x: Tensor, weight: Tensor, species: Tensor) -> Tensor:
     """z (N, dim of z) = sum over terms of weight[species, term, c] times the term's monomial of x[n, :, c].
 

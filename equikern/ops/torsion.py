@@ -16,6 +16,7 @@ from math import pi, sqrt
 import torch
 from torch import Tensor
 
+from equikern.ops.engine import in_float32
 from equikern.ops.harmonics import spherical_harmonics
 from equikern.ops.radial import deepmd_switch
 
@@ -36,6 +37,7 @@ def fade(square: Tensor) -> Tensor:
     return 1 - deepmd_switch(square, *IN_LINE)
 
 
+@in_float32
 def torsion_harmonics(
     direction: Tensor, length: Tensor, pairs: Tensor, degrees: int, cutoff: float
 ) -> tuple[Tensor, Tensor]:

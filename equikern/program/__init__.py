@@ -12,6 +12,7 @@ from equikern.program.build import (
     product_of_paths,
     schnet_message,
     tabled,
+    untabled,
 )
 from equikern.program.irreps import Irrep, Irreps, MulIr
 from equikern.program.program import EDGE, SHARED, Operand, Path, Program
@@ -21,5 +22,5 @@ from equikern.program.wigner import wigner_3j, wigner_d
 __all__ = [
     "CONVOLUTION", "EDGE", "Irrep", "Irreps", "MulIr", "Operand", "Path", "Program", "Rows", "SHARED",
     "by_species", "channelwise", "linear", "linear_of_species", "painn_message", "parse", "product", "product_of_paths",
-    "schnet_message", "tabled", "wigner_3j", "wigner_d",
+    "schnet_message", "tabled", "untabled", "wigner_3j", "wigner_d",
 ]  # fmt: skip

@@ -115,6 +115,14 @@ def _tabled(text: str, offsets: tuple[int, ...]) -> Program:
     return Program("table", program.layout, operands, program.paths)
 
 
+@cache
+def untabled(text: str) -> Program:
+    """The product, with weights a row an edge, of which a table program was made by `tabled`."""
+    program = parse(text)
+    x, y, w, _, z = program.operands
+    return Program("product", program.layout, (x, y, w._replace(row=EDGE, offsets=(0,)), z), program.paths)
+
+
 def schnet_message(channels: int) -> Program:
     """z = w x at C channels: x (C), the constant y = 1, w (C), z (C)."""
     c = f"{channels}x0e"

@@ -6,9 +6,18 @@ import pytest
 import torch
 
 from equikern import backends
+from equikern.backends._radial import parse_radial
+from equikern.errors import BackendError
 from equikern.ops import evaluate, plan
+from equikern.ops.radial_embedding import functions
 from equikern.program import painn_message, schnet_message
 from equikern.testing import SWEEPS, assert_close, derivatives, get, inputs, reference, tolerance
+
+RADIAL = [
+    "radial bessel 5 4.0 0.7 polynomial 6",
+    "radial bessel 8 4.0 1.0 cosine 2",
+    "radial gaussian 6 4.0 2.0 none 2",
+]
 
 
 def check(case, dtype, order):
@@ -95,6 +104,28 @@ def test_harmonics_and_their_derivatives_are_those_of_the_reference(spec):
     got, expected = (b.harmonics_double_backward(spec, vec, z, h) for b in (ours, theirs))
     assert_close([a[2:] for a in got], [a[2:] for a in expected], 1e-14)
     assert not any(a[0].any() for a in got) or "raw" in spec
+
+
+@pytest.mark.parametrize("spec", RADIAL)
+def test_radial_embeddings_and_their_derivatives_are_those_of_the_reference(spec):
+    r = torch.cat([torch.tensor([0.0, 1e-9, 0.6, 3.9999, 5.0]), torch.rand(150) * 4]).double()
+    found = []
+    for f in (lambda r: torch.ops.equikern.radial(spec, "triton", r, 0), lambda r: functions(parse_radial(spec), r)):
+        leaf = r.clone().requires_grad_()
+        orders = [f(leaf)]
+        orders.append(torch.autograd.grad(orders[0].sin().sum(), leaf, create_graph=True)[0])
+        orders.append(torch.autograd.grad(orders[1].square().sum(), leaf, create_graph=True)[0])
+        orders.append(torch.autograd.grad(orders[2].square().sum(), leaf)[0])
+        found.append([o.detach() for o in orders])
+    for order, (got, expected) in enumerate(zip(*found, strict=True)):
+        assert_close(got, expected, 1e-11, f"{spec} {order}")
+        assert not got[4].any() or "none" in spec
+    inside = torch.tensor([0.3, 1.7, 3.0], dtype=torch.float64, requires_grad=True)
+    op = torch.ops.equikern.radial
+    assert torch.autograd.gradcheck(lambda r: op(spec, "triton", r, 0), inside, check_forward_ad=True)
+    torch.library.opcheck(op.default, (spec, "triton", inside, 0))
+    with pytest.raises(BackendError, match="up to order 3"):
+        op(spec, "triton", inside, 4)
 
 
 def test_a_row_of_x_that_is_not_there_gives_nan_and_no_fault():

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from equikern import backends
-from equikern.backends.triton import emit
+from equikern.backends.triton import emit, harmonics, kernels
 from equikern.backends.triton.launch import own_pass, steps
 from equikern.errors import BackendError
 from equikern.program import painn_message, schnet_message
@@ -28,8 +28,9 @@ PROGRAMS = {
 
 
 @needs_triton
-def test_interpreted_kernels_give_what_the_reference_gives():
-    file = Path(__file__).with_name("interpreted_triton.py")
+@pytest.mark.parametrize("name", ["triton", "tables"])
+def test_interpreted_kernels_give_what_the_reference_gives(name):
+    file = Path(__file__).with_name(f"interpreted_{name}.py")
     environment = os.environ | {"TRITON_INTERPRET": "1"}
     command = [sys.executable, "-m", "pytest", "-qx", "-p", "no:cacheprovider", str(file)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
@@ -52,7 +53,7 @@ def test_without_triton_the_reason_is_said():
 @needs_triton
 @pytest.mark.parametrize(
     ("id", "reason"),
-    [("mode-uvw", "mixes channels"), ("linear", "family"), ("table-mul-5", "family"), ("rows-shared-y", "rows of y")],
+    [("mode-uvw", "mixes channels"), ("linear", "family"), ("rows-shared-y", "rows of y")],
 )
 def test_what_it_has_no_kernel_for_is_named(id, reason):
     assert reason in backends.triton.supports(get(id).program, "cuda", torch.float32)
@@ -70,15 +71,41 @@ def test_the_gradient_of_x_takes_the_way_that_moves_fewer_bytes():
 
 
 @needs_triton
-@pytest.mark.parametrize("arch", [80, 90])
-@pytest.mark.parametrize("name", ["mace", "painn", "schnet"])
-def test_kernels_compile_for_the_device_and_spill_nothing(name, arch):
-    from equikern.backends.triton.resources import sum_resources, sweep_resources
+@pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="interpreted kernels are not specialised")
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_a_compiled_kernel_does_not_depend_on_how_many_rows_there_are(name):
+    """`Kernel` starts it again for any counts: those must not be built in."""
+    made = steps(PROGRAMS[name].text)
+    sweeps = [made.sweep_kernel(torch.float32).jit for made in made.values()]
+    for jit in (*sweeps, harmonics.kernel("sh 0,1,2 norm normalize", 0).jit):
+        counts = [p for p in jit.params if p.name == "edges" or p.name.endswith("_rows")]
+        assert all(p.do_not_specialize for p in counts) and (counts or jit in sweeps)
 
-    for label, made in steps(PROGRAMS[name].text).items():
-        found = sweep_resources(made, arch)
-        assert found.spilled == 0 and found.registers <= 224, f"{name} {label} sm_{arch}: {found}"
-    assert sum_resources(steps(PROGRAMS["mace"].text)["backward"], arch).spilled == 0
+
+def test_a_kernel_is_looked_up_again_where_a_kind_of_argument_changes(monkeypatch):
+    asked, started = [], []
+
+    class Jit:
+        def __getitem__(self, grid):
+            return lambda *arguments, **options: asked.append((grid, options)) or Ready(len(asked))
+
+    class Ready:
+        def __init__(self, number):
+            self.number = number
+
+        def __getitem__(self, grid):
+            return lambda *arguments: started.append((self.number, grid))
+
+    monkeypatch.setattr(kernels, "compiled", lambda source, name: Jit())
+    kernel, a = kernels.Kernel("", "", num_warps=1), torch.zeros(9)
+    kernel(5, [a, 7], "T")
+    kernel(6, [a, 8], "T")
+    kernel(5, [a[1:], 7], "T")
+    kernel(5, [a[1:], 1 << 31], "T")
+    kernel(5, [a.double(), 7], "T")
+    kernel(7, [a[1:], 9], "T")
+    assert [grid for grid, _ in asked] == [(5,), (5,), (5,), (5,)] and asked[0][1] == {"num_warps": 1}
+    assert started == [(1, (6, 1, 1)), (2, (7, 1, 1))]
 
 
 def test_the_source_says_what_it_is_made_of():

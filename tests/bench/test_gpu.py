@@ -11,12 +11,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-GPU = [sys.executable, str(ROOT / "bench" / "gpu.py")]
 
 
-def run(*options: str) -> str:
+def run(*options: str, script: str = "gpu.py") -> str:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "bench"), str(ROOT)])}
-    done = subprocess.run([*GPU, *options], capture_output=True, text=True, env=environment, cwd=ROOT)
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "bench" / script), *options],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=ROOT,
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -29,6 +34,15 @@ def test_a_dry_run_checks_times_and_prints_every_step(tmp_path):
     assert [row["kernel"] for row in results["kernels"]] == ["forward", "backward", "double backward"]
     assert {row["case"] for row in results["steps"]} == {"schnet", "harmonics"}
     assert results["errors"]["schnet"] < 1e-5 and "| schnet | 300 | force training |" in printed
+
+
+def test_a_dry_run_of_radial_networks_checks_and_prints_every_step(tmp_path):
+    pytest.importorskip("e3nn", reason="the rival is e3nn")
+    out = tmp_path / "gpu_radial.json"
+    printed = run("--dry", "--cases", "nequip", "--out", str(out), script="gpu_radial.py")
+    results = json.loads(out.read_text())
+    assert [row["step"] for row in results["rows"]] == ["forward", "forces", "inner layer"]
+    assert max(results["errors"]["nequip"].values()) < 2e-5 and "| nequip-conv | 600 | forces |" in printed
 
 
 def test_the_docs_hold_the_tables_of_the_committed_results():

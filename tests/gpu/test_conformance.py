@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,14 +13,18 @@ from equikern import backends, o3
 from equikern.errors import ShapeError
 from equikern.graph import Graph
 from equikern.nn import Convolution, PaiNNMessage, SchNetMessage
-from equikern.ops import radial, spherical_harmonics
+from equikern.ops import radial, radial_embedding, spherical_harmonics
 from equikern.program import painn_message, schnet_message
 from equikern.testing import CASES, LAYERS, assert_close, derivatives, get, inputs, reference, run, tolerance
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["f32", "f64"])
 BACKENDS = pytest.mark.parametrize("backend", ["triton", "cuda"], indirect=True)
-SUPPORTED = [case for case in CASES if backends.triton.supports(case.program, "cuda", torch.float32) is None]
+SUPPORTED = [
+    case
+    for case in CASES  # tables are in test_tables.py
+    if backends.triton.supports(case.program, "cuda", torch.float32) is None and case.program.family != "table"
+]
 
 
 @pytest.fixture
@@ -65,6 +70,16 @@ def test_many_edges_give_what_the_reference_gives_and_the_same_bits_twice(id, or
     assert_close(got, expected, tolerance(case.program, torch.float32, order, case.longest_sum))
     again = derivatives(case.program, given, backend, order)
     assert all(torch.equal(again[name], got[name]) for name in got)
+
+
+@BACKENDS
+def test_tensors_that_begin_anywhere_and_other_counts_give_the_same(backend):
+    case = get("mul-33")
+    for shift, edges in ((0, 64), (1, 64), (0, 17), (3, 48)):
+        given = inputs(case.sized(edges, degree=4), torch.float32).on("cuda")
+        expected = run(case.program, given, "reference")
+        moved = tuple(torch.cat([a.new_zeros(shift), a.flatten()])[shift:].view(a.shape) for a in given.operands)
+        assert_close(run(case.program, replace(given, operands=moved), backend), expected, 1e-5, f"{shift} {edges}")
 
 
 @pytest.mark.parametrize("program", [schnet_message(48), painn_message(48)], ids=["schnet", "painn"])
@@ -195,6 +210,20 @@ def test_harmonics_and_their_derivatives_are_those_of_the_reference(spec, dtype,
     expected = theirs.harmonics_double_backward(spec, wide, wide_z, wide_h)
     assert_close([a * near**2 for a in second], [a * near**2 for a in expected], tol)
     assert not got[0].any() or "raw" in spec
+
+
+@DTYPES
+@pytest.mark.parametrize("options", [{"p": 5}, {"cutoff": "cosine", "prefactor": "nequip"}, {"basis": "gaussian"}])
+def test_radial_embeddings_and_their_derivatives_are_those_of_the_cpu(options, dtype):
+    r = torch.rand(3000, dtype=dtype) * 5
+    found = []
+    for leaf in (r.cuda().requires_grad_(), r.double().requires_grad_()):
+        value = radial_embedding(leaf, 8, 4.5, **options)
+        (first,) = torch.autograd.grad(value.sin().sum(), leaf, create_graph=True)
+        found.append([value, first, torch.autograd.grad(first.square().sum(), leaf)[0]])
+    for got, expected in zip(*found, strict=True):
+        assert got.is_cuda and got.dtype == dtype
+        assert_close(got.detach().cpu(), expected.detach(), 3000 * torch.finfo(dtype).eps, str(options))
 
 
 def test_an_index_out_of_range_is_refused():

@@ -78,3 +78,41 @@ def test_the_edges_that_were_given_are_not_changed():
     edges = EDGES.clone()
     Graph(edges, 3)
     assert torch.equal(edges, EDGES)
+
+
+def test_what_was_read_of_a_tensor_is_read_again_only_when_it_changed():
+    graph, species, reads = Graph(EDGES, 3), torch.tensor([0, 1, 1]), []
+
+    def most():
+        return graph.once("most", lambda: reads.append(0) or int(species.max()), species)
+
+    assert (most(), most()) == (1, 1)
+    species += 1
+    assert (most(), most()) == (2, 2) and len(reads) == 2
+
+
+def test_species_out_of_range_are_refused_each_time():
+    graph, species = Graph(EDGES, 3), torch.tensor([0, 1, 4])
+    for _ in range(2):
+        with pytest.raises(ShapeError, match=r"must lie in 0 \.\.\. 3; got 0 \.\.\. 4"):
+            graph.check_species(species, 4)
+    graph.check_species(species, 5)
+
+
+def test_other_edges_are_refused_each_time_and_its_own_are_known():
+    graph, other = Graph(EDGES, 3), EDGES.flip(0)
+    for _ in range(2):
+        with pytest.raises(ShapeError, match="other edges"):
+            graph.check(other, 3)
+    graph.check(EDGES.clone(), 3)
+    graph.check(graph.edge_index, 3)
+
+
+@torch.inference_mode()
+def test_edges_of_inference_mode_are_looked_at_each_time():
+    edges = EDGES.clone()
+    graph = Graph(edges, 3)
+    graph.check(edges, 3)
+    edges[0, 0] = 2
+    with pytest.raises(ShapeError, match="other edges"):
+        graph.check(edges, 3)

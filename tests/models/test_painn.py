@@ -52,6 +52,24 @@ def test_the_op_and_the_layers_train_alike(config):
         assert (a - b).norm() <= 1e-10 * b.norm() + 1e-13, name
 
 
+@pytest.mark.parametrize("frozen", [False, True])
+def test_what_runs_on_a_device_is_the_op(frozen):
+    """The layers with their gradients; here on the CPU."""
+    model = PaiNN(SMALL).double().requires_grad_(not frozen)
+    species, positions, edges = molecule()
+    graph, vec = Graph(edges, 9), positions[edges[0]] - positions[edges[1]]
+    for got, expected in zip(model._by_layers(species, vec, graph), native(model, species, vec, graph), strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-12)
+        assert got.requires_grad is expected.requires_grad is not frozen
+    with torch.no_grad():
+        assert not any(t.requires_grad for t in model._by_layers(species, vec, graph))
+
+
+def native(model, species, vec, graph):
+    """Energies and gradients by the op."""
+    return model.energies_and_gradients(species, vec, graph.edge_index, graph)
+
+
 def test_the_weights_are_the_state_in_the_order_of_the_op():
     for config in (SMALL, BESSEL):
         model = PaiNN(config)

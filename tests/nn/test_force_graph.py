@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import equikern
+from equikern.cli.zoo import ZOO
 from equikern.errors import EquikernError, ShapeError
 from equikern.models import PaiNN, PaiNNConfig
 from equikern.nn import force_graph
@@ -96,6 +97,23 @@ def test_the_reference_backend_gives_the_same():
     torch.testing.assert_close(forces_of(positions), reference, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("name", ["nequip", "schnet", "mace", "deeppot-se"])
+def test_other_models_are_differentiated(name):
+    model, (species, positions, edges) = ZOO[name].model().double(), molecule()
+    species = species % model.config.num_species
+    forces_of = force_graph(model, species, edges)
+    energy, forces = forces_of(positions)
+    leaf = positions.clone().requires_grad_()
+    expected = model(species, leaf[edges[0]] - leaf[edges[1]], edges).sum()
+    torch.testing.assert_close(energy, expected.detach(), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(forces, -torch.autograd.grad(expected, leaf)[0], rtol=1e-9, atol=1e-11)
+    assert not energy.requires_grad and not forces.requires_grad and forces.norm() > 0
+    forces_of.set_edges(edges[:, :0])
+    assert not forces_of(positions)[1].any()
+    with pytest.raises(ShapeError, match="one dtype"):
+        forces_of(positions.float())
+
+
 def test_the_virial_is_the_derivative_by_strain():
     model, (species, positions, edges) = PaiNN(CONFIG).double(), molecule()
     forces_of = force_graph(model, species, edges)
@@ -120,6 +138,8 @@ def test_one_atom_without_edges_has_an_energy_and_no_force():
 def test_other_models_are_refused_by_name():
     with pytest.raises(EquikernError, match="Linear"):
         force_graph(torch.nn.Linear(3, 3), *molecule()[::2])
+    with pytest.raises(EquikernError, match="LEFTNet"):
+        force_graph(ZOO["leftnet"].model(), *molecule()[::2])
 
 
 def test_positions_that_do_not_fit_are_refused():
@@ -133,5 +153,5 @@ def test_positions_that_do_not_fit_are_refused():
         forces_of(positions.requires_grad_())
     with pytest.raises(ShapeError, match="integers"):
         force_graph(model, positions, edges)
-    with pytest.raises(ShapeError, match="species of atom"):
-        force_graph(model, species + 100, edges)(positions.detach())
+    with pytest.raises(ShapeError, match="species must lie"):
+        force_graph(model, species + 100, edges)

@@ -227,3 +227,63 @@ def test_a_bias_that_leaves_zero_is_a_small_change(monkeypatch):
     for change, measured in ((1e-6, 0), (1e-6, 0), (10.0, 1)):
         radial.bias.data += change
         assert table.why_not() is None and len(calls) == measured
+
+
+# --- on a device, where values are not looked at: here on the CPU, which is treated as one
+
+
+@pytest.fixture
+def unseen(monkeypatch):
+    from equikern.nn import _radial_table
+
+    monkeypatch.setattr(_radial_table, "_waits", lambda tensor: False)
+
+
+@pytest.mark.parametrize("length", [0.49, float("nan")])
+def test_on_a_device_a_short_edge_gives_nan_and_the_others_their_weights(unseen, length):
+    table = RadialTable(RadialNetwork(3).eval(), 5.0)
+    r = lengths().float()
+    r[5] = length
+    got, exact = read(table, r).detach(), table.radial(r).detach()
+    others = torch.arange(len(r)) != 5
+    assert got[5].isnan().all()
+    assert (got - exact)[others].abs().max() <= 1e-6 * exact[others].abs().max()
+
+
+@pytest.mark.parametrize("change", [change_by_load, change_by_step])
+def test_on_a_device_it_follows_what_the_host_sees(unseen, change):
+    table = RadialTable(RadialNetwork(3), 5.0)
+    assert table.why_not() is None
+    change(table.radial.train())
+    table.radial.eval()
+    exact = table.radial(lengths().float()).detach()
+    assert (read(table, lengths().float()) - exact).abs().max() <= 1e-6 * exact.abs().max()
+
+
+def test_on_a_device_a_change_that_the_host_does_not_see_gives_nan_until_it_is_looked_at(unseen):
+    table = RadialTable(RadialNetwork(3).eval(), 5.0)
+    r = lengths().float()
+    assert not read(table, r).isnan().any()
+    change_by_average(table.radial)
+    assert read(table, r).isnan().all()
+    assert table.why_not() is None
+    exact = table.radial(r).detach()
+    assert (read(table, r) - exact).abs().max() <= 1e-6 * exact.abs().max()
+
+
+@pytest.mark.parametrize("look", [lambda m: m.train().requires_grad_(False), lambda m: m.requires_grad_(False)])
+def test_on_a_device_averaged_parameters_are_seen_where_evaluation_begins(unseen, look):
+    table = RadialTable(RadialNetwork(3).eval(), 5.0)
+    read(table, lengths().float())
+    change_by_average(table.radial)
+    look(table.radial)
+    exact = table.radial(lengths().float()).detach()
+    assert (read(table, lengths().float()) - exact).abs().max() <= 1e-6 * exact.abs().max()
+
+
+def test_on_a_device_the_module_trains_itself_unless_it_is_told_otherwise(unseen):
+    table, r = RadialTable(RadialNetwork(3), 5.0), lengths(9000).float()
+    assert table(r, torch.float32) is None
+    assert table(r, torch.float32, trained=True) is not None
+    with torch.no_grad():
+        assert table(r, torch.float32) is not None

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from equikern.backends._channelwise import channelwise
-from equikern.backends._derived import base_of, expanded
 from equikern.backends.cuda.launch import NARROW, REALS, sweep
 from equikern.backends.cuda.nvrtc import library
+from equikern.backends.gpu.contract import contract as sweeps
 from equikern.program import Program
 
 name = "cuda"
@@ -48,10 +48,4 @@ def contract(
     program: Program, operands: list[Tensor], index: list[Tensor], rows: list[int], open: list[int]
 ) -> list[Tensor]:
     """dF/da for each open slot, `rows[n]` rows each; an absent operand (one dimension, no element) stands for zero."""
-    opened = dict(zip(open, rows, strict=True))
-    base = base_of(program)
-    if not program.derived:
-        return sweep(base, operands, index, opened)
-    if program.derived == (tuple(range(base.output)),) and all(slot <= base.output for slot in open):
-        return sweep(base, operands, index, opened, second=True)
-    return expanded(program, operands, opened, lambda b, read, o, fixed: sweep(b, read, index, o, fixed=fixed))
+    return sweeps(sweep, program, operands, index, rows, open)

@@ -6,13 +6,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from equikern.backends.gpu.plans import plan_of
-from equikern.backends.gpu.sweep import HW, HX, HY, NAMES, RESULTS, Sweep, part_columns, sweep_units
+from equikern.backends.gpu.sweep import HB, HW, HX, HY, OPENED, OPERANDS, B, Sweep, part_columns, sweep_units
 from equikern.errors import ShapeError
 from equikern.program import EDGE, SHARED, Program, parse
 from equikern.program.program import W, X, Y, Z
@@ -20,12 +20,20 @@ from equikern.program.program import W, X, Y, Z
 ROWS = 64  # edges of an instance where z has a row an edge and the weights are shared
 
 
+class Table(NamedTuple):
+    """Where the weights of edge e lie, if w is a table: in its rows knot[e] + offsets."""
+
+    offsets: tuple[int, ...]
+    knot: Tensor
+
+
 class Kernels(ABC):
     """What a call needs to know of a sweep, worked out once. `parts`: gradients of y that it writes for each edge."""
 
     def __init__(self, sweep: Sweep, parts: int, chunk: int = 1) -> None:
         program = sweep.program
-        self.sweep, self.program, self.dims, self.parts = sweep, program, program.dims, parts
+        self.sweep, self.program, self.parts = sweep, program, parts
+        self.dims = _dims(program, sweep.table)
         self.units = sweep_units(sweep)
         self.shared = program.rows[W] == SHARED
         self.part_width = part_columns(sweep)[1]
@@ -58,18 +66,27 @@ def kernels(
     second: bool,
     fixed: bool,
     owner: int = Z,
+    table: tuple[int, ...] = (),
 ) -> Kernels:
     """The kernels that open slots of a base program, of those given, or of its derivative (`second`)."""
-    return make(_sweep(text, open, given, second, fixed, owner))
+    return make(_sweep(text, open, given, second, fixed, owner, table))
 
 
 def _sweep(
-    text: str, open: tuple[int, ...], given: tuple[int, ...], second: bool, fixed: bool, owner: int = Z
+    text: str,
+    open: tuple[int, ...],
+    given: tuple[int, ...],
+    second: bool,
+    fixed: bool,
+    owner: int = Z,
+    table: tuple[int, ...] = (),
 ) -> Sweep:
     reads = {t for s in open for t in (X, Y, W, Z) if t != s} | ({HX, HY, HW} if second else set())
     if owner == X:
         reads -= {X, HX}
-    return Sweep(text, open, tuple(s for s in given if s in reads), second, fixed, owner)
+    if table:
+        reads |= {B, HB} if second else {B}
+    return Sweep(text, open, tuple(s for s in given if s in reads), second, fixed, owner, table)
 
 
 @cache
@@ -77,7 +94,8 @@ def own_pass(text: str, open: tuple[int, ...], given: tuple[int, ...], second: b
     """Whether the gradient of x has a sweep of its own, over the edges of a row of x.
 
     The other way is to write it by edge, and to sum that. It is decided which moves fewer bytes: a sweep of its own
-    reads weights, y and cotangents (which caches serve half) once more.
+    reads weights, y and cotangents (which caches serve half) once more. Weights from a table take as long as their
+    bytes would, or longer.
     """
     program = parse(text)
     if X not in open or program.rows[X] == EDGE:
@@ -86,19 +104,24 @@ def own_pass(text: str, open: tuple[int, ...], given: tuple[int, ...], second: b
     return again + program.dims[Z] / 2 < 2 * part_columns(_sweep(text, open, given, second, fixed))[1]
 
 
-def steps(make: Make, text: str) -> dict[str, Kernels]:
-    """The sweeps that a training step takes, by name: those of three orders, and over rows of x where x has its own."""
-    first, second = tuple(range(4)), tuple(range(7))
-    own = own_pass(text, (X, Y, W), first, False, True)
-    inner = (Y, W) if own else (X, Y, W)
+def steps(make: Make, text: str, table: tuple[int, ...] = ()) -> dict[str, Kernels]:
+    """The sweeps that a training step takes, by name: those of three orders, and over rows of x where x has its own.
+
+    With `table`, offsets of its rows, factors are opened in the place of weights.
+    """
+    first, second, weights = tuple(range(4)), tuple(range(7)), W
+    if table:
+        first, second, weights = (*first, B), (*range(HW), B, HB), B
+    own = own_pass(text, (X, Y, weights), first, False, True)
+    inner = (Y, weights) if own else (X, Y, weights)
     found = {
-        "forward": kernels(make, text, (Z,), (X, Y, W), False, True),
-        "backward": kernels(make, text, inner, first, False, True),
-        "double backward": kernels(make, text, (*inner, Z), second, True, True),
+        "forward": kernels(make, text, (Z,), first, False, True, Z, table),
+        "backward": kernels(make, text, inner, first, False, True, Z, table),
+        "double backward": kernels(make, text, (*inner, Z), second, True, True, Z, table),
     }
     if own:
-        found["backward of x"] = kernels(make, text, (X,), first, False, True, X)
-        found["double backward of x"] = kernels(make, text, (X,), second, True, True, X)
+        found["backward of x"] = kernels(make, text, (X,), first, False, True, X, table)
+        found["double backward of x"] = kernels(make, text, (X,), second, True, True, X, table)
     return found
 
 
@@ -111,32 +134,43 @@ def sweep(
     *,
     second: bool = False,
     fixed: bool = True,
+    table: Table | None = None,
 ) -> list[Tensor]:
-    """The opened slots (slot: rows) of a base program: operands x y w g and, for `second`, the tangents hx hy hw."""
+    """The opened slots (slot: rows) of a base program: operands x y w g and, for `second`, the tangents hx hy hw.
+
+    With a table, w has its rows, and the operands end with factors b and tangents hb (`gpu/table.py`).
+    """
     given = [a.contiguous() if a.ndim == 2 and a.shape[1] else None for a in operands]
     like = next(a for a in operands if a.ndim == 2)
-    counts = _counts(base, given, index, open)
-    _check(base, given, counts, like)
-    asked = tuple(s for s in open if counts[0] and base.dims[s] and (s == Z or given[Z] is not None))
+    offsets = () if table is None else table.offsets
+    counts = _counts(base, given, index, open, table)
+    dims = _dims(base, offsets)
+    _check(base, given, counts, like, table)
+    asked = tuple(s for s in open if counts[0] and dims[s] and (s == Z or given[Z] is not None))
     found: dict[int, Tensor] = {}
     if asked:
         there = tuple(s for s, a in enumerate(given) if a is not None)
         with torch.cuda.device(like.device) if like.is_cuda else nullcontext():
             if own_pass(base.text, asked, there, second, fixed):
-                made = kernels(make, base.text, (X,), there, second, fixed, X)
+                made = kernels(make, base.text, (X,), there, second, fixed, X, offsets)
                 asked = tuple(s for s in asked if s != X)
                 if made.units:
-                    found |= _launch(made, given, _graph(made, index, counts), open, counts, like)
-            made = kernels(make, base.text, asked, there, second, fixed)
+                    found |= _launch(made, given, _graph(made, index, counts, table), open, counts, like)
+            made = kernels(make, base.text, asked, there, second, fixed, Z, offsets)
             if asked and made.units:
-                found |= _launch(made, given, _graph(made, index, counts), open, counts, like)
+                found |= _launch(made, given, _graph(made, index, counts, table), open, counts, like)
                 if X in asked:
                     found[X] = _sum_x(made, found[X], index, counts[0], open[X], like)
-    return [found[s] if s in found else like.new_zeros(n, base.dims[s]) for s, n in open.items()]
+    return [found[s] if s in found else like.new_zeros(n, dims[s]) for s, n in open.items()]
+
+
+def _dims(program: Program, offsets: tuple[int, ...]) -> dict[int, int]:
+    """Columns of x, y, w, z and of the factors of a table's rows."""
+    return dict(enumerate(program.dims)) | {B: len(offsets)}
 
 
 def _counts(
-    base: Program, given: list[Tensor | None], index: list[Tensor], open: dict[int, int]
+    base: Program, given: list[Tensor | None], index: list[Tensor], open: dict[int, int], table: Table | None
 ) -> tuple[int, int, int]:
     """Edges, rows of x, rows of z."""
 
@@ -148,7 +182,9 @@ def _counts(
                 return a.shape[0]
         return None
 
-    if base.index_kinds:
+    if table is not None:
+        edges = table.knot.shape[0]
+    elif base.index_kinds:
         edges = index[0].shape[0]
     else:
         by_edge = [s for s in (X, Y, Z, W, HX, HY, HW) if base.rows[s % 4] == EDGE]
@@ -157,30 +193,36 @@ def _counts(
     return edges, edges if x_rows is None else x_rows, edges if z_rows is None else z_rows
 
 
-def _check(base: Program, given: list[Tensor | None], counts: tuple[int, int, int], like: Tensor) -> None:
+def _check(
+    base: Program, given: list[Tensor | None], counts: tuple[int, int, int], like: Tensor, table: Table | None
+) -> None:
     """The last line before the kernels, also for calls of the op itself: what they read must be there."""
     edges, x_rows, z_rows = counts
-    expected = [
-        edges if base.rows[X] == EDGE else x_rows,
-        edges,
-        1 if base.rows[W] == SHARED else edges,
-        edges if base.rows[Z] == EDGE else z_rows,
-    ]
+    dims = _dims(base, () if table is None else table.offsets)
+    expected = {
+        X: edges if base.rows[X] == EDGE else x_rows,
+        Y: edges,
+        W: 1 if base.rows[W] == SHARED else edges,
+        Z: edges if base.rows[Z] == EDGE else z_rows,
+        B: edges,
+    }
+    if table is not None and (w := given[W]) is not None:
+        expected[W] = max(w.shape[0], table.offsets[-1] + 1)
     for slot, a in enumerate(given):
         if a is None:
             continue
-        kind = slot % 4
-        if a.shape != (expected[kind], base.dims[kind]) or a.dtype != like.dtype or a.device != like.device:
+        kind = B if slot >= B else slot % 4
+        if a.shape != (expected[kind], dims[kind]) or a.dtype != like.dtype or a.device != like.device:
             raise ShapeError(
                 f"slot {slot} is {tuple(a.shape)} {a.dtype} on {a.device}; the program reads "
-                f"{(expected[kind], base.dims[kind])} {like.dtype} on {like.device}.\n  program   {base}"
+                f"{(expected[kind], dims[kind])} {like.dtype} on {like.device}.\n  program   {base}"
             )
 
 
-def _graph(made: Kernels, index: list[Tensor], counts: tuple[int, int, int]) -> dict[str, Tensor]:
+def _graph(made: Kernels, index: list[Tensor], counts: tuple[int, int, int], table: Table | None) -> dict[str, Tensor]:
     """What a kernel reads of the graph: the row of the other operand of each edge, the edges of each row it owns."""
     base, sweep = made.program, made.sweep
-    for tensor in index:
+    for tensor in index if table is None else [*index, table.knot]:
         if tensor.dtype != torch.int64 or tensor.ndim != 1:
             raise ShapeError(
                 f"an index is {tuple(tensor.shape)} {tensor.dtype}; it must be one-dimensional int64. Make a Graph of "
@@ -190,7 +232,7 @@ def _graph(made: Kernels, index: list[Tensor], counts: tuple[int, int, int]) -> 
     if any(tensor.shape[0] != counts[0] for tensor in kinds.values()):
         sizes = {kind: tensor.shape[0] for kind, tensor in kinds.items()}
         raise ShapeError(f"the index tensors differ in length: {sizes}; give each one entry an edge.")
-    graph = {}
+    graph = {} if table is None else {"knot": table.knot.contiguous()}
     if sweep.indexed:
         graph["x_index" if sweep.owner == Z else "z_index"] = kinds[base.rows[sweep.other]].contiguous()
     if not sweep.by_edge:
@@ -218,21 +260,23 @@ def _launch(
             results[X] = (like.new_empty if made.all_x else like.new_zeros)(open[X], dims[X])
         elif slot == X:
             results[X] = like.new_empty(edges, made.part_width, dtype=wide)
-        elif slot == Y:
+        elif slot in (Y, B):
             # A part for each program instance of an edge's row; a single one is the result.
-            results[Y] = like.new_empty(edges, many * dims[Y], dtype=like.dtype if many == 1 else wide)
+            results[slot] = like.new_empty(edges, many * dims[slot], dtype=like.dtype if many == 1 else wide)
         elif slot == W:
             make = like.new_empty if made.sweep.fixed and rows else like.new_zeros
             results[W] = make(rows if made.shared else edges, dims[W], dtype=wide if made.shared else like.dtype)
         else:
             results[Z] = (like.new_empty if made.all_z else like.new_zeros)(open[Z], dims[Z])
     if rows:
-        values: dict[str, Any] = {NAMES[s]: given[s] for s in made.sweep.given} | graph
-        values |= {RESULTS[s]: a for s, a in results.items()}
+        values: dict[str, Any] = {OPERANDS[s]: given[s] for s in made.sweep.given} | graph
+        values |= {OPENED[s]: a for s, a in results.items()}
         values |= {"edges": edges, "x_rows": x_rows, "z_rows": z_rows}
+        values |= {"w_rows": w.shape[0]} if made.sweep.table and (w := given[W]) is not None else {}
         made.run(values, rows, like.dtype)
-    if Y in results and many > 1:
-        results[Y] = results[Y].view(edges, many, dims[Y]).sum(1).to(like.dtype)
+    for slot in (Y, B):
+        if slot in results and many > 1:
+            results[slot] = results[slot].view(edges, many, dims[slot]).sum(1).to(like.dtype)
     if W in results and made.shared:
         results[W] = results[W].sum(0, keepdim=True).to(like.dtype)
     return results

@@ -12,20 +12,26 @@ from equikern.program.program import X, Y, Z
 HX, HY, HW = range(4, 7)
 NAMES = ("x", "y", "w", "g", "hx", "hy", "hw")
 RESULTS = ("dx", "dy", "dw", "z")
+# Where weights come from a table w: the factors of its rows, and their tangents.
+B, HB = 7, 8
+OPERANDS = dict(enumerate((*NAMES, "b", "hb")))
+OPENED = dict(enumerate(RESULTS)) | {B: "db"}
 
 
 class Sweep(NamedTuple):
     """What one kernel computes: the opened slots of a product, or (`second`) of its derivative along hx, hy and hw.
 
-    It owns a row of z and sums over its edges; with `owner` X it owns a row of x, and opens x alone.
+    It owns a row of z and sums over its edges; with `owner` X it owns a row of x, and opens x alone. With `table`,
+    offsets of rows, an edge's weights are w = sum over c of b_c w[knot + table_c]; w itself is then not opened, b may.
     """
 
     text: str
     open: tuple[int, ...]
-    given: tuple[int, ...]  # which of x y w g hx hy hw are read
+    given: tuple[int, ...]  # which of x y w g hx hy hw b hb are read
     second: bool = False
     fixed: bool = True  # unweighted paths take part
     owner: int = Z
+    table: tuple[int, ...] = ()
     widest: int = WIDEST  # values a channel of a unit
 
     @property
@@ -61,7 +67,8 @@ def held(sweep: Sweep, unit: Unit) -> int:
     """Values a channel that a unit holds: of z and x, their cotangents and tangents, and sums over channels."""
     zs, xs = sum(segment.dim for segment in unit.zs), sum(segment.dim for segment in unit.xs)
     sums = len({cell.j for path in unit.paths for cell in path.cells}) if Y in sweep.open else 0
-    return zs * (2 if Z in sweep.open and Z in sweep.given else 1) + xs * (4 if sweep.second else 2) + sums
+    table = len(sweep.table) * (2 if B in sweep.open else 1)
+    return zs * (2 if Z in sweep.open and Z in sweep.given else 1) + xs * (4 if sweep.second else 2) + sums + table
 
 
 @cache

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import NamedTuple
 
-from equikern.backends.gpu.sweep import NAMES, RESULTS, Sweep, held, sweep_units
+from equikern.backends.gpu.sweep import NAMES, OPENED, OPERANDS, Sweep, held, sweep_units
 from equikern.backends.triton.text import WARP, power_of_two
 from equikern.program.program import Z
 
@@ -27,7 +27,9 @@ def blocks(sweep: Sweep) -> tuple[Block, ...]:
     made = []
     for n, unit in enumerate(sweep_units(sweep)):
         values = held(sweep, unit)
-        wide = 4 * WARP if 4 * values <= WIDE_REGISTERS else 2 * WARP if 2 * values <= REGISTERS else WARP
+        # Rows of a table are read best two channels a lane (measured, H100).
+        wide = 2 * WARP if 2 * values <= REGISTERS else WARP
+        wide = 4 * WARP if 4 * values <= WIDE_REGISTERS and not sweep.table else wide
         lanes = min(power_of_two(unit.mul), wide)
         made.append(Block(n, -(-unit.mul // lanes), lanes))
     return tuple(made)
@@ -47,9 +49,11 @@ def instances(sweep: Sweep) -> int:
 @cache
 def arguments(sweep: Sweep) -> tuple[str, ...]:
     """Names of the kernel's arguments, pointers first."""
-    names = [NAMES[slot] for slot in sweep.given]
-    names += [RESULTS[slot] for slot in sweep.open]
+    names = [OPERANDS[slot] for slot in sweep.given]
+    names += [OPENED[slot] for slot in sweep.open]
+    names += ["knot"] if sweep.table else []
     other = NAMES[sweep.other] if sweep.owner == Z else "z"
     names += [f"{other}_index"] if sweep.indexed else []
     names += ["edges"] if sweep.by_edge else ["ptr", "order"]
-    return (*names, f"{other}_rows") if sweep.indexed else tuple(names)
+    names += [f"{other}_rows"] if sweep.indexed else []
+    return (*names, "w_rows") if sweep.table else tuple(names)

@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import cache
 
-from equikern.backends.gpu.sweep import HW, HX, HY, RESULTS, Sweep, part_columns, sweep_units
+from equikern.backends.gpu.sweep import HB, HW, HX, HY, OPENED, B, Sweep, part_columns, sweep_units
 from equikern.backends.gpu.units import Segment, UnitPath, segments
 from equikern.backends.triton.blocks import arguments, blocks, instances
 from equikern.backends.triton.path import Wanted, write_path
+from equikern.backends.triton.table import add_gradient, load_factors, load_rows, weight
 from equikern.backends.triton.text import HEADER, Lines, store_lane_sums
 from equikern.program import EDGE, SHARED, Program
 from equikern.program.program import W, X, Y, Z
@@ -40,8 +41,9 @@ def sweep_source(sweep: Sweep) -> str:
         end += block.instances
         lines += [f"    {branch} block < {end}:", f"        {call}"]
         branch = "elif"
-    title = f"# {sweep.text}\n# opens {', '.join(RESULTS[s] for s in sweep.open)}"
-    title += " of its derivative along hx, hy, hw\n" if sweep.second else "\n"
+    title = f"# {sweep.text}\n# opens {', '.join(OPENED[s] for s in sweep.open)}"
+    title += f" of its derivative along hx, hy, {'hb' if sweep.table else 'hw'}" if sweep.second else ""
+    title += f"\n# weights from rows knot + {sweep.table} of a table, times b\n" if sweep.table else "\n"
     return title + HEADER + "\n\n\n".join([*functions, "\n".join(lines)]) + "\n"
 
 
@@ -92,8 +94,8 @@ class _Unit:
         """z has a row an edge: ROWS of them."""
         self.out.add("for e in range(row * ROWS, tl.minimum(row * ROWS + ROWS, edges)):")
         self.out.depth += 1
-        if self.sweep.indexed:
-            self.out.add("s = tl.load(x_index + e)")
+        self.out.add(*["s = tl.load(x_index + e)"] * self.sweep.indexed)
+        self.out.add(*["k = tl.load(knot + e)"] * bool(self.sweep.table))
         self._edge()
         if Z in self.opened:
             self._store_segments(self.unit.zs, "z", "z", self.program.dims[Z], "e")
@@ -108,13 +110,14 @@ class _Unit:
             self._set(self._segment_loads(self.unit.zs, "g", self.program.dims[Z], "row", self.mask))
         out.add("e = tl.load(order + first, mask=first < last, other=0)")
         out.add("after = tl.load(order + first + 1, mask=first + 1 < last, other=0)")
-        out.add(*[f"s = tl.load({index} + e)"] * indexed)
+        ahead = [("s", index)] * indexed + [("k", "knot")] * bool(self.sweep.table)
+        out.add(*(f"{name} = tl.load({pointer} + e)" for name, pointer in ahead))
         out.add("for t in range(first, last):")
         out.depth += 1
         out.add("later = tl.load(order + t + 2, mask=t + 2 < last, other=0)")
-        out.add(*[f"s_after = tl.load({index} + after)"] * indexed)
+        out.add(*(f"{name}_after = tl.load({pointer} + after)" for name, pointer in ahead))
         self._edge()
-        out.add("e, after = after, later", *["s = s_after"] * indexed)
+        out.add("e, after = after, later", *(f"{name} = {name}_after" for name, _ in ahead))
         out.depth -= 1
         if self.sweep.owner == X:
             self._store_segments(self.unit.xs, "dx", "dx", self.program.dims[X], "row")
@@ -136,24 +139,33 @@ class _Unit:
                 for i in range(a.dim):
                     start = at[self.n, a.number] + i * a.mul
                     self._store(f"dx + e * {width} + {start} + u", f"dx{a.number}_{i}")
-        if Y in self.opened:
-            dim = self.program.dims[Y]
-            sums = {j: f"dy{j}" for j in range(dim) if f"dy{j}" in out.set}
-            store_lane_sums(out, sums, self.lanes, dim, f"dy + (e * {instances(self.sweep)} + block) * {dim}")
+        for slot, dim in ((Y, self.program.dims[Y]), (B, len(self.sweep.table))):
+            if slot in self.opened:
+                name = OPENED[slot]
+                sums = {j: f"{name}{j}" for j in range(dim) if f"{name}{j}" in out.set}
+                store_lane_sums(out, sums, self.lanes, dim, f"{name} + (e * {instances(self.sweep)} + block) * {dim}")
         out.set = {name for name in out.set if name.startswith("z") or name in self._carried()}
 
     def _path(self, path: UnitPath) -> None:
         out, weighted = self.out, path.w >= 0
         out.add(f"# path {path.number}")
         scale = "" if path.scale == 1 else f" * {path.scale!r}"
-        for slot, name in ((W, "w"), (HW, "hw")):
+        table, tangent = self.sweep.table, HB if self.sweep.table else HW
+        if weighted and table:
+            load_rows(out, table, self.program.dims[W], path.w, self.mask)
+        for slot, name in ((B if table else W, "w"), (tangent, "hw")):
             if weighted and slot in self.given:
-                out.add(f"{name}u = {name}_{path.number}{scale}")
-        into_w = W in self.opened and weighted
-        tangents = (HX in self.given, HY in self.given, HW in self.given and weighted)
+                value = weight(table, name) if table else f"{name}_{path.number}"
+                out.add(f"{name}u = {value}{scale}")
+        into_w = weighted and bool(self.opened & {W, B})
+        tangents = (HX in self.given, HY in self.given, tangent in self.given and weighted)
         opened = (X in self.opened, Y in self.opened, into_w, Z in self.opened)
         write_path(out, path, Wanted(*opened, self.sweep.second, *tangents))
-        if into_w and self.shared:
+        if into_w and table:
+            if self.sweep.second:
+                load_rows(out, table, self.program.dims[W], path.w, self.mask, again=True)
+            add_gradient(out, table, scale)
+        elif into_w and self.shared:
             out.add(*[f"dw{path.number} += f{scale}"] * ("f" in out.set))
         elif into_w:
             self._store(f"dw + {self._weights(path)}", "f", scale)
@@ -162,7 +174,7 @@ class _Unit:
     # --- what is read and written
 
     def _load_edge(self) -> None:
-        program, indexed = self.program, self.sweep.indexed
+        out, program, indexed = self.out, self.program, self.sweep.indexed
         row = "s" if indexed else "e"
         guarded = f"mask={'inside & ' if self.mask else ''}known, other=fill" if indexed else self.mask
         used = sorted({cell.j for path in self.unit.paths for cell in path.cells})
@@ -175,6 +187,9 @@ class _Unit:
         if Z in self.given and (self.sweep.owner == X or self.sweep.by_edge):
             mask, at = (guarded, row) if self.sweep.owner == X else (self.mask, "e")
             self._set(self._segment_loads(self.unit.zs, "g", program.dims[Z], at, mask))
+        if self.sweep.table:
+            load_factors(out, self.sweep)
+            return
         for path in self.unit.paths:
             for slot, name in ((W, "w"), (HW, "hw")):
                 if path.w >= 0 and slot in self.given:

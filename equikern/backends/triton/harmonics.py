@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from equikern.backends._harmonics import HarmonicsSpec, derivative, parse_spec, scale
-from equikern.backends.triton.kernels import compiled, float_type, unavailable
+from equikern.backends.triton.kernels import Kernel, float_type, unavailable
 from equikern.backends.triton.text import HEADER, Lines, combination
 from equikern.errors import BackendError
 
@@ -153,12 +153,16 @@ def _run(order: int, text: str, *tensors: Tensor) -> None:
         raise BackendError(f"backend 'triton' cannot run harmonics: {reason}; use backend 'reference'.")
     if vec.shape[0] == 0:
         return
-    kernel = compiled(source(text, order), "harmonics_kernel")
     wide = torch.promote_types(vec.dtype, torch.float32)
+    constants = float_type(vec.dtype), torch.finfo(wide).tiny, EDGES
     with torch.cuda.device(vec.device) if vec.is_cuda else nullcontext():
-        kernel[(-(-vec.shape[0] // EDGES),)](
-            *tensors, vec.shape[0], T=float_type(vec.dtype), TINY=torch.finfo(wide).tiny, EDGES=EDGES, num_warps=4
-        )
+        kernel(text, order)(-(-vec.shape[0] // EDGES), [*tensors, vec.shape[0]], *constants)
+
+
+@cache
+def kernel(text: str, order: int) -> Kernel:
+    """Of a specification, for values, gradients or second derivatives."""
+    return Kernel(source(text, order), "harmonics_kernel", num_warps=4)
 
 
 def harmonics(text: str, vec: Tensor) -> Tensor:

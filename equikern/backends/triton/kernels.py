@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import linecache
 import os
+from collections.abc import Sequence
 from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
 import torch
+from torch import Tensor
 
 _DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
@@ -37,6 +39,31 @@ def compiled(source: str, name: str) -> Any:
     scope: dict[str, Any] = {"__name__": f"equikern.emitted.{name}"}
     exec(compile(source, file, "exec"), scope)
     return scope[name]
+
+
+class Kernel:
+    """A kernel of an emitted source, compiled for the kinds of arguments that it meets.
+
+    Triton looks at every argument at every start, which takes longer than many a kernel runs; here it is asked once for
+    each kind: dtype, device, whether pointers are aligned and counts fit 32 bits.
+    """
+
+    def __init__(self, source: str, name: str, **options: Any) -> None:
+        self.jit, self.options = compiled(source, name), options
+        self._ready: dict[tuple[Any, ...], Any] = {}
+
+    def __call__(self, instances: int, arguments: Sequence[Tensor | int], *constants: Any) -> None:
+        """Start it; `arguments` begin with a tensor on the current device, `constants` are the last parameters."""
+        like: Any = arguments[0]
+        kinds = [a < 1 << 31 if isinstance(a, int) else a.data_ptr() % 16 == 0 for a in arguments]
+        key = (like.dtype, like.device.index, constants, *kinds)
+        ready = self._ready.get(key)
+        if ready is None:
+            made = self.jit[(instances,)](*arguments, *constants, **self.options)
+            if made is not None:  # nothing under the interpreter
+                self._ready[key] = made
+        else:
+            ready[(instances, 1, 1)](*arguments, *constants)
 
 
 @cache

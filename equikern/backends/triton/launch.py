@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from equikern.backends.gpu import launch
+from equikern.backends.gpu import launch, table
 from equikern.backends.gpu.sweep import Sweep
 from equikern.backends.triton import emit
 from equikern.backends.triton.blocks import arguments, busiest, instances
-from equikern.backends.triton.kernels import compiled, float_type
+from equikern.backends.triton.kernels import Kernel, float_type
+from equikern.backends.triton.table import sum_rows
 
 # Kernels that hold few values run faster with fewer registers: more of them are on a multiprocessor (measured, H200).
 NARROW, NARROW_REGISTERS = 100, 168
@@ -23,7 +24,8 @@ class TritonKernels(launch.Kernels):
 
     def __init__(self, sweep: Sweep) -> None:
         super().__init__(sweep, parts=instances(sweep))
-        self.narrow = not sweep.second and busiest(sweep) <= NARROW
+        self._sweeps: dict[torch.dtype, Kernel] = {}
+        self.narrow = not sweep.second and busiest(sweep) <= NARROW and not sweep.table
 
     def options(self, dtype: torch.dtype) -> dict[str, int]:
         """Of the compiler."""
@@ -35,15 +37,18 @@ class TritonKernels(launch.Kernels):
         """Names of the sweep kernel's arguments."""
         return arguments(self.sweep)
 
-    @cached_property
-    def sweep_kernel(self) -> Any:
-        """Compiled on the first launch for each dtype."""
-        return compiled(emit.sweep_source(self.sweep), "sweep_kernel")
+    def sweep_kernel(self, dtype: torch.dtype) -> Kernel:
+        """For operands of a dtype."""
+        made = self._sweeps.get(dtype)
+        if made is None:
+            made = Kernel(emit.sweep_source(self.sweep), "sweep_kernel", **self.options(dtype))
+            self._sweeps[dtype] = made
+        return made
 
     @cached_property
-    def sum_kernel(self) -> Any:
-        """Compiled on the first launch for each dtype."""
-        return compiled(emit.sum_source(self.sweep), "sum_kernel")
+    def sum_kernel(self) -> Kernel:
+        """The sum of the gradients of x."""
+        return Kernel(emit.sum_source(self.sweep), "sum_kernel", num_warps=1)
 
     @cached_property
     def sum_instances(self) -> int:
@@ -53,15 +58,15 @@ class TritonKernels(launch.Kernels):
     def run(self, values: dict[str, Any], rows: int, dtype: torch.dtype) -> None:
         """Start the sweep."""
         given = [values[n] for n in self.arguments]
-        options = self.options(dtype)
-        self.sweep_kernel[(rows * self.parts,)](*given, T=float_type(dtype), ROWS=self.chunk, **options)
+        self.sweep_kernel(dtype)(rows * self.parts, given, float_type(dtype), self.chunk)
 
     def run_sum(self, part: Tensor, dx: Tensor, graph: tuple[Tensor, ...]) -> None:
         """Start the sum of the gradients of x."""
-        self.sum_kernel[(dx.shape[0] * self.sum_instances,)](part, dx, *graph, T=float_type(dx.dtype), num_warps=1)
+        self.sum_kernel(dx.shape[0] * self.sum_instances, [part, dx, *graph], float_type(dx.dtype))
 
 
 kernels = partial(launch.kernels, TritonKernels)
 own_pass = launch.own_pass
 steps = partial(launch.steps, TritonKernels)
 sweep = partial(launch.sweep, TritonKernels)
+table_sweep = partial(table.sweep, TritonKernels, sum_rows)

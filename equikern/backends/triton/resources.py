@@ -24,17 +24,25 @@ class Resources(NamedTuple):
 
 def sweep_resources(made: TritonKernels, arch: int = 90, dtype: torch.dtype = torch.float32) -> Resources:
     """Of the sweep kernel compiled for sm_<arch>. TRITON_INTERPRET must be unset."""
-    return _resources(made.sweep_kernel, made.arguments, arch, dtype, made.options(dtype))
+    return _resources(compile_sweep(made, arch, dtype))
 
 
 def sum_resources(made: TritonKernels, arch: int = 90, dtype: torch.dtype = torch.float32) -> Resources:
     """Of the kernel that sums the gradients of x."""
-    return _resources(made.sum_kernel, ("part", "dx", "ptr", "order"), arch, dtype, {"num_warps": 1})
+    return _resources(compile_sum(made, arch, dtype))
 
 
-def _resources(
-    kernel: Any, names: tuple[str, ...], arch: int, dtype: torch.dtype, options: dict[str, int]
-) -> Resources:
+def compile_sweep(made: TritonKernels, arch: int = 90, dtype: torch.dtype = torch.float32) -> Any:
+    """Triton's compiled kernel, from its cache on disk where it is there."""
+    return _compile(made.sweep_kernel(dtype).jit, made.arguments, arch, dtype, made.options(dtype))
+
+
+def compile_sum(made: TritonKernels, arch: int = 90, dtype: torch.dtype = torch.float32) -> Any:
+    """As `compile_sweep`, of the kernel that sums the gradients of x."""
+    return _compile(made.sum_kernel.jit, ("part", "dx", "ptr", "order"), arch, dtype, {"num_warps": 1})
+
+
+def _compile(kernel: Any, names: tuple[str, ...], arch: int, dtype: torch.dtype, options: dict[str, int]) -> Any:
     import triton
     import triton.language as tl
     from triton.backends.compiler import GPUTarget
@@ -43,9 +51,8 @@ def _resources(
     real = {torch.float32: "*fp32", torch.float64: "*fp64", torch.float16: "*fp16", torch.bfloat16: "*bf16"}[dtype]
     signature = dict.fromkeys(kernel.arg_names, "constexpr")
     for name in names:
-        integer = {"x_index": "*i64", "ptr": "*i64", "order": "*i64", "z_index": "*i64"} | dict.fromkeys(
-            ("edges", "x_rows", "z_rows"), "i64"
-        )
+        integer = dict.fromkeys(("x_index", "z_index", "knot", "ptr", "order"), "*i64")
+        integer |= dict.fromkeys(("edges", "x_rows", "z_rows", "w_rows"), "i64")
         signature[name] = integer.get(name, real)
     constants = {"T": tl.float64 if dtype == torch.float64 else tl.float32, "ROWS": 1}
     place = {name: (n,) for n, name in enumerate(kernel.arg_names)}
@@ -55,7 +62,10 @@ def _resources(
         constexprs={place[n]: v for n, v in constants.items() if n in place},
         attrs={place[n]: [["tt.divisibility", 16]] for n in names if signature[n].startswith("*")},
     )
-    made = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
+    return triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
+
+
+def _resources(made: Any) -> Resources:
     return Resources(*_assembled(made.asm["ptx"]), made.metadata.shared, len(made.asm["cubin"]))
 
 

@@ -1,0 +1,116 @@
+"""A step of a layer or a model waits for no device: forward, forces and their training read no value on the host."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import equikern
+from equikern.cli.zoo import ZOO
+from equikern.graph import Graph
+from equikern.models import PaiNN, PaiNNConfig
+from equikern.nn import MLP, Convolution, Gate, MixedConvolution, PaiNNMessage, RadialConvolution, SchNetMessage
+from equikern.ops.segment import softmax
+from equikern.testing import NoWaits
+
+NODES = 6
+POSITIONS = 1.5 * torch.randn(NODES, 3, generator=torch.Generator().manual_seed(0))
+EDGES = torch.tensor([[i, j] for i in range(NODES) for j in range(NODES) if i != j]).T.contiguous()
+SPECIES = torch.tensor([0, 1, 2, 0, 1, 1])
+BATCH = torch.zeros(NODES, dtype=torch.int64)
+# Models that wait, and for what.
+WAITING = {
+    "deeppot-se": "the rows of each species, whose networks differ",
+    "mace": "the species that the reference of its symmetric contraction checks",
+    "spherenet": "the pairs of edges that meet, found in every step",
+}
+IRREPS = "4x0e+4x1o", "0e+1o", "4x0e+4x1o"
+PATHS = [(0, 0, 0, "uvu", True), (1, 1, 0, "uvu", True), (0, 1, 1, "uvu", True)]
+
+
+def force_training(energy, *leaves):
+    """Energy, its gradient and the gradient of both."""
+    leaves = [t.detach().requires_grad_() for t in leaves]
+    value = energy(*leaves)
+    first = torch.autograd.grad(value, leaves, create_graph=True)
+    (value + sum(g.square().sum() for g in first)).backward()
+
+
+def check(energy, *leaves):
+    """Once a graph values may be looked at; the step after that must not."""
+    with equikern.backend("reference"):
+        force_training(energy, *leaves)
+        with NoWaits():
+            force_training(energy, *leaves)
+
+
+def layers():
+    """By name: the value to be differentiated, and its tensors."""
+    graph = Graph(EDGES, NODES)
+    edges = graph.num_edges
+    convolution, painn, schnet = Convolution(*IRREPS, PATHS), PaiNNMessage(4), SchNetMessage(4)
+    network = torch.nn.Sequential(torch.nn.Unflatten(0, (-1, 1)), MLP((1, 4, convolution.weight_numel), gain=1.0))
+    radial = RadialConvolution(*IRREPS, PATHS, radial=network, r_max=5.0, table=False)
+    mixed = MixedConvolution(*IRREPS, 3)
+    gate = Gate("4x0e", [torch.tanh], "4x0e", [torch.sigmoid], "4x1o")
+    x, y, filters = torch.randn(NODES, 16), torch.randn(edges, 4), torch.randn(edges, 12)
+    vec, w = POSITIONS[graph.sender] - POSITIONS[graph.receiver], torch.randn(3, mixed.weight_numel)
+
+    def message(phi, mu, f, v):
+        dq, dmu = painn(phi, mu, f, v, EDGES, graph)
+        return torch.cat([dq, dmu.flatten(1)], 1)
+
+    return {
+        "Convolution": (lambda x, y, w: convolution(x, y, w, EDGES, graph), x, y, filters),
+        "RadialConvolution": (lambda x, v: radial(x, v, EDGES, graph=graph), x, vec),
+        "MixedConvolution": (lambda x, y, h, w: mixed(x, y, h, w, EDGES, graph), x, y, filters[:, :3], w),
+        "SchNetMessage": (lambda h, f: schnet(h, f, EDGES, graph), x[:, :4], filters[:, :4]),
+        "PaiNNMessage": (message, x[:, :12], torch.randn(NODES, 3, 4), filters, vec),
+        "Gate": (gate, torch.randn(NODES, 20)),
+        "softmax": (lambda a: softmax(a, graph.receiver, NODES), filters),
+    }
+
+
+LAYERS = layers()
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_layer_waits_for_nothing(name):
+    layer, *tensors = LAYERS[name]
+    check(lambda *t: layer(*t).tanh().sum(), *tensors)
+
+
+def model_energy(name):
+    """The energy of a model at positions, its graph made before; and what else the step reads."""
+    model, graph = ZOO[name].model(), Graph(EDGES, NODES)
+
+    def energy(positions):
+        extra = {"positions": positions, "batch": BATCH} if getattr(model, "uses_positions", False) else {}
+        vec = positions[graph.sender] - positions[graph.receiver]
+        return model(SPECIES, vec, EDGES, graph, **extra).sum()
+
+    return energy
+
+
+@pytest.mark.parametrize("name", sorted(ZOO.keys() - WAITING))
+def test_a_model_waits_for_nothing(name):
+    check(model_energy(name), POSITIONS)
+
+
+@pytest.mark.parametrize("name", WAITING)
+def test_a_model_that_is_said_to_wait_does(name):
+    with pytest.raises(AssertionError, match="would wait"):
+        check(model_energy(name), POSITIONS)
+
+
+def test_painn_as_one_op_waits_for_nothing():
+    model, graph = PaiNN(PaiNNConfig(layers=2, channels=8, hidden=4)), Graph(EDGES, NODES)
+
+    def step():
+        energy, forces = model.energy_and_forces(SPECIES, POSITIONS, EDGES, graph=graph)
+        (energy.sum() + forces.square().sum()).backward()
+
+    with equikern.backend("reference"):
+        step()
+        with NoWaits():
+            step()
