@@ -6,6 +6,7 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from equikern.errors import BackendError
 from equikern.program.symmetric import Symmetric, parse_symmetric
@@ -14,11 +15,16 @@ W, Z, X = range(3)
 
 
 def symmetric_contraction(text: str, species: Tensor, operands: list[Tensor], results: list[Tensor | None]) -> None:
-    """Write dF/da into the results that are there; operands and results are w, z, x_S ..., absent ones have 1 axis."""
+    """Write dF/da into the results that are there; operands and results are w, z, x_S ..., absent ones have 1 axis.
+
+    On a device, whose values are not waited for, a species out of range gives rows of NaN, and nothing to w.
+    """
     program = parse_symmetric(text)
-    if species.numel() and not 0 <= int(species.min()) <= int(species.max()) < _species_count(operands, results):
+    known = (species >= 0) & (species < _species_count(operands, results))
+    if species.is_cpu and _get_current_dispatch_mode() is None and not known.all():
         raise BackendError(f"symmetric contraction: species out of range.\n  program   {text}")
-    columns_x, columns_z = _grids(text)
+    species = torch.where(known, species, 0)
+    columns_x, columns_z = _grids(text, species.device)
     like = next(r for r in results if r is not None)
     nodes, channels = species.shape[0], program.channels
     values = _values(program, operands, columns_x, like.new_zeros(nodes, channels))
@@ -30,8 +36,8 @@ def symmetric_contraction(text: str, species: Tensor, operands: list[Tensor], re
         assert z is not None
         each = [z[:, k] * values[value] for (k, _), value in zip(program.terms, made, strict=True)]
         total = torch.zeros_like(dw)
-        total.index_add_(0, species, torch.stack(each, 1) if each else like.new_zeros(nodes, 0, channels))
-        dw.copy_(total)
+        stacked = torch.stack(each, 1) if each else like.new_zeros(nodes, 0, channels)
+        dw.copy_(total.index_add_(0, species, torch.where(known[:, None, None], stacked, 0.0)))
     if dz is not None:
         assert w is not None
         sums = like.new_zeros(nodes, len(columns_z), channels)
@@ -41,6 +47,9 @@ def symmetric_contraction(text: str, species: Tensor, operands: list[Tensor], re
     if any(r is not None for r in results[X:]):
         assert w is not None and z is not None
         _backward(program, values, w, z, results[X:], columns_x)
+    for result in results[Z:]:
+        if result is not None:
+            result.masked_fill_(~known[:, None], float("nan"))
 
 
 def _species_count(operands: list[Tensor], results: list[Tensor | None]) -> int:
@@ -76,11 +85,11 @@ def _backward(
 
 
 @lru_cache(maxsize=256)
-def _grids(text: str) -> tuple[Tensor, Tensor]:
+def _grids(text: str, device: torch.device) -> tuple[Tensor, Tensor]:
     """Columns (components, C) of x and of z."""
     program = parse_symmetric(text)
     channel = torch.arange(program.channels)
     grids = []
     for first, step in (program.columns_x, program.columns_z):
-        grids.append(torch.from_numpy(first)[:, None] + torch.from_numpy(step)[:, None] * channel)
+        grids.append((torch.from_numpy(first)[:, None] + torch.from_numpy(step)[:, None] * channel).to(device))
     return grids[0], grids[1]

@@ -135,7 +135,7 @@ def why_no_contraction(device: str, dtype: torch.dtype) -> str | None:
 
 @constant
 def _why_no_contraction(setting: str, device: str, dtype: torch.dtype) -> str | None:
-    return backends.judge(setting, {"cpu": backends.symmetric["cpu"].supports(device, dtype), REFERENCE: None})
+    return backends.judge(setting, backends.symmetric_reasons(device, dtype))
 
 
 @constant

@@ -21,7 +21,6 @@ BATCH = torch.zeros(NODES, dtype=torch.int64)
 # Models that wait, and for what.
 WAITING = {
     "deeppot-se": "the rows of each species, whose networks differ",
-    "mace": "the species that the reference of its symmetric contraction checks",
     "spherenet": "the pairs of edges that meet, found in every step",
 }
 IRREPS = "4x0e+4x1o", "0e+1o", "4x0e+4x1o"

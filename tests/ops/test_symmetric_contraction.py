@@ -11,7 +11,7 @@ import equikern
 from equikern.errors import BackendError, ProgramError, ShapeError
 from equikern.ops.symmetric_contraction import symmetric_contraction
 from equikern.program.symmetric import basis, parse_symmetric, symmetric
-from equikern.testing import SYMMETRIC, assert_close, symmetric_derivatives, symmetric_inputs, tolerance
+from equikern.testing import SYMMETRIC, NoWaits, assert_close, symmetric_derivatives, symmetric_inputs, tolerance
 
 op = torch.ops.equikern.symmetric_contraction.default
 # torch itself calls its deprecated torch.jit.script when forward mode is first used.
@@ -113,6 +113,22 @@ def test_a_species_out_of_range_is_refused(wrong, backend):
     species[4] = wrong
     with equikern.backend(backend), pytest.raises(BackendError, match="species out of range"):
         symmetric_contraction(SYMMETRIC["ir-mul"][0], x, weight, species)
+
+
+def test_where_no_value_is_waited_for_a_species_out_of_range_gives_nan():
+    program, nodes = SYMMETRIC["ir-mul"]
+    x, weight, species = symmetric_inputs("ir-mul", torch.float64)
+    species[4] = 3
+    there = torch.arange(nodes) != 4
+    leaves = x.requires_grad_(), weight.requires_grad_()
+    with equikern.backend("reference"):
+        expected = symmetric_contraction(program, x[there], weight, species[there])
+        right = torch.autograd.grad(expected.sum(), leaves)
+        with NoWaits():
+            z = symmetric_contraction(program, *leaves, species)
+            dx, dw = torch.autograd.grad(z.sum(), leaves)
+    assert z[4].isnan().all() and dx[4].isnan().all()
+    assert_close([z[there], dx[there], dw], [expected, right[0][there], right[1]], 1e-13)
 
 
 @pytest.mark.parametrize(
