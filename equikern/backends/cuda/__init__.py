@@ -22,8 +22,8 @@ name = "cuda"
 
 def unavailable(device: str, dtype: torch.dtype) -> str | None:
     """Why no kernel runs on tensors of a device and dtype; None if they do."""
-    if dtype not in REALS and dtype not in NARROW:
-        return f"operands are {dtype}; the kernels have float32, float64, float16 and bfloat16"
+    if dtype not in REALS:
+        return f"operands are {dtype}; the kernels have float32 and float64"
     if device != "cuda":
         return f"operands are on {device}; the kernels run on cuda"
     if not torch.cuda.is_available():
@@ -35,7 +35,7 @@ def unavailable(device: str, dtype: torch.dtype) -> str | None:
 
 def supports(program: Program, device: str, dtype: torch.dtype) -> str | None:
     """None where the kernels run the program, else the reason why not."""
-    if (reason := unavailable(device, dtype)) is not None:
+    if (reason := unavailable(device, torch.float32 if dtype in NARROW else dtype)) is not None:
         return reason
     if program.family != "product":
         return f"it has no kernel for the family {program.family!r}"
