@@ -7,26 +7,29 @@
 #pragma once
 
 #include "path.cuh"
+#include "table.cuh"
 
 namespace eqk {
 
 /// What a sweep reads and writes, contiguous rows; null where the form does not.
 template <class F>
 struct Operands {
-    const typename F::Real *x, *y, *w, *g, *hx, *hy, *hw;
+    const typename F::Real *x, *y, *w, *g, *hx, *hy, *hw, *b, *hb;
     typename F::RealX* dx;
     typename F::RealY* dy;
     typename F::RealW* dw;
     typename F::Real* z;
+    typename F::RealY* db;
     const Index* index;        // the row of x (or of g, for a sweep over rows of x) of each edge
+    const Index* knot;         // its first row of the table w, where weights come from one
     const Index *ptr, *order;  // order[ptr[n]..ptr[n + 1]) are the edges of row n
     Index edges, others;       // others: rows that `index` may name
-    Index rows;
+    Index knots, rows;         // knots: rows that `knot` may name
 };
 
-/// An edge, and the row of the other operand, -1 where that is not there.
+/// An edge, the row of the other operand and the first row of the table, -1 where these are not there.
 struct Edge {
-    Index number, other;
+    Index number, other, knot;
 };
 
 /// The edges of a row, asked for one after the other: lane n has the n-th of 32.
@@ -49,9 +52,14 @@ struct Edges {
                 const Index row = in.index[mine.number];
                 mine.other = row >= 0 && row < in.others ? row : -1;
             }
+            if constexpr (F::Table::ROWS > 0) {
+                const Index row = in.knot[mine.number];
+                mine.knot = row >= 0 && row < in.knots ? row : -1;
+            }
         }
         const Index number = F::BY_EDGE ? first + t : __shfl_sync(ALL, mine.number, t % WARP);
-        return {number, F::INDEXED ? __shfl_sync(ALL, mine.other, t % WARP) : number};
+        return {number, F::INDEXED ? __shfl_sync(ALL, mine.other, t % WARP) : number,
+                F::Table::ROWS > 0 ? __shfl_sync(ALL, mine.knot, t % WARP) : 0};
     }
 };
 
@@ -86,12 +94,14 @@ EQK_DEVICE void walk(const Operands<F>& in, Index row, int task, int u, int lane
                 if (!AHEAD) ring[0].load(in, edges.at(in, t, lane), u, lane);
                 Ahead<Unit> now = ring[n];
                 if (AHEAD && t + n + AHEAD < edges.count) ring[n].load(in, edges.at(in, t + n + AHEAD, lane), u, lane);
-                if (now.edge.other < 0) Unit::missing(now.reads);
-                typename F::T dy[F::YDIM] = {};
-                Unit::edge(in, now.reads, now.edge.number, u, held, dy);
-                if constexpr (F::Y)
-                    store_sums<F::YDIM>(dy, Unit::inside(u), lane,
-                                        in.dy + (now.edge.number * F::TASKS + task) * F::YDIM);
+                Unit::missing(now.edge, now.reads);
+                const bool lost = now.edge.knot < 0;
+                typename F::T dy[F::YDIM] = {}, db[F::Table::SIZE];
+                fill(db, lost ? not_a_number<typename F::T>() : typename F::T(0));
+                Unit::edge(in, now.reads, now.edge.number, lost ? 0 : now.edge.knot, u, held, dy, db);
+                const Index part = now.edge.number * F::TASKS + task;
+                if constexpr (F::Y) store_sums<F::YDIM>(dy, Unit::inside(u), lane, in.dy + part * F::YDIM);
+                if constexpr (F::B) store_sums<F::Table::ROWS>(db, Unit::inside(u), lane, in.db + part * F::Table::ROWS);
             }
     Unit::end(in, row, u, held);
 }

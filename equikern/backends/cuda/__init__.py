@@ -1,9 +1,9 @@
 """The CUDA backend: channelwise products on CUDA devices, in C++ that NVRTC compiles on first use.
 
 A sweep over the rows of z gathers, multiplies and sums, as in the Triton backend, whose units and buffers it shares
-(`backends.gpu`). `csrc/cuda` has the arithmetic and the walk over edges, `layout` and `emit` what a program adds to
-them, `nvrtc` compiles, `driver` starts. float32 and float64. Not yet run on a device: the tests run the same sources on
-the host, and compile them for devices.
+(`backends.gpu`); weights may come from rows of a table. `csrc/cuda` has the arithmetic and the walk over edges,
+`layout` and `emit` what a program adds to them, `nvrtc` compiles, `driver` starts. float32 and float64; half types are
+read and written as they are and computed in float32.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from equikern.backends._channelwise import channelwise
-from equikern.backends.cuda.launch import NARROW, REALS, sweep
+from equikern.backends.cuda.launch import NARROW, REALS, sweep, table_sweep
 from equikern.backends.cuda.nvrtc import library
 from equikern.backends.gpu.contract import contract as sweeps
+from equikern.backends.gpu.contract import why_not
 from equikern.program import Program
 
 name = "cuda"
@@ -37,15 +37,11 @@ def supports(program: Program, device: str, dtype: torch.dtype) -> str | None:
     """None where the kernels run the program, else the reason why not."""
     if (reason := unavailable(device, torch.float32 if dtype in NARROW else dtype)) is not None:
         return reason
-    if program.family != "product":
-        return f"it has no kernel for the family {program.family!r}"
-    if not channelwise(program.text.split(" ~")[0]):
-        return "a path mixes channels or reads several of y, or rows of y or w are indexed"
-    return None
+    return why_not(program)
 
 
 def contract(
     program: Program, operands: list[Tensor], index: list[Tensor], rows: list[int], open: list[int]
 ) -> list[Tensor]:
     """dF/da for each open slot, `rows[n]` rows each; an absent operand (one dimension, no element) stands for zero."""
-    return sweeps(sweep, program, operands, index, rows, open)
+    return sweeps({"product": sweep, "table": table_sweep}, program, operands, index, rows, open)

@@ -7,7 +7,7 @@ from itertools import accumulate, groupby
 from typing import NamedTuple
 
 from equikern.backends.cuda.layout import Layout, columns, components
-from equikern.backends.gpu.sweep import HW, HX, HY, NAMES, RESULTS, Sweep, part_columns, sweep_units
+from equikern.backends.gpu.sweep import HB, HW, HX, HY, OPENED, OPERANDS, B, Sweep, part_columns, sweep_units
 from equikern.backends.gpu.units import Cell, UnitPath, segments
 from equikern.program import SHARED
 from equikern.program.program import W, X, Y, Z
@@ -25,8 +25,8 @@ class Reals(NamedTuple):
 @cache
 def sweep_source(sweep: Sweep, made: Layout, reals: Reals, chunk: int) -> str:
     """The kernel of a sweep; `chunk`: edges of a row of the grid where z has a row an edge."""
-    title = f"// {sweep.text}\n// opens {', '.join(RESULTS[s] for s in sweep.open)}"
-    title += " of its derivative along hx, hy, hw" if sweep.second else ""
+    title = f"// {sweep.text}\n// opens {', '.join(OPENED[s] for s in sweep.open)}"
+    title += f" of its derivative along hx, hy, {'hb' if sweep.table else 'hw'}" if sweep.second else ""
     units = sweep_units(sweep)
     lines = [title, '#include "sweep.cuh"', "using namespace eqk;", _form(sweep, made, reals, chunk)]
     for n, unit in enumerate(units):
@@ -44,8 +44,9 @@ def _form(sweep: Sweep, made: Layout, reals: Reals, chunk: int) -> str:
     shared, parts = sweep.program.rows[W] == SHARED, made.all_tasks
     types = {"Real": reals.row, "T": reals.wide, "RealX": reals.row if sweep.owner == X else reals.wide}
     types |= {"RealY": reals.row if parts == 1 else reals.wide, "RealW": reals.wide if shared else reals.row}
-    opened = {name: slot in sweep.open for slot, name in enumerate("XYWZ")}
-    given = {NAMES[slot].upper(): slot in sweep.given for slot in (HX, HY, HW)}
+    opened = {name: slot in sweep.open for name, slot in (("X", X), ("Y", Y), ("Z", Z), ("B", B))}
+    opened["W"] = bool({W, B} & set(sweep.open))
+    given = {"HX": HX in sweep.given, "HY": HY in sweep.given, "HW": bool({HW, HB} & set(sweep.given))}
     flags = opened | {"SECOND": sweep.second, "READS_Y": Y in sweep.given} | given
     flags |= {"BY_EDGE": sweep.by_edge, "INDEXED": sweep.indexed}
     dims = dict(zip(("XDIM", "WDIM", "ZDIM"), (sweep.program.dims[s] for s in (X, W, Z)), strict=True))
@@ -53,6 +54,7 @@ def _form(sweep: Sweep, made: Layout, reals: Reals, chunk: int) -> str:
     counts = {"YDIM": sweep.program.dims[Y], "TASKS": parts, "WARPS": made.warps, "AHEAD": made.ahead, "CHUNK": chunk}
     lines = [
         *(f"  using {name} = {kind};" for name, kind in types.items()),
+        f"  using Table = eqk::Table<{', '.join(map(str, (sweep.program.dims[W], *sweep.table)))}>;",
         f"  static constexpr bool {', '.join(f'{n} = {str(on).lower()}' for n, on in flags.items())};",
         f"  static constexpr Index {', '.join(f'{n} = {value}' for n, value in dims.items())};",
         f"  static constexpr int {', '.join(f'{n} = {value}' for n, value in counts.items())};",
@@ -88,7 +90,9 @@ class _Unit:
         self.lanes, self.tasks, self.keep = made.lanes[n], made.tasks[n], made.keep
         self.given, self.opened = set(sweep.given), set(sweep.open)
         self.shared = program.rows[W] == SHARED
-        self.spread = [NAMES[slot] for slot in (Y, HY) if slot in self.given]
+        # Of an edge, for every lane: columns of y, factors of a table's rows.
+        self.columns, self.factors = ([OPERANDS[s] for s in of if s in self.given] for of in ((Y, HY), (B, HB)))
+        self.spread = dict.fromkeys(self.columns, "Form::YDIM") | dict.fromkeys(self.factors, "Form::Table::ROWS")
         own = sweep.owner == Z and not sweep.by_edge
         # Of the row, held from edge to edge: where they lie, over V.
         held = [(f"g{c.number}", c.dim) for c in self.unit.zs if own and Z in self.given]
@@ -110,20 +114,22 @@ class _Unit:
                 *self._names(),
                 "  struct Reads {",
                 *(f"    T {name}[{size} * V];" for name, size, *_ in reads),
-                *(f"    Spread<Form::YDIM, T> {name};" for name in self.spread),
+                *(f"    Spread<{size}, T> {name};" for name, size in self.spread.items()),
                 "  };",
                 f"  static EQK_DEVICE void read({arguments}, Index e, Index s, int u, int lane, Reads& to) {{",
                 *(f"    {known}{segment}::load({row}, u, to.{name});" for name, _, segment, row, known in reads),
-                *(f"    to.{name}.load(in.{name} + e * Form::YDIM, lane);" for name in self.spread),
+                *(f"    to.{name}.load(in.{name} + e * {size}, lane);" for name, size in self.spread.items()),
                 "  }",
-                "  static EQK_DEVICE void missing(Reads& of) {",
-                *(f"    fill(of.{name}, not_a_number<T>());" for name, *_, known in reads if known),
+                "  static EQK_DEVICE void missing(const Edge& edge, Reads& of) {",
+                *(f"    if (edge.other < 0) fill(of.{name}, not_a_number<T>());" for name, *_, known in reads if known),
+                *(f"    if (edge.knot < 0) fill(of.{name}.part, not_a_number<T>());" for name in self.factors),
                 "  }",
                 "  static EQK_DEVICE bool inside(int u) { return MUL % (V * WARP) == 0 || u < MUL; }",
                 f"  static EQK_DEVICE void begin({arguments}, Index row, int u, T* held) {{",
                 *self._begin(),
                 "  }",
-                f"  static EQK_DEVICE void edge({arguments}, const Reads& of, Index e, int u, T* held, T* dy) {{",
+                f"  static EQK_DEVICE void edge({arguments}, const Reads& of, Index e, Index knot, int u,",
+                "                              T* held, T* dy, T* db) {",
                 *self._edge(),
                 "  }",
                 f"  static EQK_DEVICE void end({arguments}, Index row, int u, T* held) {{",
@@ -153,13 +159,13 @@ class _Unit:
         for slot, letter, of in ((X, "X", self.unit.xs), (HX, "X", self.unit.xs), (Z, "Z", self.unit.zs)):
             row = "e" if slot == Z and self.sweep.owner == Z else "s"
             for s in of if slot in self.given else ():
-                if (name := f"{NAMES[slot]}{s.number}") not in self.held:
-                    source = f"in.{NAMES[slot]}, {row} * Form::{letter}DIM"
+                if (name := f"{OPERANDS[slot]}{s.number}") not in self.held:
+                    source = f"in.{OPERANDS[slot]}, {row} * Form::{letter}DIM"
                     found.append((name, s.dim, f"{letter}{s.number}", source, "if (s >= 0) " if row == "s" else ""))
-        for slot in (W, HW):
+        for slot in (W, HW) if not self.sweep.table else ():
             for path in self.unit.paths if slot in self.given else ():
                 if path.w >= 0:
-                    name = NAMES[slot]
+                    name = OPERANDS[slot]
                     found.append((f"{name}{path.number}", 1, f"W{path.number}", f"in.{name}, {self._row_of_w()}", ""))
         return found
 
@@ -175,9 +181,12 @@ class _Unit:
         sums += [(f"z{c.number}", c) for c in self.unit.zs if Z in self.opened]
         lines = [f"    T {name}[{s.dim} * V] = {{}};" for name, s in sums if name not in self.held]
         lines.append("    T y[Form::YDIM], hy[Form::YDIM];")
+        rows = ", ".join(map(str, range(len(self.sweep.table))))
+        for name in self.factors:
+            lines += [f"    T {name}[Form::Table::ROWS];", f"    of.{name}.gather<{rows}>({name});"]
         # Paths of the same columns of y follow each other: these are gathered once, and only while they are needed.
         for read, paths in groupby(sorted(self.unit.paths, key=columns), key=columns):
-            lines += [f"    of.{name}.gather<{', '.join(map(str, read))}>({name});" for name in self.spread]
+            lines += [f"    of.{name}.gather<{', '.join(map(str, read))}>({name});" for name in self.columns]
             for path in paths:
                 lines += self._path(path)
         for a in self.unit.xs:
@@ -189,16 +198,23 @@ class _Unit:
         return lines
 
     def _path(self, path: UnitPath) -> list[str]:
-        n = path.number
-        by_edge = W in self.opened and path.w >= 0 and not self.shared
+        n, before, after = path.number, [], []
+        by_edge, tabled = (path.w >= 0 and of for of in (W in self.opened and not self.shared, self.sweep.table))
         names = [f"w{n}", f"hw{n}", f"x{path.x}", f"hx{path.x}", "y", "hy", f"g{path.z}", f"z{path.z}", f"dx{path.x}"]
         arrays = [name if name.endswith("y") else self._array(name) for name in names]
-        arrays += ["dw" if by_edge else self._array(f"dw{n}"), "dy"]
-        call = f"path<Form, Path{n}, V, T>({', '.join(arrays)});"
-        if not by_edge:
-            return [f"    {call}"]
-        store = f"W{n}::store(in.dw, {self._row_of_w()}, u, dw);"
-        return ["    {", "      T dw[V] = {};", f"      {call}", f"      {store}", "    }"]
+        if tabled:
+            before = ["T row[Form::Table::ROWS * V];", f"Form::Table::load<{path.w}, MUL, V>(in.w, knot, u, row);"]
+            for k, name in ((0, "b"), (1, "hb")):
+                if name in self.factors:
+                    arrays[k] = names[k]
+                    before += [f"T {names[k]}[V];", f"Form::Table::combine<V>({name}, row, {names[k]});"]
+            after = ["Form::Table::add_gradient<V>(dw, row, db);"] if B in self.opened else []
+        elif by_edge:
+            after = [f"W{n}::store(in.dw, {self._row_of_w()}, u, dw);"]
+        arrays += ["dw" if after else self._array(f"dw{n}"), "dy"]
+        before += ["T dw[V] = {};"] if after else []
+        lines = [*before, f"path<Form, Path{n}, V, T>({', '.join(arrays)});", *after]
+        return ["    {", *(f"      {line}" for line in lines), "    }"] if before else [f"    {lines[0]}"]
 
     def _end(self) -> list[str]:
         lines = []
@@ -242,6 +258,20 @@ def sum_source(sweep: Sweep, reals: Reals) -> str:
         f"using Argument = Parts<{reals.wide}, {reals.row}>;",
         f"EQK_KERNEL(sum_kernel, {SUM_THREADS}, Argument) {{",
         f"  sum<Segments, {width}, {sweep.program.dims[X]}, {SUM_THREADS}>(argument);",
+        "}",
+    ]
+    return "\n".join([*lines, ""])
+
+
+@cache
+def rows_source(count: int, reals: Reals) -> str:
+    """The kernel that sums, for each knot, what its edges give to each of its `count` rows of a table."""
+    lines = [
+        '#include "table.cuh"',
+        "using namespace eqk;",
+        f"using Argument = Rows<{reals.wide}, {reals.row}>;",
+        "EQK_KERNEL(rows_kernel, WARP, Argument) {",
+        f"  rows<{count}>(argument);",
         "}",
     ]
     return "\n".join([*lines, ""])

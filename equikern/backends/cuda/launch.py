@@ -11,8 +11,8 @@ from torch import Tensor
 from equikern.backends.cuda import driver, emit
 from equikern.backends.cuda.emit import Reals
 from equikern.backends.cuda.layout import CHUNK, WARP, Tuning, layout, tuned
-from equikern.backends.gpu import launch
-from equikern.backends.gpu.sweep import NAMES, RESULTS, Sweep
+from equikern.backends.gpu import launch, table
+from equikern.backends.gpu.sweep import OPENED, OPERANDS, Sweep
 from equikern.program import Program
 
 REALS = {torch.float32: "float", torch.float64: "double"}
@@ -24,7 +24,7 @@ class CudaKernels(launch.Kernels):
     """The kernels of a sweep: a warp has a unit and a block of channels of a row."""
 
     def __init__(self, dtype: torch.dtype, sweep: Sweep, tuning: Tuning | None = None) -> None:
-        self.reals = Reals(NARROW[dtype], "float") if dtype in NARROW else Reals(REALS[dtype], REALS[dtype])
+        self.reals = _reals(dtype)
         size = max(dtype.itemsize, 4)
         tuning = tuning or tuned(sweep, size)
         sweep = sweep._replace(widest=tuning.widest)
@@ -43,11 +43,12 @@ class CudaKernels(launch.Kernels):
 
     def run(self, values: dict[str, Any], rows: int, dtype: torch.dtype) -> None:
         """Start the sweep. The arguments are those of `Operands` in sweep.cuh."""
-        read = [_aligned(values.get(name)) for name in NAMES]
-        written = [values.get(name) for name in RESULTS]
+        read = [_aligned(values.get(name)) for name in OPERANDS.values()]
+        written = [values.get(name) for name in OPENED.values()]
         index = values.get("x_index", values.get("z_index"))
-        tensors = [*read, *written, index, values.get("ptr"), values.get("order")]
-        counts = [values["edges"], values["x_rows" if "x_index" in values else "z_rows"], rows]
+        tensors = [*read, *written, index, *map(values.get, ("knot", "ptr", "order"))]
+        knots = values["w_rows"] - self.sweep.table[-1] if self.sweep.table else 0
+        counts = [values["edges"], values["x_rows" if "x_index" in values else "z_rows"], knots, rows]
         grid = -(-rows * self.parts // self.layout.warps)
         driver.start(
             self.source, "sweep_kernel", (grid, 1), self.layout.warps * WARP, [*map(_address, tensors), *counts]
@@ -57,6 +58,10 @@ class CudaKernels(launch.Kernels):
         """Start the sum of the gradients of x. The arguments are those of `Parts` in sum.cuh."""
         tensors = [part, dx, *(graph or (None, None))]
         driver.start(self.sum_source, "sum_kernel", (dx.shape[0], 1), emit.SUM_THREADS, [*map(_address, tensors)])
+
+
+def _reals(dtype: torch.dtype) -> Reals:
+    return Reals(NARROW[dtype], "float") if dtype in NARROW else Reals(REALS[dtype], REALS[dtype])
 
 
 def _address(tensor: Tensor | None) -> int:
@@ -78,3 +83,18 @@ def sweep(base: Program, operands: list[Tensor], *arguments: Any, **options: Any
     """`gpu.launch.sweep` with CUDA kernels."""
     like = next(a for a in operands if a.ndim == 2)
     return launch.sweep(maker(like.dtype), base, operands, *arguments, **options)
+
+
+def sum_knots(dw: Tensor, b: Tensor, sums: Tensor, ptr: Tensor, order: Tensor, u0: int) -> None:
+    """Start the sums of a table's gradient for each knot (`gpu.table.SumKnots`)."""
+    rows, count, columns = sums.shape
+    source = emit.rows_source(count, _reals(dw.dtype))
+    # The arguments are those of `Rows` in table.cuh.
+    words = [*map(_address, (dw, b, sums, ptr, order)), u0, columns, dw.shape[1]]
+    driver.start(source, "rows_kernel", (rows, -(-columns // WARP)), WARP, words)
+
+
+def table_sweep(base: Program, operands: list[Tensor], *arguments: Any, **options: Any) -> list[Tensor]:
+    """`gpu.table.sweep` with CUDA kernels."""
+    like = next(a for a in operands if a.ndim == 2)
+    return table.sweep(maker(like.dtype), sum_knots, base, operands, *arguments, **options)

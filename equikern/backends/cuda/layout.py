@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import NamedTuple
 
-from equikern.backends.gpu.sweep import HW, HX, HY, Sweep, sweep_units
+from equikern.backends.gpu.sweep import HB, HW, HX, HY, B, Sweep, sweep_units
 from equikern.backends.gpu.units import WIDEST, Unit, UnitPath
 from equikern.program import SHARED
 from equikern.program.program import W, X, Y, Z
@@ -74,11 +74,15 @@ def registers(sweep: Sweep, unit: Unit, lanes: int, ahead: int, size: int) -> in
     """About what a lane's values take, `size` bytes each."""
     zs, xs = sum(segment.dim for segment in unit.zs), sum(segment.dim for segment in unit.xs)
     reads_z, opens_z, weights = Z in sweep.given, Z in sweep.open, sum(path.w >= 0 for path in unit.paths)
-    read = xs * ((X in sweep.given) + (HX in sweep.given)) + weights * ((W in sweep.given) + (HW in sweep.given))
+    read = xs * ((X in sweep.given) + (HX in sweep.given))
+    read += weights * ((W in sweep.given) + (HW in sweep.given)) * (not sweep.table)
     held = zs * (reads_z + opens_z) + xs * (X in sweep.open) + weights * (W in sweep.open) / 4
     held += max(segment.dim for segment in unit.xs) * (4 if sweep.second else 2 if Y in sweep.open else 1)
     read_y = max(len(columns(path)) for path in unit.paths) * ((Y in sweep.given) + (HY in sweep.given))
     spread = read_y + len({cell.j for path in unit.paths for cell in path.cells}) * (Y in sweep.open)
+    # Of a table: a path's weights in each row, factors and their gradient.
+    held += len(sweep.table)
+    spread += len(sweep.table) * ((B in sweep.given) + (HB in sweep.given) + (B in sweep.open))
     return int((lanes * (held + (1 + ahead) * read) + spread) * max(size // 4, 1)) + OTHER
 
 

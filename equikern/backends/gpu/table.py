@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from equikern.backends.gpu import launch
@@ -16,13 +17,16 @@ from equikern.backends.gpu.sweep import B as FACTORS
 from equikern.program import Program, untabled
 from equikern.program.program import B, W
 
-# (gradients of weights (E, W), factors (E, offsets), table, rows) -> the sum over edges and offsets, (rows, W)
-Rows = Callable[[Tensor, Tensor, Table, int], Tensor]
+MOST_SUMS = 1 << 25  # numbers: 128 MiB in float32
+BLOCK = 64  # columns that are summed together are a multiple
+# Starts the sums (knots, offsets, columns) of b dw for each knot, columns from u0 on, over its edges in their order:
+# (dw (E, W), b (E, offsets), sums, ptr and order of the edges of each knot, u0)
+SumKnots = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, int], None]
 
 
 def sweep(
     make: Make,
-    sum_rows: Rows,
+    sum_knots: SumKnots,
     base: Program,
     operands: list[Tensor],
     index: list[Tensor],
@@ -55,5 +59,24 @@ def sweep(
             moves = not twice or hx.ndim == 2 or hy.ndim == 2
             if factors.ndim == 2 and moves and base.dims[W]:
                 (dw,) = launch.sweep(make, product, given, index, {W: len(factors)}, second=twice)
-                found[W] += sum_rows(dw, factors, table, open[W])
+                found[W] += sum_rows(sum_knots, dw, factors, table, open[W])
     return list(found.values())
+
+
+def sum_rows(sum_knots: SumKnots, dw: Tensor, b: Tensor, table: Table, rows: int) -> Tensor:
+    """The gradient of a table (rows, W) from that of the weights by edge, dw (E, W), and factors b (E, offsets).
+
+    The edges of a knot are summed in their order, then the sums of all knots are added, offset by offset.
+    """
+    width, count, wide = dw.shape[1], len(table.offsets), torch.promote_types(dw.dtype, torch.float32)
+    grouped, order = torch.sort(table.knot, stable=True)
+    ptr = torch.searchsorted(grouped, torch.arange(rows + 1, device=dw.device))
+    result = dw.new_zeros(rows, width, dtype=wide)
+    columns = min(width, max(BLOCK, MOST_SUMS // (rows * count) // BLOCK * BLOCK))
+    sums = dw.new_empty(rows, count, columns, dtype=wide)
+    for u0 in range(0, width, columns):
+        part = result[:, u0 : u0 + columns]
+        sum_knots(dw, b.contiguous(), sums, ptr, order, u0)
+        for c, offset in enumerate(table.offsets):
+            part[offset:] += sums[: max(rows - offset, 0), c, : part.shape[1]]
+    return result.to(dw.dtype)

@@ -13,7 +13,7 @@ from equikern.backends.gpu.sweep import Sweep
 from equikern.backends.triton import emit
 from equikern.backends.triton.blocks import arguments, busiest, instances
 from equikern.backends.triton.kernels import Kernel, float_type
-from equikern.backends.triton.table import sum_rows
+from equikern.backends.triton.table import sum_knots
 
 # Kernels that hold few values run faster with fewer registers: more of them are on a multiprocessor (measured, H200).
 NARROW, NARROW_REGISTERS = 100, 168
@@ -69,4 +69,4 @@ kernels = partial(launch.kernels, TritonKernels)
 own_pass = launch.own_pass
 steps = partial(launch.steps, TritonKernels)
 sweep = partial(launch.sweep, TritonKernels)
-table_sweep = partial(table.sweep, TritonKernels, sum_rows)
+table_sweep = partial(table.sweep, TritonKernels, sum_knots)

@@ -8,17 +8,14 @@ from __future__ import annotations
 
 from functools import cache
 
-import torch
 from torch import Tensor
 
-from equikern.backends.gpu.launch import Table
 from equikern.backends.gpu.sweep import HB, B, Sweep
 from equikern.backends.triton.kernels import Kernel, float_type
 from equikern.backends.triton.text import HEADER, Lines
 
 Offsets = tuple[int, ...]
 LANES = 64  # columns of an instance of the sum
-MOST_SUMS = 1 << 25  # numbers: 128 MiB in float32
 
 
 def load_factors(out: Lines, sweep: Sweep) -> None:
@@ -86,21 +83,8 @@ def _rows_kernel(count: int) -> Kernel:
     return Kernel(rows_source(count), "rows_kernel", num_warps=1)
 
 
-def sum_rows(dw: Tensor, b: Tensor, table: Table, rows: int) -> Tensor:
-    """The gradient of a table (rows, W) from that of the weights by edge, dw (E, W), and factors b (E, offsets).
-
-    The edges of a knot are summed in their order, then the sums of all knots are added, offset by offset.
-    """
-    width, count, wide = dw.shape[1], len(table.offsets), torch.promote_types(dw.dtype, torch.float32)
-    grouped, order = torch.sort(table.knot, stable=True)
-    ptr = torch.searchsorted(grouped, torch.arange(rows + 1, device=dw.device))
-    result = dw.new_zeros(rows, width, dtype=wide)
-    columns = min(width, max(LANES, MOST_SUMS // (rows * count) // LANES * LANES))
-    sums = dw.new_empty(rows, count, columns, dtype=wide)
-    for u0 in range(0, width, columns):
-        part = result[:, u0 : u0 + columns]
-        arguments: list[Tensor | int] = [dw, b.contiguous(), sums, ptr, order, u0, columns, width]
-        _rows_kernel(count)(rows * -(-columns // LANES), arguments, float_type(dw.dtype), LANES)
-        for c, offset in enumerate(table.offsets):
-            part[offset:] += sums[: max(rows - offset, 0), c, : part.shape[1]]
-    return result.to(dw.dtype)
+def sum_knots(dw: Tensor, b: Tensor, sums: Tensor, ptr: Tensor, order: Tensor, u0: int) -> None:
+    """Start the sums of a table's gradient for each knot (`gpu.table.SumKnots`)."""
+    rows, count, columns = sums.shape
+    arguments: list[Tensor | int] = [dw, b, sums, ptr, order, u0, columns, dw.shape[1]]
+    _rows_kernel(count)(rows * -(-columns // LANES), arguments, float_type(dw.dtype), LANES)
