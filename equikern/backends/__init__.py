@@ -29,6 +29,7 @@ from equikern.backends import (
 )
 from equikern.backends.constant import constant
 from equikern.backends.cuda import harmonics as cuda_harmonics
+from equikern.backends.cuda import spline as cuda_spline
 from equikern.backends.cuda import symmetric as cuda_symmetric
 from equikern.backends.triton import harmonics as triton_harmonics
 from equikern.backends.triton import radial as triton_radial
@@ -46,7 +47,7 @@ harmonics = {
     "cuda": cuda_harmonics,
 }
 NO_KERNEL = {"triton": "it has no kernel for it", "reference": None, "cuda": "it has no kernel for it"}
-splines = {"cpu": cpu_spline, "triton": triton_spline}
+splines = {"cpu": cpu_spline, "triton": triton_spline, "cuda": cuda_spline}
 symmetric = {"cpu": cpu_symmetric, "cuda": cuda_symmetric, "reference": reference_symmetric}
 
 
@@ -141,8 +142,10 @@ def select_spline(device: str, dtype: torch.dtype) -> str:
 
 @constant
 def _constant_select_spline(setting: str, device: str, dtype: torch.dtype) -> str:
-    answers = {name: module.supports(device, dtype) for name, module in splines.items()}
-    return _choose(setting, "a spline", {**answers, "reference": None, "cuda": NO_KERNEL["cuda"]})
+    names = "cpu", "triton", "reference", "cuda"
+    return _choose(
+        setting, "a spline", {n: splines[n].supports(device, dtype) if n in splines else None for n in names}
+    )
 
 
 def select_painn(device: str, dtype: torch.dtype) -> str:

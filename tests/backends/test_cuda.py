@@ -32,7 +32,6 @@ PROGRAMS = {
     "sevennet": get("sevennet-conv").program,
     "painn": painn_message(128),
 }
-TABLES = ("table-mul-5", "table-mul-33", "table-mixed", "table-edges", "table-no-edges")
 needs_compiler = pytest.mark.skipif(host_cuda.COMPILER is None, reason="there is no C++ compiler; set CXX")
 needs_nvrtc = pytest.mark.skipif(nvrtc.library() is None, reason="NVRTC is not found")
 needs_cuda_compiler = pytest.mark.skipif(resources.compiler() is None, reason="neither nvcc nor NVRTC is found")
@@ -56,14 +55,14 @@ def check(case, dtype, order):
 
 @needs_compiler
 @pytest.mark.parametrize("order", [0, 1, 2])
-@pytest.mark.parametrize("id", [*SWEEPS, *TABLES])
+@pytest.mark.parametrize("id", SWEEPS)
 def test_orders_are_those_of_the_reference(on_host, id, order):
     check(get(id), torch.float64, order)
 
 
 @needs_compiler
 @pytest.mark.parametrize("order", [0, 1, 2])
-@pytest.mark.parametrize("id", ["mul-33", "schnet-64", "table-mul-33"])
+@pytest.mark.parametrize("id", ["mul-33", "schnet-64"])
 def test_single_precision_is_that_of_the_reference(on_host, id, order):
     check(get(id), torch.float32, order)
 

@@ -15,7 +15,10 @@ from pathlib import Path
 
 from equikern.errors import BackendError
 
-HEADERS = ("device.cuh", "lanes.cuh", "path.cuh", "table.cuh", "sweep.cuh", "sum.cuh", "harmonics.cuh", "symmetric.cuh")
+HEADERS = (
+    "device.cuh", "lanes.cuh", "path.cuh", "table.cuh", "sweep.cuh", "sum.cuh", "harmonics.cuh", "spline.cuh",
+    "symmetric.cuh",
+)  # fmt: skip
 MAJORS = (13, 12)
 
 

@@ -5,14 +5,13 @@ Where a length lies is worked out in float64: an interval is a few hundredths of
 
 from __future__ import annotations
 
-import itertools
-from contextlib import nullcontext
-from functools import cache, lru_cache
+from functools import cache
 
 import torch
 from torch import Tensor
 
-from equikern.backends._spline import POLYNOMIALS, WHOLE, derivative, rows_of
+from equikern.backends._spline import POLYNOMIALS, WHOLE, derivative
+from equikern.backends.gpu import spline as call
 from equikern.backends.triton.kernels import Kernel, float_type, unavailable
 from equikern.backends.triton.text import HEADER, Lines
 from equikern.errors import BackendError
@@ -29,7 +28,7 @@ def supports(device: str, dtype: torch.dtype) -> str | None:
 
 @cache
 def source(pieces: int, order: int) -> str:
-    """The kernel of b, differentiated `order` times, and knot; `table`: four numbers a piece, the last break."""
+    """The kernel of b, differentiated `order` times, and knot; `table`: as `gpu.spline.pieces_of` has it."""
     out = Lines()
     out.add("e = tl.program_id(0).to(tl.int64) * EDGES + tl.arange(0, EDGES)", "inside = e < edges")
     out.add("length = tl.load(r + e, mask=inside, other=0.0).to(tl.float64)")
@@ -62,26 +61,14 @@ def _kernel(pieces: int, order: int) -> Kernel:
     return Kernel(source(pieces, order), "spline_kernel", num_warps=4)
 
 
-@lru_cache(maxsize=256)
-def _table(breaks: tuple[float, ...], intervals: tuple[int, ...], device: torch.device) -> Tensor:
-    """Of each piece where it begins, its intervals per unit, its last interval, its first row. Kept for each device."""
-    numbers: list[float] = []
-    row = 0
-    for (begin, end), count in zip(itertools.pairwise(breaks), intervals, strict=True):
-        numbers += [begin, count / (end - begin), count - 1, row]
-        row += rows_of(count)
-    return torch.tensor([*numbers, breaks[-1]], dtype=torch.float64, device=device)
-
-
 def spline(r: Tensor, breaks: list[float], intervals: list[int], order: int) -> tuple[Tensor, Tensor]:
     """b (E, 8), differentiated `order` times, and knot (E,). See ops/spline.py."""
     if reason := supports(r.device.type, r.dtype):
         raise BackendError(f"backend 'triton' cannot run a spline: {reason}; use backend 'reference'.")
-    edges = r.shape[0]
-    b, knot = r.new_empty(edges, len(POLYNOMIALS)), r.new_empty(edges, dtype=torch.int64)
-    if edges:
-        table = _table(tuple(breaks), tuple(intervals), r.device)
-        with torch.cuda.device(r.device) if r.is_cuda else nullcontext():
-            arguments: list[Tensor | int] = [r.contiguous(), table, b, knot, edges]
-            _kernel(len(intervals), order)(-(-edges // EDGES), arguments, float_type(r.dtype), EDGES)
-    return b, knot
+
+    def start(lengths: Tensor, pieces: Tensor, b: Tensor, knot: Tensor) -> None:
+        edges = lengths.shape[0]
+        arguments: list[Tensor | int] = [lengths, pieces, b, knot, edges]
+        _kernel(len(intervals), order)(-(-edges // EDGES), arguments, float_type(r.dtype), EDGES)
+
+    return call.spline(start, r, breaks, intervals)
