@@ -1,5 +1,5 @@
-// The rows of a table that a length reads, and their factors (`equikern/ops/spline.py`): a thread has a length. Where it
-// lies is worked out in double: an interval is a few hundredths of the whole.
+// The rows of a table that a length reads, and their factors (`equikern/ops/spline.py`): a thread has a length. Where
+// it lies is worked out in double: an interval is a few hundredths of the whole.
 #pragma once
 
 #include "lanes.cuh"

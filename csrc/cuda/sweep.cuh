@@ -101,7 +101,8 @@ EQK_DEVICE void walk(const Operands<F>& in, Index row, int task, int u, int lane
                 Unit::edge(in, now.reads, now.edge.number, lost ? 0 : now.edge.knot, u, held, dy, db);
                 const Index part = now.edge.number * F::TASKS + task;
                 if constexpr (F::Y) store_sums<F::YDIM>(dy, Unit::inside(u), lane, in.dy + part * F::YDIM);
-                if constexpr (F::B) store_sums<F::Table::ROWS>(db, Unit::inside(u), lane, in.db + part * F::Table::ROWS);
+                if constexpr (F::B)
+                    store_sums<F::Table::ROWS>(db, Unit::inside(u), lane, in.db + part * F::Table::ROWS);
             }
     Unit::end(in, row, u, held);
 }

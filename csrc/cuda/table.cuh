@@ -42,7 +42,7 @@ struct Table {
 template <class T, class S>
 struct Rows {
     const S *dw, *b;
-    T* sums;                  // for each knot and row, `columns` from u0 on
+    T* sums;                   // for each knot and row, `columns` from u0 on
     const Index *ptr, *order;  // the edges of each knot
     Index u0, columns, width;
 };

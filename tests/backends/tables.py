@@ -1,4 +1,4 @@
-"""What tables must give on the backends for GPUs, without one: in Triton under its interpreter, in CUDA C++ on the host."""
+"""What tables must give on the backends for GPUs: in Triton under its interpreter, in CUDA C++ on the host."""
 
 from __future__ import annotations
 

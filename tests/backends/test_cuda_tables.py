@@ -10,14 +10,9 @@ import torch
 
 from equikern import backends
 from equikern.backends import cuda
-from equikern.backends.cuda import driver, resources, spline
-from equikern.backends.cuda.emit import Reals, rows_source
-from equikern.backends.cuda.launch import maker, sum_knots
-from equikern.backends.cuda.layout import Tuning
-from equikern.backends.gpu import launch, table
-from equikern.ops.spline import OFFSETS
-from equikern.program import tabled
-from equikern.testing import assert_close, get, inputs
+from equikern.backends.cuda import driver, resources
+from equikern.backends.cuda.launch import sum_knots
+from equikern.backends.gpu import table
 
 
 def load(name):

@@ -31,7 +31,9 @@ class Tuning(NamedTuple):
     keep: bool = False
 
 
-FORWARD, BACKWARD, SECOND = Tuning(128, 128), Tuning(128, 128), Tuning(145, 168, widest=62)
+# Forward, backward, double backward.
+BY_EDGE = Tuning(128, 128), Tuning(128, 128), Tuning(145, 168, widest=62)
+FROM_TABLE = Tuning(160, 168), Tuning(190, 168), Tuning(145, 168, widest=62)
 
 
 class Layout(NamedTuple):
@@ -52,7 +54,8 @@ class Layout(NamedTuple):
 
 def tuned(sweep: Sweep, size: int) -> Tuning:
     """The one in use, by form, for numbers that are computed in `size` bytes."""
-    found = SECOND if sweep.second else FORWARD if sweep.open == (Z,) else BACKWARD
+    order = 2 if sweep.second else int(sweep.open != (Z,))
+    found = (FROM_TABLE if sweep.table else BY_EDGE)[order]
     return found._replace(widest=min(found.widest, WIDEST)) if size == 8 else found
 
 
@@ -91,7 +94,8 @@ def _lanes(sweep: Sweep, unit: Unit, given: Tuning, size: int) -> int:
     program = sweep.program
     starts = [s.start for s in (*unit.xs, *unit.zs)] + [p.w for p in unit.paths if p.w >= 0]
     starts += [program.dims[X], program.dims[Z]] + ([program.dims[W]] if program.rows[W] != SHARED else [])
-    for lanes in (4, 2):
+    # Rows of a table are read best two channels a lane (measured in Triton, H100).
+    for lanes in (2,) if sweep.table else (4, 2):
         aligned = all(column % lanes == 0 for column in starts) and unit.mul % (lanes * WARP) == 0
         if aligned and lanes * size <= READ and registers(sweep, unit, lanes, given.ahead, size) <= given.values:
             return lanes
