@@ -91,7 +91,7 @@ def turn_segment(
     sizes: tuple[int, int], source: Tensor, to: Tensor, *, turn: bool, split: bool, add: bool = False
 ) -> None:
     """Copy or add rows of a segment (mul, 2l+1), where `turn`ed components outermost after `split`, else channels."""
-    if _C is None or not source.is_cpu:
+    if _C is None or not source.is_cpu or source.dtype not in (torch.float32, torch.float64):
         turn_copy(sizes, source, to, turn=turn, split=split, add=add)
         return
     ends = (source.data_ptr(), source.stride(0)), (to.data_ptr(), to.stride(0))

@@ -385,6 +385,8 @@ def _rows() -> list[Case]:
             5,
             tags=frozenset({"small"}),
         ),
+        Case("linear-no-rows", linear("3x1o+2x0e", "2x1o+2x0e", [(0, 0, 0.5), (1, 1, 1.0)]), 3, degree=0),
+        Case("linear-species-no-rows", by_species(linear("3x1o", "2x1o", [(0, 0, 0.5)])), 3, degree=0),
         Case("linear-ir-mul", linear("3x1o", "2x1o", [(0, 0, 0.5)], layout="ir_mul"), 3, tags=frozenset({"small"})),
     ]
 
