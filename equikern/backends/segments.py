@@ -105,7 +105,7 @@ def turn_copy(
     """`turn_segment` as one strided copy of torch's, on any device."""
     if turn:
         shape = sizes if split else sizes[::-1]
-        source, to = source.unflatten(1, shape).transpose(1, 2), to.unflatten(1, shape[::-1])
+        source, to = source.view(len(to), *shape).transpose(1, 2), to.view(len(to), *shape[::-1])
     if add:
         to.add_(source)
     else:

@@ -11,6 +11,7 @@ from equikern.backends.triton import table
 from equikern.errors import ShapeError
 from equikern.nn import Convolution, RadialConvolution
 from equikern.ops import evaluate, spline
+from equikern.program import tabled
 from equikern.testing import assert_close, derivatives, get, inputs, reference, tolerance, uvu_paths
 from equikern.testing.cases import KNOTS
 
@@ -119,3 +120,8 @@ def test_a_table_without_enough_rows_is_refused():
     x, y, w, b = inputs(case).operands
     with pytest.raises(ShapeError, match=r"reads \(5, "), backends.backend("triton"):
         evaluate(case.program, (x, y, w[:4], b), inputs(case).index, case.nodes)
+
+
+def test_a_table_that_no_path_reads_has_no_kernel():
+    program = tabled(get("unweighted").program, (0, 2))
+    assert backends.triton.supports(program, "cpu", torch.float32) == "no path reads the table"
