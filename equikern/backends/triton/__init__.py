@@ -30,6 +30,8 @@ def supports(program: Program, device: str, dtype: torch.dtype) -> str | None:
         return f"it has no kernel for the family {program.family!r}"
     if not channelwise(program.text.split(" ~")[0]):
         return "a path mixes channels or reads several of y, or rows of y or w are indexed"
+    if program.family == "table" and not program.dims[W]:
+        return "no path reads the table"
     return None
 
 
