@@ -31,7 +31,7 @@ class Tuning(NamedTuple):
     keep: bool = False
 
 
-FORWARD, BACKWARD, SECOND = Tuning(128, 128), Tuning(128, 128), Tuning(145, 168, widest=62)
+FORWARD, BACKWARD, SECOND = Tuning(150, 128), Tuning(183, 168), Tuning(145, 168, widest=62)
 
 
 class Layout(NamedTuple):
