@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from equikern.graph import Graph
 from equikern.interop import e3nn
 from equikern.interop.convolution import ConvolutionSwap
+from equikern.interop.remembered import graph_of
 from equikern.interop.swap import Swap, close, installed, runs
 from equikern.nn import RadialTable
 from equikern.ops import evaluate
@@ -109,7 +109,7 @@ class InteractionSwap(ConvolutionSwap):
         if not module.is_first_layer:
             data = module.ghost_exchange(data, ghost_included=False)
         x = data[FEATURES]
-        graph = Graph(edge_index.flip(0), x.shape[0])
+        graph = graph_of(edge_index, x.shape[0], receivers_first=True)
         r = data[LENGTH].view(-1) if LENGTH in data else None
         x = module.linear_2(self.convolve(x, y, graph, r, lambda: module.edge_mlp(data[EMBEDDING])))
         data[FEATURES] = x if sc is None else x + sc
