@@ -50,8 +50,21 @@ struct Contraction {
     const T* x[READS];
     T *dw, *dz, *part;  // part: gradients of w, summed over chunks of nodes
     T* dx[READS];
-    const Index *kinds, *order, *ptr;  // species of nodes; the nodes by species, and where each species begins there
-    Index nodes, species, chunk;       // chunk: nodes of one
+    const Index *kinds, *order;   // species of nodes; the nodes by species
+    Index nodes, species, chunk;  // chunk: nodes of one
+
+    /// Where the nodes of a species begin, or would begin, in `order`.
+    EQK_DEVICE Index begin(Index kind) const {
+        Index first = 0, last = nodes;
+        while (first < last) {
+            const Index middle = (first + last) / 2;
+            if (kinds[order[middle]] < kind)
+                first = middle + 1;
+            else
+                last = middle;
+        }
+        return first;
+    }
 };
 
 /// A channel of some nodes. F: the sizes of a program, where its columns lie, how many NODES a thread has.
@@ -175,7 +188,7 @@ struct Chunk : Nodes<F> {
 template <class F>
 EQK_DEVICE void sum_parts(const Contraction<typename F::Real, F::READS>& in) {
     const Index size = F::TERMS * F::CHANNELS, element = Index(blockIdx.x) * F::THREADS + threadIdx.x;
-    const Index s = blockIdx.y, first = in.ptr[s], last = in.ptr[s + 1];
+    const Index s = blockIdx.y, first = in.begin(s), last = in.begin(s + 1);
     if (element >= size) return;
     typename F::Real sum = 0;
     if (first < last)

@@ -235,21 +235,35 @@ def supports(device: str, dtype: torch.dtype) -> str | None:
     return cuda.unavailable(device, dtype)
 
 
-def symmetric_contraction(text: str, species: Tensor, operands: list[Tensor], results: list[Tensor | None]) -> None:
+def plan(species: Tensor) -> Tensor:
+    """The nodes by species (N,)."""
+    return species.argsort(stable=True)
+
+
+def symmetric_contraction(
+    text: str, species: list[Tensor], operands: list[Tensor], results: list[Tensor | None]
+) -> None:
     """Write dF/da into the results that are there; operands and results are w, z, x_S ..., absent ones have 1 axis.
 
-    Nothing waits for the device: a node of a species out of range has rows of NaN, and no share in the gradient of w.
+    species: those of the nodes and their plan, which is made where it is missing. Nothing waits for the device: a node
+    of a species out of range has rows of NaN, and no share in the gradient of w.
     """
     program = parse_symmetric(text)
     like = next(r for r in results if r is not None)
     if (reason := supports(like.device.type, like.dtype)) is not None:
         raise BackendError(f"backend 'cuda' cannot run a symmetric contraction: {reason}; use backend 'reference'.")
     with torch.cuda.device(like.device) if like.is_cuda else nullcontext():
-        _start(program, REALS[like.dtype], species.contiguous(), operands, results)
+        kinds, order = species if len(species) == 2 else (species[0], plan(species[0]))
+        _start(program, REALS[like.dtype], kinds.contiguous(), order.contiguous(), operands, results)
 
 
 def _start(
-    program: Symmetric, real: str, species: Tensor, operands: list[Tensor], results: list[Tensor | None]
+    program: Symmetric,
+    real: str,
+    species: Tensor,
+    order: Tensor,
+    operands: list[Tensor],
+    results: list[Tensor | None],
 ) -> None:
     nodes, size = species.shape[0], len(program.terms) * program.channels
     opens = tuple(slot for slot, result in enumerate(results) if result is not None)
@@ -259,15 +273,11 @@ def _start(
             results[slot].fill_(float("nan") if nodes and size else 0.0)  # type: ignore[union-attr]
         return
     given = [_aligned(a.contiguous()) if a.ndim > 1 else None for a in operands]
-    kinds, order = species.sort(stable=True)
     chunk = max(SHORTEST, -(-nodes // CHUNKS))
     chunks = -(-nodes // chunk)
-    part = ptr = None
-    if W in opens:
-        part = results[W].new_empty(chunks + count, size)  # type: ignore[union-attr]
-        ptr = torch.searchsorted(kinds, torch.arange(count + 1, device=kinds.device))
+    part = results[W].new_empty(chunks + count, size) if W in opens else None  # type: ignore[union-attr]
     # The arguments are those of `Contraction` in symmetric.cuh.
-    tensors = [*given, results[W], results[Z], part, *results[X:], species, order, ptr]
+    tensors = [*given, results[W], results[Z], part, *results[X:], species, order]
     words = [*map(_address, tensors), nodes, count, chunk]
     blocks, groups = -(-program.channels // lanes(program)), THREADS // lanes(program)
     if opened := tuple(slot for slot in opens if slot != W):
