@@ -24,7 +24,7 @@ import equikern
 from equikern.graph import Graph
 from equikern.nn import Convolution
 from equikern.ops import evaluate, spherical_harmonics
-from equikern.program import painn_message, schnet_message
+from equikern.program import Program, painn_message, schnet_message
 
 DEGREE = 30
 CONVOLUTIONS = ("mace", "nequip", "sevennet")
@@ -56,16 +56,20 @@ def force_training(f: Callable[..., Any], tensors: list[torch.Tensor]) -> Any:
 STEPS: dict[str, Step] = {"forward": forward, "forward+backward": forward_backward, "force training": force_training}
 
 
+def program_of(name: str) -> Program:
+    """The program of a case."""
+    if name in CONVOLUTIONS:
+        return Convolution(*baselines.case(name)).program
+    return {"painn": painn_message, "schnet": schnet_message}[name](128)
+
+
 class Workload:
     """A program on a random graph of degree 30: tensors x y w, ours and its rival as functions of them."""
 
     def __init__(self, name: str, edges: int, device: str) -> None:
         torch.manual_seed(0)
         self.name, self.edges, self.nodes = name, edges, max(edges // DEGREE, 1)
-        if name in CONVOLUTIONS:
-            self.program = Convolution(*baselines.case(name)).program
-        else:
-            self.program = {"painn": painn_message, "schnet": schnet_message}[name](128)
+        self.program = program_of(name)
         receivers = torch.arange(self.nodes).repeat_interleave(edges // self.nodes + 1)[:edges]
         self.edge_index = torch.stack([torch.randint(0, self.nodes, (edges,)), receivers]).to(device)
         rows = {"edge": edges, "sender": self.nodes}

@@ -1,13 +1,20 @@
 #!/usr/bin/env bash
-# On a machine with a GPU: bench/gpu.sh env | conformance | sanitize | bench | radial | models | all [options of the stage]
+# On a machine with a GPU: bench/gpu.sh STAGE [options of the stage's script]
+#   env           what the machine is
+#   conformance   tests/gpu, against the float64 reference
+#   sanitize      small cases under compute-sanitizer
+#   bench         sweeps and steps of layers; modes, radial, symmetric: other layers, each against its rival
+#   models        whole potentials; needs the libraries whose models they are (sevenn, nequip, mace-torch with e3nn 0.4.4)
+#   all           all of them
 # Runs from the working tree with the python3 that has torch and triton; the compiled extension is not needed.
-# `models` needs the libraries whose models it runs (sevenn, nequip, mace-torch with e3nn 0.4.4), those that are there.
 # Results go to $OUT (bench/out if it is not set). No stage takes more than a few minutes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-stage="${1:?env, conformance, sanitize, bench, radial, models or all}"
+stages="env, conformance, sanitize, bench, modes, radial, symmetric, models or all"
+stage="${1:?$stages}"
 shift
-export OUT="${OUT:-bench/out}" PYTHONPATH=".:bench" PYTHONUNBUFFERED=1 CUBLAS_WORKSPACE_CONFIG=:4096:8
+export OUT="${OUT:-bench/out}" PYTHONPATH=".:bench:${PYTHONPATH:-}" PYTHONUNBUFFERED=1
+export CUBLAS_WORKSPACE_CONFIG=:4096:8
 PYTHON="${PYTHON:-python3}"
 mkdir -p "$OUT"
 
@@ -31,28 +38,23 @@ sanitize() {
     done
 }
 
-models() { "$PYTHON" bench/gpu_models.py --out "$OUT/gpu-models.json" "$@" 2>&1 | tee "$OUT/models.log"; }
-
-bench() { "$PYTHON" bench/gpu.py --out "$OUT/gpu.json" "$@" 2>&1 | tee "$OUT/bench.log"; }
-
-radial() { "$PYTHON" bench/gpu_radial.py --out "$OUT/gpu-radial.json" "$@" 2>&1 | tee "$OUT/radial.log"; }
+measure() { "$PYTHON" "bench/$1.py" --out "$OUT/$1.json" "${@:2}" 2>&1 | tee "$OUT/$1.log"; }
 
 case "$stage" in
 env) environment ;;
 conformance) conformance "$@" ;;
 sanitize) sanitize "$@" ;;
-bench) bench "$@" ;;
-models) models "$@" ;;
-radial) radial "$@" ;;
+bench) measure gpu "$@" ;;
+modes | radial | symmetric | models) measure "gpu_$stage" "$@" ;;
 all)
     environment
     conformance
     sanitize
-    bench "$@"
-    models
+    measure gpu
+    for suite in modes radial symmetric models; do measure "gpu_$suite"; done
     ;;
 *)
-    echo "unknown stage $stage; use env, conformance, sanitize, bench, radial, models or all" >&2
+    echo "unknown stage $stage; use $stages" >&2
     exit 2
     ;;
 esac

@@ -1,6 +1,6 @@
 """Whole potentials on a CUDA device, accelerated and as they are: energy with forces, and one step of force training.
 
-    python bench/gpu_models.py --out bench/out/gpu-models.json [--models SevenNet-0 NequIP MACE] [--repeats 3 6] [--dry]
+    python bench/gpu_models.py --out bench/out/gpu_models.json [--models SevenNet-0 NequIP MACE] [--repeats 3 6] [--dry]
 
 Rattled copper of 4 repeat^3 atoms (MACE: rock salt of 8 repeat^3). Models and structures are those of `test_models.py`
 and `test_mace.py` (mace-torch needs e3nn 0.4.4); ours is `equikern.accelerate(model)`, moved to the device afterwards.
@@ -124,7 +124,7 @@ def table(results: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("bench/out/gpu-models.json"))
+    parser.add_argument("--out", type=Path, default=Path("bench/out/gpu_models.json"))
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
     parser.add_argument("--repeats", nargs="+", type=int, default=[3, 6])
     parser.add_argument("--table", type=Path, help="print the table of a file of results, measure nothing")

@@ -1,6 +1,6 @@
 """Measures convolutions with their radial network and harmonics on a CUDA device, the network on both sides.
 
-    python bench/gpu_radial.py --out bench/out/gpu-radial.json [--cases mace ...] [--edges 10000 ...] [--dry]
+    python bench/gpu_radial.py --out bench/out/gpu_radial.json [--cases mace ...] [--edges 10000 ...] [--dry]
 
 Ours is `RadialConvolution`, with its table (whose making is not timed) and with its network; the rival is e3nn's
 harmonics and product with the same network. Times are as in gpu.py; "forces" is a value and its gradient with respect
@@ -152,7 +152,7 @@ def table(results: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("bench/out/gpu-radial.json"))
+    parser.add_argument("--out", type=Path, default=Path("bench/out/gpu_radial.json"))
     parser.add_argument("--cases", nargs="+", default=list(CONVOLUTIONS), choices=CONVOLUTIONS)
     parser.add_argument("--edges", nargs="+", type=int, default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--steps", nargs="+", default=list(STEPS), choices=STEPS)

@@ -7,22 +7,93 @@
 #else
 #define EQK_DEVICE __device__ __forceinline__
 #define EQK_TABLE __device__ const
-#define EQK_SHARED(T, name, size) __shared__ alignas(32) T name[size]
-#define EQK_KERNEL(name, threads, Argument) \
-    extern "C" __global__ void __launch_bounds__(threads, 1) name(const __grid_constant__ Argument argument)
+/// `blocks`: how many of them a multiprocessor is to have room for, which bounds the registers of a thread.
+#define EQK_BOUNDED_KERNEL(name, threads, blocks, Argument) \
+    extern "C" __global__ void __launch_bounds__(threads, blocks) name(const __grid_constant__ Argument argument)
+
+EQK_DEVICE float float_of_half(unsigned short bits) {
+    float x;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(x) : "h"(bits));
+    return x;
+}
+EQK_DEVICE unsigned short half_of_float(float x) {
+    unsigned short bits;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(x));
+    return bits;
+}
+
+/// A number whose origin the compiler does not see: a constant that is added to it stays in loads and stores, where it
+/// costs nothing.
+EQK_DEVICE long long opaque(long long n) {
+    asm("" : "+l"(n));
+    return n;
+}
 #endif
+#define EQK_KERNEL(name, threads, Argument) EQK_BOUNDED_KERNEL(name, threads, 1, Argument)
 
 namespace eqk {
 
 using Index = long long;
 
 constexpr int WARP = 32;
+constexpr unsigned ALL = 0xffffffffu;  // the lanes of a warp
 
 EQK_DEVICE constexpr int power_of_two(int n) { return n <= 1 ? 1 : 2 * power_of_two((n + 1) / 2); }
 
 template <class T>
 EQK_DEVICE T not_a_number() {
-    return T(0) / T(0);
+    return T(__uint_as_float(0x7fc00000));  // 0 / 0 would be divided
+}
+
+/// Numbers of 16 bits, as rows hold them: computed with as floats, rounded to nearest where they are written.
+struct Half {
+    unsigned short bits;
+
+    Half() = default;
+    EQK_DEVICE explicit Half(float x) : bits(half_of_float(x)) {}
+    EQK_DEVICE operator float() const { return float_of_half(bits); }
+};
+struct BFloat16 {
+    unsigned short bits;
+
+    BFloat16() = default;
+    EQK_DEVICE explicit BFloat16(float x) {
+        const unsigned whole = __float_as_uint(x), odd = whole >> 16 & 1;
+        bits = x == x ? (whole + 0x7fff + odd) >> 16 : 0x7fc0;
+    }
+    EQK_DEVICE operator float() const { return __uint_as_float(unsigned(bits) << 16); }
+};
+
+/// What memory moves at once.
+template <int BYTES>
+struct Word;
+template <>
+struct Word<2> {
+    using Type = unsigned short;
+};
+template <>
+struct Word<4> {
+    using Type = unsigned;
+};
+template <>
+struct Word<8> {
+    using Type = uint2;
+};
+template <>
+struct Word<16> {
+    using Type = uint4;
+};
+
+/// What is read or written once: it is the first to leave the caches.
+template <class P>
+EQK_DEVICE P read_once(const P* from) {
+    const auto bits = __ldcs(reinterpret_cast<const typename Word<sizeof(P)>::Type*>(from));
+    return reinterpret_cast<const P&>(bits);
+}
+template <class P>
+EQK_DEVICE void write_once(P* to, P value) {
+    using Bits = typename Word<sizeof(P)>::Type;
+    __stcs(reinterpret_cast<Bits*>(to), reinterpret_cast<const Bits&>(value));
 }
 
 }  // namespace eqk

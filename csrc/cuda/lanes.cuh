@@ -1,4 +1,5 @@
 // A warp's share of a row: lane n has the V channels from u = first + n V on; array[i * V + v] is component i of one.
+// Rows hold numbers of type S, arrays of type T.
 #pragma once
 
 #include "device.cuh"
@@ -6,42 +7,77 @@
 namespace eqk {
 
 /// V numbers that are read and written at once.
-template <class T, int V>
-struct alignas(V * sizeof(T)) Pack {
-    T value[V];
+template <class S, int V>
+struct alignas(V * sizeof(S)) Pack {
+    S value[V];
 };
 
-/// `MUL` channels of `D` components from column `START` on. Where V > 1 everything is a multiple of V.
-template <int START, int MUL, int D, int V, bool MUL_IR>
+/// `MUL` channels of `D` components from column `START` on. Where V > 1 everything is a multiple of V. ONCE: no other
+/// warp reads what this one reads or writes.
+template <int START, int MUL, int D, int V, bool MUL_IR, bool ONCE = false>
 struct Segment {
-    /// Where value n of a lane's V D lies, and which element of its array that is.
-    static EQK_DEVICE int column(int u, int pack) { return START + (MUL_IR ? u * D + pack * V : pack * MUL + u); }
-    static EQK_DEVICE constexpr int element(int n) { return MUL_IR ? n % D * V + n / D : n; }
-
-    /// Zeros for channels that are not there; NaN for a row that is not there.
-    template <class T>
-    static EQK_DEVICE void load(const T* row, int u, T* to) {
+    /// `row`: where that of the tensor begins. A lane whose channels are not there reads those of another, and writes
+    /// nothing.
+    template <class S, class T>
+    static EQK_DEVICE void load(const S* tensor, Index row, int u, T* to) {
+        const S* from = tensor + first(row, inside(u) ? u : 0);
 #pragma unroll
         for (int p = 0; p < D; ++p) {
-            Pack<T, V> pack;
+            const auto* at = reinterpret_cast<const Pack<S, V>*>(from + pack(p));
+            const Pack<S, V> read = ONCE ? read_once(at) : *at;
 #pragma unroll
-            for (int v = 0; v < V; ++v) pack.value[v] = row ? T(0) : not_a_number<T>();
-            if (row && u < MUL) pack = *reinterpret_cast<const Pack<T, V>*>(row + column(u, p));
-#pragma unroll
-            for (int v = 0; v < V; ++v) to[element(p * V + v)] = pack.value[v];
+            for (int v = 0; v < V; ++v) to[element(p * V + v)] = T(read.value[v]);
         }
     }
 
-    template <class T>
-    static EQK_DEVICE void store(T* row, int u, const T* from) {
-        if (u >= MUL) return;
+    template <class S, class T>
+    static EQK_DEVICE void store(S* tensor, Index row, int u, const T* from) {
+        if (!inside(u)) return;
+        S* to = tensor + first(row, u);
 #pragma unroll
         for (int p = 0; p < D; ++p) {
-            Pack<T, V> pack;
+            Pack<S, V> made;
 #pragma unroll
-            for (int v = 0; v < V; ++v) pack.value[v] = from[element(p * V + v)];
-            *reinterpret_cast<Pack<T, V>*>(row + column(u, p)) = pack;
+            for (int v = 0; v < V; ++v) made.value[v] = S(from[element(p * V + v)]);
+            auto* at = reinterpret_cast<Pack<S, V>*>(to + pack(p));
+            if (ONCE)
+                write_once(at, made);
+            else
+                *at = made;
         }
+    }
+
+   private:
+    static EQK_DEVICE bool inside(int u) { return MUL % (V * WARP) == 0 || u < MUL; }
+
+    /// Where a lane's numbers begin, but for the constant of each pack.
+    static EQK_DEVICE Index first(Index row, int u) { return opaque(row + Index(u) * (MUL_IR ? D : 1)); }
+    static EQK_DEVICE constexpr int pack(int p) { return START + p * (MUL_IR ? V : MUL); }
+    /// Which element of its array a lane's n-th number is.
+    static EQK_DEVICE constexpr int element(int n) { return MUL_IR ? n % D * V + n / D : n; }
+};
+
+template <int N, class T>
+EQK_DEVICE void fill(T (&to)[N], T value) {
+#pragma unroll
+    for (int n = 0; n < N; ++n) to[n] = value;
+}
+
+/// N numbers that all lanes need, lane n % 32 has number n.
+template <int N, class T>
+struct Spread {
+    T part[(N + WARP - 1) / WARP];
+
+    template <class S>
+    EQK_DEVICE void load(const S* row, int lane) {
+#pragma unroll
+        for (int n = 0; n < N; n += WARP) part[n / WARP] = n + lane < N ? T(row[n + lane]) : T(0);
+    }
+
+    /// The numbers at the columns of `C`, for every lane.
+    template <int... C>
+    EQK_DEVICE void gather(T* to) const {
+        ((to[C] = __shfl_sync(ALL, part[C / WARP], C % WARP)), ...);
     }
 };
 
@@ -53,23 +89,24 @@ EQK_DEVICE void exchange(T* sums, int lane) {
 #pragma unroll
         for (int n = 0; n < HALF; ++n) {
             const T mine = upper ? sums[n + HALF] : sums[n], other = upper ? sums[n] : sums[n + HALF];
-            sums[n] = mine + __shfl_xor_sync(0xffffffffu, other, BIT);
+            sums[n] = mine + __shfl_xor_sync(ALL, other, BIT);
         }
-        if constexpr (HALF == 0) sums[0] += __shfl_xor_sync(0xffffffffu, sums[0], BIT);
+        if constexpr (HALF == 0) sums[0] += __shfl_xor_sync(ALL, sums[0], BIT);
         exchange<BIT / 2, HALF / 2>(sums, lane);
     }
 }
 
-/// to[n] = the sum of p[n] over the lanes, n < N <= 32, in about N exchanges, not 5 N.
-template <int N, class T>
-EQK_DEVICE void warp_sums(const T* p, int lane, T* to) {
-    constexpr int SIZE = power_of_two(N), SAME = WARP / SIZE;  // lanes that hold the same sum in the end
-    static_assert(N <= WARP, "one warp has room for 32 sums");
+/// to[n] = the sum of p[n] over the lanes that take part, n < N, in about N exchanges, not 5 N.
+template <int N, class S, class T>
+EQK_DEVICE void store_sums(const T* p, bool part, int lane, S* to) {
+    constexpr int MANY = N < WARP ? N : WARP, SIZE = power_of_two(MANY);
+    constexpr int SAME = WARP / SIZE;  // lanes that hold the same sum in the end
     T sums[SIZE];
 #pragma unroll
-    for (int n = 0; n < SIZE; ++n) sums[n] = n < N ? p[n] : T(0);
+    for (int n = 0; n < SIZE; ++n) sums[n] = n < MANY && part ? p[n] : T(0);
     exchange<WARP / 2, SIZE / 2>(sums, lane);
-    if (lane % SAME == 0 && lane / SAME < N) to[lane / SAME] = sums[0];
+    if (lane % SAME == 0 && lane / SAME < MANY) to[lane / SAME] = S(sums[0]);
+    if constexpr (N > WARP) store_sums<N - WARP>(p + WARP, part, lane, to + WARP);
 }
 
 }  // namespace eqk

@@ -1,142 +1,88 @@
 // The arithmetic of one path on one edge, V channels a lane.
 //
-// M_ik = sum_j C_ijk y_j, scaled, is made once an edge for all channels and lies in shared memory; H is the same of hy.
+// M_ik = sum_j C_ijk y_j and H_ik, the same of hy, are made entry by entry, by each lane for its channels, and used at
+// once. With w scaled by the path's factor:
 //   forward          a = w x;  z_k += M_ik a_i
-//   backward         t_i = M_ik g_k;  dx = w t;  dw = x . t;  dM_ik = sum over channels of a_i g_k
+//   backward         t_i = M_ik g_k;  dx = w t;  dw = x . t;  dy_j += C_ijk times the sum of a_i g_k over channels
 //   double backward  of the derivative along hx, hy, hw:  b = w hx + hw x;  s_i = H_ik g_k
-//                    z_k += M_ik b_i + H_ik a_i;  dx = hw t + w s;  dw = hx . t + x . s;  dM_ik = sum of b_i g_k
-// The gradient of y follows from dM, once an edge (`sweep.cuh`).
+//                    z_k += M_ik b_i + H_ik a_i;  dx = hw t + w s;  dw = hx . t + x . s;  dy as above, b for a
+// dy is of the lane's channels alone; the walk (`sweep.cuh`) adds up the lanes.
 #pragma once
 
 #include "lanes.cuh"
 
 namespace eqk {
 
-constexpr int READ = 4;  // entries of M that are read at once; each path's begin at a multiple
-
-/// M of a path whose y has D2 > 1 components: 2 l1 + 1 rows of 2 l3 + 1.
-template <int D1, int D3>
-struct Dense {
-    static constexpr int IN = D1, OUT = D3, ENTRIES = D1 * D3;
-
-    /// z += a M
-    template <int V, class T>
-    static EQK_DEVICE void apply(const T* m, const T* a, T* z) {
-        each(m, [&](int i, int k, T value) {
-#pragma unroll
-            for (int v = 0; v < V; ++v) z[k * V + v] += value * a[i * V + v];
-        });
-    }
-
-    /// t += M g
-    template <int V, class T>
-    static EQK_DEVICE void transposed(const T* m, const T* g, T* t) {
-        each(m, [&](int i, int k, T value) {
-#pragma unroll
-            for (int v = 0; v < V; ++v) t[i * V + v] += value * g[k * V + v];
-        });
-    }
-
-    /// to = the sum of a_i g_k over the channels of the warp
-    template <int V, class T>
-    static EQK_DEVICE void moments(const T* a, const T* g, int lane, T* to) {
-        constexpr int TOGETHER = ENTRIES <= WARP ? D1 : 1;  // rows that are summed at once
-#pragma unroll
-        for (int first = 0; first < D1; first += TOGETHER) {
-            T sums[TOGETHER * D3];
-#pragma unroll
-            for (int n = 0; n < TOGETHER * D3; ++n) {
-                sums[n] = T(0);
-#pragma unroll
-                for (int v = 0; v < V; ++v) sums[n] += a[(first + n / D3) * V + v] * g[n % D3 * V + v];
-            }
-            warp_sums<TOGETHER * D3>(sums, lane, to + first * D3);
-        }
-    }
-
-   private:
-    template <class T, class Do>
-    static EQK_DEVICE void each(const T* m, Do&& act) {
-#pragma unroll
-        for (int n = 0; n < ENTRIES; n += READ) {
-            const Pack<T, READ> pack = *reinterpret_cast<const Pack<T, READ>*>(m + n);
-#pragma unroll
-            for (int r = 0; r < READ; ++r)
-                if (n + r < ENTRIES) act((n + r) / D3, (n + r) % D3, pack.value[r]);
-        }
-    }
+/// A nonzero C_ijk: the column of y, and its value.
+template <class T>
+struct Cell {
+    int j;
+    T value;
 };
 
-/// M of a path whose y is a scalar: one number times the unit matrix.
-template <int D>
-struct Diagonal {
-    static constexpr int IN = D, OUT = D, ENTRIES = 1;
-
-    template <int V, class T>
-    static EQK_DEVICE void apply(const T* m, const T* a, T* z) {
+/// f scaled, a factor for each channel.
+template <int V, class T>
+EQK_DEVICE void scaled(const T* f, T scale, T* to) {
 #pragma unroll
-        for (int n = 0; n < D * V; ++n) z[n] += m[0] * a[n];
-    }
+    for (int v = 0; v < V; ++v) to[v] = f ? scale * f[v] : scale;
+}
 
-    template <int V, class T>
-    static EQK_DEVICE void transposed(const T* m, const T* g, T* t) {
-        apply<V>(m, g, t);
-    }
-
-    template <int V, class T>
-    static EQK_DEVICE void moments(const T* a, const T* g, int lane, T* to) {
-        T sum = T(0);
-#pragma unroll
-        for (int n = 0; n < D * V; ++n) sum += a[n] * g[n];
-        warp_sums<1>(&sum, lane, to);
-    }
-};
-
-/// to_n += f from_n, a factor for each channel (none: 1).
-template <int D, int V, bool FACTOR, class T>
+/// to_n += f from_n
+template <int D, int V, class T>
 EQK_DEVICE void add_scaled(const T* f, const T* from, T* to) {
 #pragma unroll
-    for (int n = 0; n < D * V; ++n) to[n] += FACTOR ? f[n % V] * from[n] : from[n];
+    for (int n = 0; n < D * V; ++n) to[n] += f[n % V] * from[n];
 }
 
-/// to_v += sum_i p_i q_i
+/// to_v += scale times the sum over i of p_i q_i
 template <int D, int V, class T>
-EQK_DEVICE void add_products(const T* p, const T* q, T* to) {
+EQK_DEVICE void add_products(T scale, const T* p, const T* q, T* to) {
 #pragma unroll
-    for (int n = 0; n < D * V; ++n) to[n % V] += p[n] * q[n];
+    for (int v = 0; v < V; ++v) {
+        T sum = T(0);
+#pragma unroll
+        for (int i = 0; i < D; ++i) sum += p[i * V + v] * q[i * V + v];
+        to[v] += scale * sum;
+    }
 }
 
-/// Adds to z, dx and dw what the form F opens; the sums dM go to `moments`. An unweighted path (not WEIGHTED) has w
-/// = 1.
-template <class F, class M, int V, bool WEIGHTED, class T>
-EQK_DEVICE void path(const T* m, const T* h, const T* w, const T* hw, const T* x, const T* hx, const T* g, T* z, T* dx,
-                     T* dw, int lane, T* moments) {
-    constexpr bool HW = F::HW && WEIGHTED, W = F::W && WEIGHTED, B = F::HX || HW;
-    if constexpr (F::Z || F::Y) {
-        T a[M::IN * V] = {}, b[M::IN * V] = {};
-        add_scaled<M::IN, V, WEIGHTED>(w, x, a);
-        if constexpr (F::HX) add_scaled<M::IN, V, WEIGHTED>(w, hx, b);
-        if constexpr (HW) add_scaled<M::IN, V, true>(hw, x, b);
-        if constexpr (F::Z && !F::SECOND) M::template apply<V>(m, a, z);
-        if constexpr (F::Z && F::SECOND && B) M::template apply<V>(m, b, z);
-        if constexpr (F::Z && F::SECOND && F::HY) M::template apply<V>(h, a, z);
-        if constexpr (F::Y && !F::SECOND) M::template moments<V>(a, g, lane, moments);
-        if constexpr (F::Y && F::SECOND && B) M::template moments<V>(b, g, lane, moments);
-    }
-    if constexpr (F::SECOND ? F::X && HW || W && F::HX : F::X || W) {
-        T t[M::IN * V] = {};
-        M::template transposed<V>(m, g, t);
-        if constexpr (F::X && !F::SECOND) add_scaled<M::IN, V, WEIGHTED>(w, t, dx);
-        if constexpr (F::X && F::SECOND && HW) add_scaled<M::IN, V, true>(hw, t, dx);
-        if constexpr (W && !F::SECOND) add_products<M::IN, V>(x, t, dw);
-        if constexpr (W && F::SECOND && F::HX) add_products<M::IN, V>(hx, t, dw);
-    }
-    if constexpr (F::SECOND && F::HY && (F::X || W)) {
-        T s[M::IN * V] = {};
-        M::template transposed<V>(h, g, s);
-        if constexpr (F::X) add_scaled<M::IN, V, WEIGHTED>(w, s, dx);
-        if constexpr (W) add_products<M::IN, V>(x, s, dw);
-    }
+/// Adds to z, dx, dw and dy what the form F opens. P: the path's sizes, scale and coefficients, `P::entries` calls its
+/// argument with i, k and the cells of each entry of M that is not zero. Where it has no weights (w is null), w = 1.
+template <class F, class P, int V, class T>
+EQK_DEVICE void path(const T* w, const T* hw, const T* x, const T* hx, const T* y, const T* hy, const T* g, T* z, T* dx,
+                     T* dw, T* dy) {
+    constexpr int D = P::IN;
+    constexpr bool HW = F::HW && P::WEIGHTED, W = F::W && P::WEIGHTED, SECOND = F::SECOND, HY = SECOND && F::HY;
+    constexpr bool B = SECOND && (F::HX || HW) && (F::Z || F::Y), A = SECOND ? HY && F::Z : F::Z || F::Y;
+    constexpr bool TS = SECOND ? F::X && HW || W && F::HX : F::X || W, S = HY && (F::X || W);
+    constexpr bool DY = F::Y && (B || !SECOND);
+    const T scale = T(P::SCALE);
+    T wu[V], hwu[V], a[D * V] = {}, b[D * V] = {}, t[D * V] = {}, s[D * V] = {};
+    scaled<V>(P::WEIGHTED ? w : nullptr, scale, wu);
+    if constexpr (HW) scaled<V>(hw, scale, hwu);
+    if constexpr (A) add_scaled<D, V>(wu, x, a);
+    if constexpr (B && F::HX) add_scaled<D, V>(wu, hx, b);
+    if constexpr (B && HW) add_scaled<D, V>(hwu, x, b);
+    P::template entries<T>([&](int i, int k, auto... cells) {
+        T m = T(0), h = T(0), p = T(0);
+        if constexpr (F::READS_Y) m = ((cells.value * y[cells.j]) + ...);
+        if constexpr (HY) h = ((cells.value * hy[cells.j]) + ...);
+#pragma unroll
+        for (int v = 0; v < V; ++v) {
+            const int at = i * V + v, to = k * V + v;
+            if constexpr (F::Z && !SECOND) z[to] += m * a[at];
+            if constexpr (F::Z && B) z[to] += m * b[at];
+            if constexpr (F::Z && HY) z[to] += h * a[at];
+            if constexpr (TS) t[at] += m * g[to];
+            if constexpr (S) s[at] += h * g[to];
+            if constexpr (DY) p += (SECOND ? b : a)[at] * g[to];
+        }
+        if constexpr (DY) ((dy[cells.j] += cells.value * p), ...);
+    });
+    if constexpr (F::X && TS && (!SECOND || HW)) add_scaled<D, V>(SECOND ? hwu : wu, t, dx);
+    if constexpr (F::X && S) add_scaled<D, V>(wu, s, dx);
+    if constexpr (W && TS && (!SECOND || F::HX)) add_products<D, V>(scale, SECOND ? hx : x, t, dw);
+    if constexpr (W && S) add_products<D, V>(scale, x, s, dw);
 }
 
 }  // namespace eqk

@@ -1,10 +1,9 @@
-// The walk over the edges of a row: one block of threads a row, or several where one has no room for its channels.
+// The walk over the edges of a row. A warp on its own computes one unit (paths that share registers) for 32 V of its
+// channels: it keeps the row's sums in registers (`held`), writes them once, waits for no other warp and shares
+// nothing. While it computes an edge, the operands of those ahead are on their way.
 //
-// A warp computes one unit (paths that share registers) for 32 V channels. The block makes the matrices M of BATCH
-// edges together, then every warp goes over the batch. A row's sums stay in registers (`held`) and are written once.
-//
-// What is emitted for a program (`equikern/backends/cuda/emit.py`): F, constants and tables, and a struct for each
-// unit.
+// What is emitted for a program (`equikern/backends/cuda/emit.py`): F, its constants, and a struct for each path and
+// each unit.
 #pragma once
 
 #include "path.cuh"
@@ -12,131 +11,108 @@
 namespace eqk {
 
 /// What a sweep reads and writes, contiguous rows; null where the form does not.
-template <class T>
+template <class F>
 struct Operands {
-    const T *x, *y, *w, *g, *hx, *hy, *hw;
-    T *dx, *dy, *dw, *z;
+    const typename F::Real *x, *y, *w, *g, *hx, *hy, *hw;
+    typename F::RealX* dx;
+    typename F::RealY* dy;
+    typename F::RealW* dw;
+    typename F::Real* z;
     const Index* index;        // the row of x (or of g, for a sweep over rows of x) of each edge
     const Index *ptr, *order;  // order[ptr[n]..ptr[n + 1]) are the edges of row n
     Index edges, others;       // others: rows that `index` may name
+    Index rows;
 };
 
-/// The units of a form, and warps for each of them in turn.
+/// An edge, and the row of the other operand, -1 where that is not there.
+struct Edge {
+    Index number, other;
+};
+
+/// The edges of a row, asked for one after the other: lane n has the n-th of 32.
+template <class F>
+struct Edges {
+    Index first;
+    int count;
+    Edge mine;
+
+    EQK_DEVICE Edges(const Operands<F>& in, Index row) {
+        first = F::BY_EDGE ? row * F::CHUNK : in.ptr[row];
+        const Index own = first + F::CHUNK, last = F::BY_EDGE ? (own < in.edges ? own : in.edges) : in.ptr[row + 1];
+        count = __shfl_sync(ALL, int(last - first), 0);
+    }
+
+    EQK_DEVICE Edge at(const Operands<F>& in, int t, int lane) {
+        if (t % WARP == 0 && t + lane < count) {
+            mine.number = F::BY_EDGE ? first + t + lane : in.order[first + t + lane];
+            if constexpr (F::INDEXED) {
+                const Index row = in.index[mine.number];
+                mine.other = row >= 0 && row < in.others ? row : -1;
+            }
+        }
+        const Index number = F::BY_EDGE ? first + t : __shfl_sync(ALL, mine.number, t % WARP);
+        return {number, F::INDEXED ? __shfl_sync(ALL, mine.other, t % WARP) : number};
+    }
+};
+
+/// What is read for an edge, before it is needed.
+template <class Unit>
+struct Ahead {
+    Edge edge;
+    typename Unit::Reads reads;
+
+    template <class F>
+    EQK_DEVICE void load(const Operands<F>& in, Edge of, int u, int lane) {
+        edge = of;
+        Unit::read(in, edge.number, edge.other, u, lane, reads);
+    }
+};
+
+template <class F, class Unit>
+EQK_DEVICE void walk(const Operands<F>& in, Index row, int task, int u, int lane) {
+    constexpr int AHEAD = F::AHEAD;
+    typename F::T held[Unit::HELD] = {};
+    Unit::begin(in, row, u, held);
+    Edges<F> edges(in, row);
+    Ahead<Unit> ring[AHEAD ? AHEAD : 1];
+#pragma unroll
+    for (int n = 0; n < AHEAD; ++n)
+        if (n < edges.count) ring[n].load(in, edges.at(in, n, lane), u, lane);
+#pragma unroll 1
+    for (int t = 0; t < edges.count; t += AHEAD ? AHEAD : 1)
+#pragma unroll
+        for (int n = 0; n == 0 || n < AHEAD; ++n)
+            if (t + n < edges.count) {
+                if (!AHEAD) ring[0].load(in, edges.at(in, t, lane), u, lane);
+                Ahead<Unit> now = ring[n];
+                if (AHEAD && t + n + AHEAD < edges.count) ring[n].load(in, edges.at(in, t + n + AHEAD, lane), u, lane);
+                if (now.edge.other < 0) Unit::missing(now.reads);
+                typename F::T dy[F::YDIM] = {};
+                Unit::edge(in, now.reads, now.edge.number, u, held, dy);
+                if constexpr (F::Y)
+                    store_sums<F::YDIM>(dy, Unit::inside(u), lane,
+                                        in.dy + (now.edge.number * F::TASKS + task) * F::YDIM);
+            }
+    Unit::end(in, row, u, held);
+}
+
+/// The units of a form: TASKS warps for each of them in turn, for every row.
 template <class First, class... Rest>
 struct Units {
-    static constexpr int TASKS = First::TASKS + Units<Rest...>::TASKS;
-
-    /// act(unit, first channel of the lane, its channels) for a task of the row.
-    template <class Do>
-    static EQK_DEVICE void at(int task, int lane, Do&& act) {
-        if (task < First::TASKS)
-            act(First{}, (task * WARP + lane) * First::V);
-        else
-            Units<Rest...>::at(task - First::TASKS, lane, act);
-    }
-};
-template <class Last>
-struct Units<Last> {
-    static constexpr int TASKS = Last::TASKS;
-    template <class Do>
-    static EQK_DEVICE void at(int task, int lane, Do&& act) {
-        if (task < TASKS) act(Last{}, (task * WARP + lane) * Last::V);
+    template <class F>
+    static EQK_DEVICE void walk(const Operands<F>& in, Index row, int task, int of_unit, int lane) {
+        if constexpr (sizeof...(Rest) > 0)
+            if (of_unit >= First::TASKS) return Units<Rest...>::walk(in, row, task, of_unit - First::TASKS, lane);
+        eqk::walk<F, First>(in, row, task, (of_unit * WARP + lane) * First::V, lane);
     }
 };
 
-/// One nonzero of a form's coefficients: the other end of it, and its value times the path's scale.
-template <class T>
-struct Cell {
-    int at;
-    T value;
-};
-
-/// Matrices of a batch: m[b * ENTRIES + n] = the sum over the cells of entry n of value times y of edge b.
-template <class F, class T>
-EQK_DEVICE void make_matrices(const T* y, const Index* edge, int batch, T* m) {
-    for (int item = threadIdx.x; item < batch * F::ENTRIES; item += F::THREADS) {
-        const T* row = y + edge[item / F::ENTRIES] * F::YDIM;
-        const int n = item % F::ENTRIES;
-        T sum = T(0);
-#pragma unroll 1
-        for (int c = F::entry_begins(n); c < F::entry_begins(n + 1); ++c)
-            sum += F::of_entry(c).value * row[F::of_entry(c).at];
-        m[item] = sum;
-    }
-}
-
-/// The gradient of y from the sums dM of the block's warps: a part of each edge's row for each block of its row.
-template <class F, class T>
-EQK_DEVICE void write_dy(const Operands<T>& in, const Index* edge, int batch, const T* moments, T* total) {
-    __syncthreads();  // all warps have written their sums, and read the matrices, whose room `total` takes
-    for (int item = threadIdx.x; item < batch * F::ENTRIES; item += F::THREADS) {
-        const int b = item / F::ENTRIES, n = item % F::ENTRIES;
-        T sum = T(0);
-#pragma unroll 1
-        for (int warp = 0; warp < F::WARPS; ++warp)
-            F::Units::at(blockIdx.y * F::WARPS + warp, 0, [&](auto unit, int) {
-                const int at = n - unit.FIRST_ENTRY;
-                if (at >= 0 && at < unit.ENTRIES) sum += moments[(b * F::WARPS + warp) * F::MOMENTS + at];
-            });
-        total[item] = sum;
-    }
-    __syncthreads();
-    for (int item = threadIdx.x; item < batch * F::YDIM; item += F::THREADS) {
-        const int b = item / F::YDIM, j = item % F::YDIM;
-        T sum = T(0);
-#pragma unroll 1
-        for (int c = F::column_begins(j); c < F::column_begins(j + 1); ++c)
-            sum += F::of_column(c).value * total[b * F::ENTRIES + F::of_column(c).at];
-        in.dy[(edge[b] * F::BLOCKS + blockIdx.y) * F::YDIM + j] = sum;
-    }
-}
-
-template <class F, class T>
-EQK_DEVICE void sweep(const Operands<T>& in) {
-    EQK_SHARED(T, m, F::BATCH * F::ENTRIES);
-    EQK_SHARED(T, h, F::HY ? F::BATCH * F::ENTRIES : 1);
-    EQK_SHARED(T, moments, F::Y ? F::BATCH * F::WARPS * F::MOMENTS : 1);
-    EQK_SHARED(Index, edge, F::BATCH);
-    EQK_SHARED(Index, other, F::BATCH);
-    const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, task = blockIdx.y * F::WARPS + warp;
-    const Index row = blockIdx.x;
-    const Index first = F::BY_EDGE ? row * F::CHUNK : in.ptr[row];
-    const Index own = first + F::CHUNK, last = F::BY_EDGE ? (own < in.edges ? own : in.edges) : in.ptr[row + 1];
-
-    T held[F::HELD] = {};
-    if constexpr (F::Y)
-        for (int n = threadIdx.x; n < F::BATCH * F::WARPS * F::MOMENTS; n += F::THREADS) moments[n] = T(0);
-    F::Units::at(task, lane, [&](auto unit, int u) { unit.begin(in, row, u, held); });
-
-#pragma unroll 1
-    for (Index t = first; t < last; t += F::BATCH) {
-        const int batch = last - t < F::BATCH ? int(last - t) : F::BATCH;
-        __syncthreads();  // the batch before is done with
-        if (threadIdx.x < batch) {
-            const Index e = F::BY_EDGE ? t + threadIdx.x : in.order[t + threadIdx.x];
-            const Index s = F::INDEXED ? in.index[e] : e;
-            edge[threadIdx.x] = e;
-            other[threadIdx.x] = !F::INDEXED || (s >= 0 && s < in.others) ? s : -1;
-        }
-        __syncthreads();
-        if constexpr (F::READS_Y) make_matrices<F>(in.y, edge, batch, m);
-        if constexpr (F::HY) make_matrices<F>(in.hy, edge, batch, h);
-        __syncthreads();
-#pragma unroll 1
-        for (int b = 0; b < batch; ++b)
-            F::Units::at(task, lane, [&](auto unit, int u) {
-                unit.edge(in, m + b * F::ENTRIES, h + (F::HY ? b * F::ENTRIES : 0), edge[b], other[b], u, lane, held,
-                          moments + (F::Y ? (b * F::WARPS + warp) * F::MOMENTS : 0));
-            });
-        if constexpr (F::Y) write_dy<F>(in, edge, batch, moments, m);
-    }
-    F::Units::at(task, lane, [&](auto unit, int u) { unit.end(in, row, u, held); });
-}
-
-/// The row of a tensor, null where there is none.
-template <class T>
-EQK_DEVICE T* row_of(T* tensor, Index row, Index dim) {
-    return row < 0 ? nullptr : tensor + row * dim;
+template <class F, class Units>
+EQK_DEVICE void sweep(const Operands<F>& in) {
+    const int warp = F::WARPS == 1 ? 0 : __shfl_sync(ALL, int(threadIdx.x / WARP), 0);
+    const Index item = Index(blockIdx.x) * F::WARPS + warp, row = item / F::TASKS;
+    const int task = int(item % F::TASKS), lane = threadIdx.x % WARP;
+    if (row < in.rows) Units::walk(in, row, task, task, lane);
 }
 
 }  // namespace eqk

@@ -18,7 +18,7 @@ enum class State { running, barrier, exchange, done };
 struct Fiber {
     ucontext_t context;
     State state;
-    double value;
+    unsigned long long bits;
 };
 
 std::vector<Fiber> fibers;
@@ -109,13 +109,11 @@ void launch(unsigned x, unsigned y, unsigned threads, void (*given)(const void*)
         }
 }
 
-void barrier() { yield(State::barrier); }
-
-double exchange(double value, int bits) {
+unsigned long long exchange(unsigned long long bits, int lane) {
     const int me = current;
-    fibers[me].value = value;
+    fibers[me].bits = bits;
     yield(State::exchange);
-    const double got = fibers[me ^ bits].value;
+    const unsigned long long got = fibers[me / WARP * WARP + lane].bits;
     yield(State::exchange);
     return got;
 }

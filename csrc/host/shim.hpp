@@ -6,13 +6,12 @@
 #pragma once
 
 #include <cmath>
+#include <cstring>
 
 #define EQK_VISIBLE extern "C" __attribute__((visibility("default")))
 #define EQK_DEVICE inline
 #define EQK_TABLE static const
-// One block runs at a time, so its shared memory may be static.
-#define EQK_SHARED(T, name, size) alignas(32) static T name[size]
-#define EQK_KERNEL(name, threads, Argument)                                                                  \
+#define EQK_BOUNDED_KERNEL(name, threads, blocks, Argument)                                                  \
     static void name(const Argument& argument);                                                              \
     EQK_VISIBLE void name##_on_host(unsigned x, unsigned y, const Argument* argument) {                      \
         eqk_host::launch(                                                                                    \
@@ -23,6 +22,12 @@
 struct dim3 {
     unsigned x, y, z;
 };
+struct uint2 {
+    unsigned x, y;
+};
+struct uint4 {
+    unsigned x, y, z, w;
+};
 
 // Seen from the kernels' libraries, which hide all else.
 #pragma GCC visibility push(default)
@@ -31,8 +36,8 @@ extern thread_local dim3 thread, block;
 extern "C" bool backwards;  // the last warp of a block runs first
 void launch(unsigned x, unsigned y, unsigned threads, void (*body)(const void*), const void* argument);
 void barrier();
-/// The value of the lane whose number differs in `bits`; all lanes of the warp take part.
-double exchange(double value, int bits);
+/// The bits that a lane of the warp gives; all of its lanes take part.
+unsigned long long exchange(unsigned long long bits, int lane);
 }  // namespace eqk_host
 #pragma GCC visibility pop
 
@@ -43,6 +48,31 @@ using std::sqrt;
 #define threadIdx eqk_host::thread
 #define blockIdx eqk_host::block
 
-inline void __syncthreads() { eqk_host::barrier(); }
-inline float __shfl_xor_sync(unsigned, float value, int bits) { return float(eqk_host::exchange(value, bits)); }
-inline double __shfl_xor_sync(unsigned, double value, int bits) { return eqk_host::exchange(value, bits); }
+template <class To, class From>
+To bits_as(From value) {
+    To bits{};
+    std::memcpy(&bits, &value, sizeof(To) < sizeof(From) ? sizeof(To) : sizeof(From));
+    return bits;
+}
+inline unsigned __float_as_uint(float x) { return bits_as<unsigned>(x); }
+inline float __uint_as_float(unsigned bits) { return bits_as<float>(bits); }
+inline float float_of_half(unsigned short bits) { return float(bits_as<_Float16>(bits)); }
+inline unsigned short half_of_float(float x) { return bits_as<unsigned short>(_Float16(x)); }
+
+template <class T>
+T __shfl_sync(unsigned, T value, int lane) {
+    return bits_as<T>(eqk_host::exchange(bits_as<unsigned long long>(value), lane));
+}
+template <class T>
+T __shfl_xor_sync(unsigned all, T value, int bits) {
+    return __shfl_sync(all, value, int(threadIdx.x % 32) ^ bits);
+}
+template <class T>
+T __ldcs(const T* from) {
+    return *from;
+}
+template <class T>
+void __stcs(T* to, T value) {
+    *to = value;
+}
+inline long long opaque(long long n) { return n; }

@@ -21,6 +21,7 @@ from equikern.backends import (
     cpu_spline,
     cpu_symmetric,
     cuda,
+    matmul,
     reference,
     reference_harmonics,
     reference_symmetric,
@@ -36,7 +37,7 @@ from equikern.errors import BackendError
 from equikern.program import parse
 
 # cuda stands behind the reference, so that it runs where it is asked for by name: it has not yet run on a device.
-ORDER: tuple[ModuleType, ...] = (cpu, triton, reference, cuda)
+ORDER: tuple[ModuleType, ...] = (cpu, triton, matmul, reference, cuda)
 NAMES = tuple(backend.name for backend in ORDER)
 harmonics = {
     "cpu": cpu_harmonics,
@@ -107,15 +108,17 @@ def _constant_why_not(setting: str, program: str, device: str, dtype: torch.dtyp
 
 @cache
 def _why_not(setting: str, program: str, device: str, dtype: torch.dtype) -> str | None:
-    return judge(setting, reasons(program, device, dtype))
+    # On the CPU matmul is plain torch code, as a module's own is.
+    plain = (reference.name, matmul.name) if device == "cpu" else (reference.name,)
+    return judge(setting, reasons(program, device, dtype), plain)
 
 
-def judge(setting: str, answers: dict[str, str | None]) -> str | None:
-    """None if a kernel of the answers', or the backend in force by name, does the work; else the reasons."""
+def judge(setting: str, answers: dict[str, str | None], plain: tuple[str, ...] = ("reference",)) -> str | None:
+    """None if a kernel of the answers', not one of `plain`, or the backend in force does the work; else why not."""
     if setting != "auto":
-        why = answers[setting]
+        why = answers.get(setting, NO_KERNEL["cuda"])
         return None if why is None else f"backend {setting}: {why}"
-    kernels = {name: why for name, why in answers.items() if name != reference.name}
+    kernels = {name: why for name, why in answers.items() if name not in plain}
     if None in kernels.values():
         return None
     return "no kernel: " + "; ".join(f"{name}: {why}" for name, why in kernels.items())
@@ -186,9 +189,9 @@ def _choose(setting: str, what: str, answers: dict[str, str | None]) -> str:
             if reason is None:
                 return name
         raise BackendError(f"no backend runs {what}: " + "; ".join(f"{n}: {r}" for n, r in answers.items()))
-    if answers[setting] is not None:
+    if (reason := answers.get(setting, "it has no kernel for it")) is not None:
         raise BackendError(
-            f"backend {setting!r} was asked for and cannot run this: {answers[setting]}.\n  what      {what}\n"
+            f"backend {setting!r} was asked for and cannot run this: {reason}.\n  what      {what}\n"
             "  hint      use backend 'auto' or 'reference'."
         )
     return setting

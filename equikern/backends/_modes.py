@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from equikern.program import Irreps, Path, Program, parse, wigner_3j
-from equikern.program.program import X, Y, Z, mode_shapes
+from equikern.program import SHARED, Irreps, Path, Program, parse, wigner_3j
+from equikern.program.program import W, X, Y, Z, mode_shapes
 
 BOTH, LANES_X, LANES_Y = range(3)
 MIXING = ("uvw", "uuw", "u<vw")
@@ -77,6 +77,15 @@ def cut(text: str, by_row: bool, fixed: bool) -> Cut:
         into.parts.append(part)
         mixing[path.out] = into._replace(width=into.width + part.channels)
     return Cut(direct, list(mixing.values()))
+
+
+@cache
+def mixes_all(text: str) -> bool:
+    """Whether every path of a product mixes channels (`uvw`) by shared weights, and there is one."""
+    program = parse(text)
+    if program.family != "product" or program.rows[W] != SHARED or not program.paths:
+        return False
+    return all(path.mode == "uvw" and 0 not in program.multiplicities(path) for path in program.paths)
 
 
 def segments(irreps: Irreps) -> list[tuple[int, int]]:

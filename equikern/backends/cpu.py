@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from equikern.backends import cpu_linear, cpu_modes, cpu_nodes, cpu_species
+from equikern.backends import cpu_modes, cpu_nodes, linear, species
 from equikern.backends._channelwise import channelwise
 from equikern.backends._derived import base_of, expanded
 from equikern.backends.cpu_sweep import channelwise_sweep
@@ -57,7 +57,7 @@ def supports(program: Program, device: str, dtype: torch.dtype) -> str | None:
     if dtype not in _DTYPES:
         return f"operands are {dtype}; the kernels have float32 and float64"
     if program.family == "linear":
-        return cpu_linear.why_not(program)
+        return linear.why_not(program)
     if program.family not in ("product", "table"):
         return f"it has no kernel for the family {program.family!r}"
     if program.family == "table" and not channelwise(program.text.split(" ~")[0]):
@@ -71,7 +71,7 @@ def contract(
     """dF/da for each open slot, `rows[n]` rows each; an absent operand (one dimension, no element) stands for zero."""
     base = base_of(program)
     if not program.derived and base.family == "linear":
-        return cpu_linear.sweep(base, operands, index, dict(zip(open, rows, strict=True)))
+        return linear.sweep(base, operands, index, dict(zip(open, rows, strict=True)))
     if not program.derived:
         return _product(base, operands, index, dict(zip(open, rows, strict=True)))
     fused = base.family != "linear" and channelwise(base.text)
@@ -81,7 +81,7 @@ def contract(
 
     def sweep(base: Program, read: list[Tensor], opened: dict[int, int], fixed: bool) -> list[Tensor]:
         if base.family == "linear":
-            return cpu_linear.sweep(base, read, index, opened)
+            return linear.sweep(base, read, index, opened)
         return _product(base, read, index, opened, fixed=float(fixed))
 
     return expanded(program, operands, dict(zip(open, rows, strict=True)), sweep)
@@ -94,6 +94,6 @@ def _product(
         return channelwise_sweep(base, operands, index, open, fixed=fixed)
     if cpu_nodes.takes(base.text):
         return cpu_nodes.sweep(base, operands, index, open)
-    if cpu_species.takes(base.text):
-        return cpu_species.sweep(base, operands, index, open)
+    if species.takes(base.text):
+        return species.sweep(base, operands, index, open)
     return cpu_modes.sweep(base, operands, index, open, fixed=fixed)

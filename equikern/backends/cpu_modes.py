@@ -14,11 +14,13 @@ from math import prod
 import torch
 from torch import Tensor
 
-from equikern.backends._modes import Mixing, Part, cut, segments
+from equikern.backends import by_edge
+from equikern.backends._modes import Mixing, cut, segments
 from equikern.backends.extension import _C
+from equikern.backends.mixing import gather_weights, multiply, scatter_weights
+from equikern.backends.segments import turn_segment
 from equikern.backends.threads import threads
-from equikern.errors import ShapeError
-from equikern.program import EDGE, SHARED, Irreps, Program
+from equikern.program import SHARED, Irreps, Program
 from equikern.program.program import W, X, Y, Z
 
 BLOCK = 1 << 21  # bytes of intermediate channels at once
@@ -29,85 +31,16 @@ def sweep(
 ) -> list[Tensor]:
     """dF/da for each open slot; `operands` are x y w g, `fixed` the weight of unweighted paths (0 or 1)."""
     given = [a if a.ndim == 2 else None for a in operands]
-    where = _where(base, index)
-    edges = _edges(base, given, where, open)
     like = next(a for a in given if a is not None)
-    _check(base, given, edges, like)
+    where = by_edge.places(base, index, like)
+    edges = by_edge.edges(base, given, where, open)
+    by_edge.check(base, given, edges, like)
     weighted = base.dims[W] > 0
     reads = {X: (Y, W, Z), Y: (X, W, Z), W: (X, Y, Z), Z: (X, Y, W)}
     asked = [s for s in open if edges and all(given[k] is not None or (k == W and not weighted) for k in reads[s])]
-    rows = [None if a is None else _by_edge(base, s, a, where, edges) for s, a in enumerate(given)]
+    rows = [None if a is None else by_edge.gathered(base, s, a, where, edges) for s, a in enumerate(given)]
     found = _Rows(base, rows, edges, fixed != 0.0).run(asked) if asked else {}
-    return [_to_rows(base, s, found.get(s), where, n, like) for s, n in open.items()]
-
-
-# --- rows
-
-
-def _where(base: Program, index: list[Tensor]) -> dict[str, Tensor]:
-    for tensor in index[: len(base.index_kinds)]:
-        if tensor.dtype != torch.int64 or tensor.ndim != 1 or tensor.device.type != "cpu":
-            raise ShapeError(
-                f"an index is {tuple(tensor.shape)} {tensor.dtype} on {tensor.device}; it must be one-dimensional "
-                "int64 on the CPU. Make a Graph of the edges."
-            )
-    where = dict(zip(base.index_kinds, index, strict=False))
-    if len({len(tensor) for tensor in where.values()}) > 1:
-        sizes = {kind: len(tensor) for kind, tensor in where.items()}
-        raise ShapeError(f"the index tensors differ in length: {sizes}; give each one entry an edge.")
-    return where
-
-
-def _edges(base: Program, given: list[Tensor | None], where: dict[str, Tensor], open: dict[int, int]) -> int:
-    if where:
-        return len(next(iter(where.values())))
-    sizes = [len(a) for s, a in enumerate(given) if a is not None and base.rows[s] == EDGE]
-    return (sizes + [n for s, n in open.items() if base.rows[s] == EDGE] + [1])[0]
-
-
-def _check(base: Program, given: list[Tensor | None], edges: int, like: Tensor) -> None:
-    """The last line before native code, also for calls of the op itself: what the kernel reads must be there."""
-    fixed = {EDGE: edges, SHARED: 1}
-    for slot, a in enumerate(given):
-        if a is None:
-            continue
-        rows = fixed.get(base.rows[slot], len(a))
-        if a.shape != (rows, base.dims[slot]) or a.dtype != like.dtype or a.device.type != "cpu":
-            raise ShapeError(
-                f"slot {slot} is {tuple(a.shape)} {a.dtype} on {a.device}; the program reads "
-                f"{(rows, base.dims[slot])} {like.dtype} on cpu.\n  program   {base}"
-            )
-
-
-def _by_edge(base: Program, slot: int, a: Tensor, where: dict[str, Tensor], edges: int) -> Tensor:
-    """An operand's row for every edge; shared weights stay one row."""
-    kind = base.rows[slot]
-    if kind == SHARED:
-        return a.contiguous() if slot == W else a.expand(edges, -1).contiguous()
-    if kind == EDGE:
-        return a.contiguous()
-    try:
-        return a.index_select(0, where[kind])
-    except (IndexError, RuntimeError) as error:
-        raise ShapeError(f"{kind} index out of range: {error}\n  program   {base}") from None
-
-
-def _to_rows(base: Program, slot: int, local: Tensor | None, where: dict[str, Tensor], n: int, like: Tensor) -> Tensor:
-    """A result by edge as rows of its slot."""
-    kind = base.rows[slot]
-    if local is None:
-        return like.new_zeros(n, base.dims[slot])
-    if kind == EDGE or (kind == SHARED and slot == W):
-        return local
-    if kind == SHARED:
-        return local.sum(0, keepdim=True)
-    try:
-        return like.new_zeros(n, base.dims[slot]).index_add_(0, where[kind], local)
-    except (IndexError, RuntimeError) as error:
-        raise ShapeError(f"{kind} index out of range: {error}\n  program   {base}") from None
-
-
-# --- kernels
+    return [by_edge.summed(base, s, found.get(s), where, n, like) for s, n in open.items()]
 
 
 @cache
@@ -292,52 +225,3 @@ class _Mix:
         """Put the gradient of shared weights away."""
         if self.total is not None and self.dw is not None:
             scatter_weights(self.total.t(), self.mixing.parts, self.dw)
-
-
-def multiply(a: Tensor, b: Tensor, out: Tensor) -> None:
-    """out = a b; the other way round where b is narrow (10 columns, MKL on AVX-512: 54 GFLOP/s instead of 15).
-
-    For the same reason a sum of a^T g is kept as its transpose, g^T a (64 instead of 12).
-    """
-    if b.shape[1] % 16:
-        out.copy_(torch.mm(b.t(), a.t()).t())
-    else:
-        torch.mm(a, b, out=out)
-
-
-def gather_weights(w: Tensor | None, parts: list[Part], mul: int, like: Tensor) -> Tensor:
-    """(intermediate channels, `mul` channels of z) of all parts, from w (1, n); 1 for those without weights.
-
-    An absent w is not read: neither z nor the gradient of an input was asked for.
-    """
-    made = []
-    for part in parts:
-        if part.weights is None:
-            made.append(like.new_ones(part.channels, mul))
-        elif w is None:
-            made.append(like.new_empty(part.channels, mul))
-        elif part.turned is None:
-            made.append(w[0, part.weights].view(part.channels, mul))
-        else:
-            made.append(w[0, part.weights].view(*part.turned, mul).transpose(0, 1).reshape(part.channels, mul))
-    return made[0] if len(made) == 1 else torch.cat(made)
-
-
-def scatter_weights(total: Tensor, parts: list[Part], dw: Tensor) -> None:
-    """The reverse, into dw (1, n)."""
-    for part in parts:
-        if part.weights is None:
-            continue
-        matrix = total[part.first : part.first + part.channels]
-        if part.turned is not None:
-            matrix = matrix.view(*part.turned[::-1], -1).transpose(0, 1)
-        dw[0, part.weights] = matrix.reshape(-1)
-
-
-def turn_segment(
-    sizes: tuple[int, int], source: Tensor, to: Tensor, *, turn: bool, split: bool, add: bool = False
-) -> None:
-    """Copy or add rows of a segment (mul, 2l+1), where `turn`ed components outermost after `split`, else channels."""
-    ends = (source.data_ptr(), source.stride(0)), (to.data_ptr(), to.stride(0))
-    run = _C.turn_f64 if source.dtype == torch.float64 else _C.turn_f32
-    run((len(to), *sizes), turn, split, add, *ends, threads())

@@ -43,6 +43,7 @@ def explain(
       eqk1 product mul_ir: x[edge] 2x0e | y[edge] 0e | w[edge] 2 | z[edge] 2x0e : 0 0 0 uvu 1.0
       cpu         runs it
       triton      operands are on cpu; the kernels run on cuda (on the CPU only interpreted, TRITON_INTERPRET=1)
+      matmul      runs it
       reference   runs it
       cuda        operands are on cpu; the kernels run on cuda
     """

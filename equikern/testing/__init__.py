@@ -3,7 +3,19 @@
 `strategies` (hypothesis, optional) is imported by name: `from equikern.testing import strategies`.
 """
 
-from equikern.testing.cases import CASES, LAYERS, Case, Inputs, edge_index, get, inputs, mode_spec, tagged, uvu_paths
+from equikern.testing.cases import (
+    CASES,
+    LAYERS,
+    SWEEPS,
+    Case,
+    Inputs,
+    edge_index,
+    get,
+    inputs,
+    mode_spec,
+    tagged,
+    uvu_paths,
+)  # fmt: skip
 from equikern.testing.compare import assert_close, derivatives, reference, run
 from equikern.testing.radial import RadialNetwork
 from equikern.testing.symmetric import SYMMETRIC, symmetric_derivatives, symmetric_inputs
@@ -12,7 +24,7 @@ from equikern.testing.trace import Calls, force_graph, strip_detach
 from equikern.testing.waits import NoWaits
 
 __all__ = [
-    "CASES", "Calls", "Case", "Inputs", "LAYERS", "NoWaits", "RadialNetwork", "SYMMETRIC", "assert_close",
+    "CASES", "Calls", "Case", "Inputs", "LAYERS", "NoWaits", "RadialNetwork", "SWEEPS", "SYMMETRIC", "assert_close",
     "derivatives", "edge_index", "force_graph", "get", "inputs", "mode_spec", "reference", "run", "strip_detach",
     "symmetric_derivatives", "symmetric_inputs", "tagged", "tolerance", "uvu_paths",
 ]  # fmt: skip

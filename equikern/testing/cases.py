@@ -390,6 +390,11 @@ def _rows() -> list[Case]:
 
 
 CASES: tuple[Case, ...] = (*_real(), *_modes(), *_widths(), *_paths(), *_tables(), *_rows())
+# Few and small, they take every way through the sweeps of the GPU backends: for interpreters, which are slow.
+SWEEPS = (
+    "mul-1", "mul-33", "ir-mul", "paths-meet", "mixed-weights", "unweighted", "shared-mixed", "rows-edge",
+    "rows-edge-shared", "rows-sender-to-edge", "rows-edge-to-receiver", "unread-segments", "isolated-nodes", "no-edges",
+)  # fmt: skip
 
 
 def tagged(*tags: str, without: str = "") -> list[Case]:

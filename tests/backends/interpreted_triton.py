@@ -6,18 +6,13 @@ import pytest
 import torch
 
 from equikern import backends
+from equikern.backends import staged
 from equikern.backends._radial import parse_radial
 from equikern.errors import BackendError
 from equikern.ops import evaluate, plan
 from equikern.ops.radial_embedding import functions
 from equikern.program import painn_message, schnet_message
-from equikern.testing import assert_close, derivatives, get, inputs, reference, tolerance
-
-CASES = [
-    "mul-1", "mul-33", "paths-meet", "mixed-weights", "shared-mixed", "rows-edge", "rows-edge-shared",
-    "rows-sender-to-edge", "rows-edge-to-receiver", "unread-segments", "isolated-nodes", "no-edges", "ir-mul",
-]  # fmt: skip
-
+from equikern.testing import SWEEPS, assert_close, derivatives, get, inputs, reference, tolerance
 
 RADIAL = [
     "radial bessel 5 4.0 0.7 polynomial 6",
@@ -33,7 +28,7 @@ def check(case, dtype, order):
 
 
 @pytest.mark.parametrize("order", [0, 1, 2])
-@pytest.mark.parametrize("id", CASES)
+@pytest.mark.parametrize("id", SWEEPS)
 def test_orders_are_those_of_the_reference(id, order):
     check(get(id), torch.float64, order)
 
@@ -141,3 +136,12 @@ def test_a_row_of_x_that_is_not_there_gives_nan_and_no_fault():
     program, operands = case.program, [*given.operands, torch.empty(0)]
     (z,) = backends.triton.contract(program, operands, list(given.index), [case.edges], [3])
     assert z[1].isnan().all() and z[0].isfinite().all()
+
+
+@pytest.mark.parametrize("id", ["se3-8", "uvw-awkward"])
+def test_products_that_mix_channels_sweep_their_first_stage(id, monkeypatch):
+    case = get(id)
+    monkeypatch.setattr(backends.cpu, "supports", lambda *_: "none")
+    assert backends.triton.supports(staged.stage(case.program.text).program, "cpu", torch.float32) is None
+    got = derivatives(case.program, inputs(case, torch.float32), "matmul", 1)
+    assert_close(got, reference(case, torch.float32, 1), tolerance(case.program, torch.float32, 1, case.longest_sum))

@@ -48,12 +48,13 @@ def test_value_gradient_and_double_gradient_are_those_of_the_reference(case, dty
         assert_close(got, reference(case, dtype, order), allowed, f"{case} {order}")
 
 
+@BACKENDS
 @pytest.mark.parametrize("order", [0, 1, 2])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["f16", "bf16"])
 @pytest.mark.parametrize("id", ["mul-5", "paths-meet", "shared-mixed", "rows-edge"])
-def test_half_types_accumulate_in_float32(id, dtype, order):
+def test_half_types_accumulate_in_float32(id, dtype, order, backend):
     case = get(id)
-    got = derivatives(case.program, inputs(case, dtype).on("cuda"), "triton", order)
+    got = derivatives(case.program, inputs(case, dtype).on("cuda"), backend, order)
     allowed = tolerance(case.program, dtype, order, case.longest_sum) * 4**order  # rounded between the orders
     assert_close(got, reference(case, dtype, order), allowed, str(case))
 

@@ -13,8 +13,7 @@ from torch import Tensor
 
 from equikern.backends._channelwise import channelwise
 from equikern.backends._derived import base_of, expanded
-from equikern.backends.cuda.launch import REALS, sweep
-from equikern.backends.cuda.layout import fits
+from equikern.backends.cuda.launch import NARROW, REALS, sweep
 from equikern.backends.cuda.nvrtc import library
 from equikern.program import Program
 
@@ -23,8 +22,8 @@ name = "cuda"
 
 def unavailable(device: str, dtype: torch.dtype) -> str | None:
     """Why no kernel runs on tensors of a device and dtype; None if they do."""
-    if dtype not in REALS:
-        return f"operands are {dtype}; the kernels have float32 and float64"
+    if dtype not in REALS and dtype not in NARROW:
+        return f"operands are {dtype}; the kernels have float32, float64, float16 and bfloat16"
     if device != "cuda":
         return f"operands are on {device}; the kernels run on cuda"
     if not torch.cuda.is_available():
@@ -40,10 +39,9 @@ def supports(program: Program, device: str, dtype: torch.dtype) -> str | None:
         return reason
     if program.family != "product":
         return f"it has no kernel for the family {program.family!r}"
-    text = program.text.split(" ~")[0]
-    if not channelwise(text):
+    if not channelwise(program.text.split(" ~")[0]):
         return "a path mixes channels or reads several of y, or rows of y or w are indexed"
-    return fits(text, dtype.itemsize)
+    return None
 
 
 def contract(

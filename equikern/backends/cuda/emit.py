@@ -1,138 +1,132 @@
-"""What is emitted for a sweep: constants, tables, and the calls of each unit. The arithmetic is in csrc/cuda."""
+"""What is emitted for a sweep: constants, coefficients, and the calls of each unit. The arithmetic is in csrc/cuda."""
 
 from __future__ import annotations
 
 from functools import cache
+from itertools import accumulate, groupby
+from typing import NamedTuple
 
-from equikern.backends.cuda.layout import Layout, components, layout
+from equikern.backends.cuda.layout import Layout, columns, components
 from equikern.backends.gpu.sweep import HW, HX, HY, NAMES, RESULTS, Sweep, part_columns, sweep_units
-from equikern.backends.gpu.units import Segment, UnitPath, segments
+from equikern.backends.gpu.units import Cell, UnitPath, segments
 from equikern.program import SHARED
 from equikern.program.program import W, X, Y, Z
 
 SUM_THREADS = 128
-_SIZES = {"float": 4, "double": 8}
+
+
+class Reals(NamedTuple):
+    """C types: of the numbers in a row, and what they are computed and summed in."""
+
+    row: str
+    wide: str
 
 
 @cache
-def sweep_source(sweep: Sweep, real: str, chunk: int) -> str:
-    """The kernel of a sweep over numbers of C type `real`; `chunk`: edges of a row where z has a row an edge."""
-    made = layout(sweep, _SIZES[real])
+def sweep_source(sweep: Sweep, made: Layout, reals: Reals, chunk: int) -> str:
+    """The kernel of a sweep; `chunk`: edges of a row of the grid where z has a row an edge."""
     title = f"// {sweep.text}\n// opens {', '.join(RESULTS[s] for s in sweep.open)}"
     title += " of its derivative along hx, hy, hw" if sweep.second else ""
-    units = [_Unit(sweep, made, n).source() for n in range(len(sweep_units(sweep)))]
-    return "\n".join(
-        [
-            title,
-            '#include "sweep.cuh"',
-            "using namespace eqk;",
-            f"using T = {real};",
-            _form(sweep),
-            *units,
-            *_tables(sweep, made),
-            _kernel_constants(sweep, made, chunk),
-            f"EQK_KERNEL(sweep_kernel, {made.warps} * WARP, Operands<T>) {{ sweep<Kernel>(argument); }}",
-            "",
-        ]
-    )
+    units = sweep_units(sweep)
+    lines = [title, '#include "sweep.cuh"', "using namespace eqk;", _form(sweep, made, reals, chunk)]
+    for n, unit in enumerate(units):
+        lines += [*(_path(sweep, path) for path in unit.paths), _Unit(sweep, made, n).source()]
+    lines += [
+        f"using Kernel = Units<{', '.join(f'Unit{n}' for n in range(len(units)))}>;",
+        f"EQK_BOUNDED_KERNEL(sweep_kernel, Form::WARPS * WARP, {made.blocks}, Operands<Form>) {{",
+        "  sweep<Form, Kernel>(argument);",
+        "}",
+    ]
+    return "\n".join([*lines, ""])
 
 
-def _form(sweep: Sweep) -> str:
+def _form(sweep: Sweep, made: Layout, reals: Reals, chunk: int) -> str:
+    shared, parts = sweep.program.rows[W] == SHARED, made.all_tasks
+    types = {"Real": reals.row, "T": reals.wide, "RealX": reals.row if sweep.owner == X else reals.wide}
+    types |= {"RealY": reals.row if parts == 1 else reals.wide, "RealW": reals.wide if shared else reals.row}
     opened = {name: slot in sweep.open for slot, name in enumerate("XYWZ")}
     given = {NAMES[slot].upper(): slot in sweep.given for slot in (HX, HY, HW)}
     flags = opened | {"SECOND": sweep.second, "READS_Y": Y in sweep.given} | given
-    dims = zip(("XDIM", "YDIM", "WDIM", "ZDIM"), sweep.program.dims, strict=True)
+    flags |= {"BY_EDGE": sweep.by_edge, "INDEXED": sweep.indexed}
+    dims = dict(zip(("XDIM", "WDIM", "ZDIM"), (sweep.program.dims[s] for s in (X, W, Z)), strict=True))
+    dims |= {"PARTS": part_columns(sweep)[1]}
+    counts = {"YDIM": sweep.program.dims[Y], "TASKS": parts, "WARPS": made.warps, "AHEAD": made.ahead, "CHUNK": chunk}
     lines = [
+        *(f"  using {name} = {kind};" for name, kind in types.items()),
         f"  static constexpr bool {', '.join(f'{n} = {str(on).lower()}' for n, on in flags.items())};",
-        f"  static constexpr Index {', '.join(f'{n} = {dim}' for n, dim in dims)}, PARTS = {part_columns(sweep)[1]};",
+        f"  static constexpr Index {', '.join(f'{n} = {value}' for n, value in dims.items())};",
+        f"  static constexpr int {', '.join(f'{n} = {value}' for n, value in counts.items())};",
     ]
     return "\n".join(["struct Form {", *lines, "};"])
 
 
-def _tables(sweep: Sweep, made: Layout) -> list[str]:
-    """The coefficients by entry of the matrices, and by column of y."""
-    by_entry: list[list[tuple[int, float]]] = [[] for _ in range(made.all_entries)]
-    by_column: list[list[tuple[int, float]]] = [[] for _ in range(sweep.program.dims[Y])]
-    for unit, firsts in zip(sweep_units(sweep), made.entries, strict=True):
-        for path, first in zip(unit.paths, firsts, strict=True):
-            _, d2, d3 = components(sweep, unit, path)
-            for cell in path.cells:
-                if d2 == 1 and cell.i:
-                    continue  # a multiple of the unit matrix: its first element stands for all
-                entry = first + (0 if d2 == 1 else cell.i * d3 + cell.k)
-                by_entry[entry].append((cell.j, cell.value * path.scale))
-                by_column[cell.j].append((entry, cell.value * path.scale))
-    return [*_table("ENTRY", by_entry), *(_table("COLUMN", by_column) if Y in sweep.open else [])]
-
-
-def _table(name: str, lists: list[list[tuple[int, float]]]) -> list[str]:
-    begins = [0]
-    for cells in lists:
-        begins.append(begins[-1] + len(cells))
-    values = ", ".join(f"{{{at}, T({value!r})}}" for cells in lists for at, value in cells)
-    return [
-        f"EQK_TABLE int {name}_BEGINS[] = {{{', '.join(map(str, begins))}}};",
-        f"EQK_TABLE Cell<T> OF_{name}[] = {{{values}}};",
-    ]
-
-
-def _kernel_constants(sweep: Sweep, made: Layout, chunk: int) -> str:
-    units = sweep_units(sweep)
-    held = max(_Unit(sweep, made, n).held for n in range(len(units)))
-    widest = max(end - first[0] for first, end in zip(made.entries, made.ends, strict=True))
-    numbers = {"WARPS": made.warps, "THREADS": made.warps * 32, "BLOCKS": made.blocks, "BATCH": made.batch}
-    numbers |= {"CHUNK": chunk, "ENTRIES": made.all_entries, "MOMENTS": widest, "HELD": max(held, 1)}
-    flags = {"BY_EDGE": sweep.by_edge, "INDEXED": sweep.indexed}
+def _path(sweep: Sweep, path: UnitPath) -> str:
+    """Sizes and coefficients of a path, by entry of its matrix."""
+    entries: dict[tuple[int, int], list[Cell]] = {}
+    for cell in sorted(path.cells):
+        entries.setdefault((cell.i, cell.k), []).append(cell)
+    x, y, z = components(sweep, path)
     lines = [
-        f"  static constexpr int {', '.join(f'{n} = {value}' for n, value in numbers.items())};",
-        f"  static constexpr bool {', '.join(f'{n} = {str(on).lower()}' for n, on in flags.items())};",
-        f"  using Units = eqk::Units<{', '.join(f'Unit{n}' for n in range(len(units)))}>;",
+        f"struct Path{path.number} {{  // {x} x {y} to {z}",
+        f"  static constexpr int IN = {x};",
+        f"  static constexpr bool WEIGHTED = {str(path.w >= 0).lower()};",
+        f"  static constexpr double SCALE = {path.scale!r};",
+        "  template <class T, class Do>",
+        "  static EQK_DEVICE void entries(Do&& at) {",
+        "    using C = Cell<T>;",
     ]
-    for name in ["entry", "column"] if Y in sweep.open else ["entry"]:
-        upper = name.upper()
-        lines += [
-            f"  static EQK_DEVICE int {name}_begins(int n) {{ return {upper}_BEGINS[n]; }}",
-            f"  static EQK_DEVICE Cell<T> of_{name}(int n) {{ return OF_{upper}[n]; }}",
-        ]
-    return "\n".join(["struct Kernel : Form {", *lines, "};"])
+    for (i, k), cells in sorted(entries.items()):
+        lines.append(f"    at({i}, {k}, {', '.join(f'C{{{c.j}, T({c.value!r})}}' for c in cells)});")
+    return "\n".join([*lines, "  }", "};"])
 
 
 class _Unit:
     """Writes the struct of one unit. An array in registers has the name of its tensor and its segment: g2, hx0."""
 
     def __init__(self, sweep: Sweep, made: Layout, n: int) -> None:
-        self.sweep, self.made, self.n, self.unit = sweep, made, n, sweep_units(sweep)[n]
-        self.given, self.opened, program = set(sweep.given), set(sweep.open), sweep.program
+        self.sweep, self.n, self.unit, program = sweep, n, sweep_units(sweep)[n], sweep.program
+        self.lanes, self.tasks, self.keep = made.lanes[n], made.tasks[n], made.keep
+        self.given, self.opened = set(sweep.given), set(sweep.open)
         self.shared = program.rows[W] == SHARED
-        self.carried: dict[str, int] = {}  # place among the values that are held from edge to edge, over V
-        self.held = 0
+        self.spread = [NAMES[slot] for slot in (Y, HY) if slot in self.given]
         own = sweep.owner == Z and not sweep.by_edge
-        carried = [(f"g{c.number}", c.dim) for c in self.unit.zs if own and Z in self.given]
-        carried += [(f"z{c.number}", c.dim) for c in self.unit.zs if own and Z in self.opened]
-        carried += [(f"dx{a.number}", a.dim) for a in self.unit.xs if sweep.owner == X]
-        carried += [(f"dw{p.number}", 1) for p in self.unit.paths if self.shared and W in self.opened and p.w >= 0]
-        for name, dim in carried:
-            self.carried[name] = self.held
-            self.held += dim * made.lanes[n]
+        # Of the row, held from edge to edge: where they lie, over V.
+        held = [(f"g{c.number}", c.dim) for c in self.unit.zs if own and Z in self.given]
+        held += [(f"z{c.number}", c.dim) for c in self.unit.zs if own and Z in self.opened]
+        held += [(f"dx{a.number}", a.dim) for a in self.unit.xs if sweep.owner == X]
+        held += [(f"dw{p.number}", 1) for p in self.unit.paths if self.shared and W in self.opened and p.w >= 0]
+        ends = list(accumulate((dim for _, dim in held), initial=0))
+        self.held, self.all_held = dict(zip((name for name, _ in held), ends, strict=False)), ends[-1]
 
     def source(self) -> str:
         """The text of the struct."""
-        n, made = self.n, self.made
-        first, end = made.entries[n][0], made.ends[n]
+        arguments, reads = "const Operands<Form>& in", self._reads()
         return "\n".join(
             [
-                f"struct Unit{n} {{",
-                f"  static constexpr int MUL = {self.unit.mul}, V = {made.lanes[n]}, TASKS = {made.tasks[n]};",
-                f"  static constexpr int FIRST_ENTRY = {first}, ENTRIES = {end - first};",
+                f"struct Unit{self.n} {{",
+                "  using T = Form::T;",
+                f"  static constexpr int MUL = {self.unit.mul}, V = {self.lanes}, TASKS = {self.tasks};",
+                f"  static constexpr int HELD = {max(self.all_held, 1)} * V;",
                 *self._names(),
-                "  static EQK_DEVICE void begin(const Operands<T>& in, Index row, int u, T* held) {",
+                "  struct Reads {",
+                *(f"    T {name}[{size} * V];" for name, size, *_ in reads),
+                *(f"    Spread<Form::YDIM, T> {name};" for name in self.spread),
+                "  };",
+                f"  static EQK_DEVICE void read({arguments}, Index e, Index s, int u, int lane, Reads& to) {{",
+                *(f"    {known}{segment}::load({row}, u, to.{name});" for name, _, segment, row, known in reads),
+                *(f"    to.{name}.load(in.{name} + e * Form::YDIM, lane);" for name in self.spread),
+                "  }",
+                "  static EQK_DEVICE void missing(Reads& of) {",
+                *(f"    fill(of.{name}, not_a_number<T>());" for name, *_, known in reads if known),
+                "  }",
+                "  static EQK_DEVICE bool inside(int u) { return MUL % (V * WARP) == 0 || u < MUL; }",
+                f"  static EQK_DEVICE void begin({arguments}, Index row, int u, T* held) {{",
                 *self._begin(),
                 "  }",
-                "  static EQK_DEVICE void edge(const Operands<T>& in, const T* m, const T* h, Index e, Index s, int u,",
-                "                              int lane, T* held, T* moments) {",
+                f"  static EQK_DEVICE void edge({arguments}, const Reads& of, Index e, int u, T* held, T* dy) {{",
                 *self._edge(),
                 "  }",
-                "  static EQK_DEVICE void end(const Operands<T>& in, Index row, int u, T* held) {",
+                f"  static EQK_DEVICE void end({arguments}, Index row, int u, T* held) {{",
                 *self._end(),
                 "  }",
                 "};",
@@ -142,103 +136,112 @@ class _Unit:
     def _names(self) -> list[str]:
         """The segments of x and z, of the weights, and of an edge's gradient of x."""
         order = "true" if self.sweep.program.layout == "mul_ir" else "false"
-        columns = [(f"X{a.number}", a.start, a.dim, order) for a in self.unit.xs]
-        columns += [(f"Z{c.number}", c.start, c.dim, order) for c in self.unit.zs]
-        columns += [(f"W{p.number}", p.w, 1, "false") for p in self.unit.paths if p.w >= 0]
+        once = "false, false" if self.keep else "false, true"
+        names = [(f"X{a.number}", a.start, a.dim, order) for a in self.unit.xs]
+        names += [(f"Z{c.number}", c.start, c.dim, order) for c in self.unit.zs]
+        names += [
+            (f"W{p.number}", p.w, 1, "false, false" if self.shared else once) for p in self.unit.paths if p.w >= 0
+        ]
         if X in self.opened and self.sweep.owner == Z:
             at = part_columns(self.sweep)[0]
-            columns += [(f"P{a.number}", at[self.n, a.number], a.dim, "false") for a in self.unit.xs]
-        return [f"  using {name} = Segment<{start}, MUL, {dim}, V, {o}>;" for name, start, dim, o in columns]
+            names += [(f"P{a.number}", at[self.n, a.number], a.dim, once) for a in self.unit.xs]
+        return [f"  using {name} = Segment<{start}, MUL, {dim}, V, {o}>;" for name, start, dim, o in names]
+
+    def _reads(self) -> list[tuple[str, int, str, str, str]]:
+        """What is read for an edge: array, components, segment, row, and whether that is there."""
+        found = []
+        for slot, letter, of in ((X, "X", self.unit.xs), (HX, "X", self.unit.xs), (Z, "Z", self.unit.zs)):
+            row = "e" if slot == Z and self.sweep.owner == Z else "s"
+            for s in of if slot in self.given else ():
+                if (name := f"{NAMES[slot]}{s.number}") not in self.held:
+                    source = f"in.{NAMES[slot]}, {row} * Form::{letter}DIM"
+                    found.append((name, s.dim, f"{letter}{s.number}", source, "if (s >= 0) " if row == "s" else ""))
+        for slot in (W, HW):
+            for path in self.unit.paths if slot in self.given else ():
+                if path.w >= 0:
+                    name = NAMES[slot]
+                    found.append((f"{name}{path.number}", 1, f"W{path.number}", f"in.{name}, {self._row_of_w()}", ""))
+        return found
+
+    def _row_of_w(self) -> str:
+        return "0" if self.shared else "e * Form::WDIM"
 
     def _begin(self) -> list[str]:
-        loads = [(f"Z{c.number}", f"g{c.number}") for c in self.unit.zs if f"g{c.number}" in self.carried]
-        return [f"    {s}::load(row_of(in.g, row, Form::ZDIM), u, {self._array(name)});" for s, name in loads]
+        loads = [(f"Z{c.number}", f"g{c.number}") for c in self.unit.zs if f"g{c.number}" in self.held]
+        return [f"    {s}::load(in.g, row * Form::ZDIM, u, {self._array(name)});" for s, name in loads]
 
     def _edge(self) -> list[str]:
-        lines = []
-        for slot, segment in ((X, "X"), (HX, "X"), (Z, "Z")):
-            if slot in self.given:
-                owned = slot == Z and self.sweep.owner == Z
-                row = "e" if owned else "s"
-                for s in self.unit.zs if segment == "Z" else self.unit.xs:
-                    name = f"{NAMES[slot]}{s.number}"
-                    if name not in self.carried:
-                        lines.append(f"    T {name}[{s.dim} * V];")
-                        source = f"row_of(in.{NAMES[slot]}, {row}, Form::{segment}DIM)"
-                        lines.append(f"    {segment}{s.number}::load({source}, u, {name});")
         sums = [(f"dx{a.number}", a) for a in self.unit.xs if X in self.opened]
         sums += [(f"z{c.number}", c) for c in self.unit.zs if Z in self.opened]
-        lines += [f"    T {name}[{s.dim} * V] = {{}};" for name, s in sums if name not in self.carried]
-        for path, entry in zip(self.unit.paths, self.made.entries[self.n], strict=True):
-            lines += self._path(path, entry)
+        lines = [f"    T {name}[{s.dim} * V] = {{}};" for name, s in sums if name not in self.held]
+        lines.append("    T y[Form::YDIM], hy[Form::YDIM];")
+        # Paths of the same columns of y follow each other: these are gathered once, and only while they are needed.
+        for read, paths in groupby(sorted(self.unit.paths, key=columns), key=columns):
+            lines += [f"    of.{name}.gather<{', '.join(map(str, read))}>({name});" for name in self.spread]
+            for path in paths:
+                lines += self._path(path)
         for a in self.unit.xs:
-            if X in self.opened and f"dx{a.number}" not in self.carried:
-                lines.append(f"    P{a.number}::store(in.dx + e * Form::PARTS, u, dx{a.number});")
+            if X in self.opened and f"dx{a.number}" not in self.held:
+                lines.append(f"    P{a.number}::store(in.dx, e * Form::PARTS, u, dx{a.number});")
         for c in self.unit.zs:
-            if Z in self.opened and f"z{c.number}" not in self.carried:
-                lines.append(f"    Z{c.number}::store(in.z + e * Form::ZDIM, u, z{c.number});")
+            if Z in self.opened and f"z{c.number}" not in self.held:
+                lines.append(f"    Z{c.number}::store(in.z, e * Form::ZDIM, u, z{c.number});")
         return lines
 
-    def _path(self, path: UnitPath, entry: int) -> list[str]:
-        d1, d2, d3 = components(self.sweep, self.unit, path)
-        kind, weighted = f"Diagonal<{d1}>" if d2 == 1 else f"Dense<{d1}, {d3}>", path.w >= 0
-        lines, n = [], path.number
-        offset = "" if self.shared else " + e * Form::WDIM"
-        for slot, name in ((W, "w"), (HW, "hw")):
-            if weighted and slot in self.given:
-                lines.append(f"      T {name}[V]; W{n}::load(in.{name}{offset}, u, {name});")
-        into = W in self.opened and weighted and not self.shared
-        lines += ["      T dw[V] = {};"] if into else []
-        dw = "dw" if into else self._array(f"dw{n}")
-        arrays = [self._array(f"x{path.x}"), self._array(f"hx{path.x}"), self._array(f"g{path.z}")]
-        arrays += [self._array(f"z{path.z}"), self._array(f"dx{path.x}"), dw]
-        weights = [name if weighted and slot in self.given else "nullptr" for slot, name in ((W, "w"), (HW, "hw"))]
-        moments = f"moments + {entry - self.made.entries[self.n][0]}"
-        lines += [
-            f"      path<Form, {kind}, V, {str(weighted).lower()}, T>(",
-            f"          m + {entry}, h + {entry}, {', '.join([*weights, *arrays])}, lane, {moments});",
-        ]
-        lines += [f"      W{n}::store(in.dw{offset}, u, dw);"] if into else []
-        return [f"    {{  // path {n}", *lines, "    }"]
+    def _path(self, path: UnitPath) -> list[str]:
+        n = path.number
+        by_edge = W in self.opened and path.w >= 0 and not self.shared
+        names = [f"w{n}", f"hw{n}", f"x{path.x}", f"hx{path.x}", "y", "hy", f"g{path.z}", f"z{path.z}", f"dx{path.x}"]
+        arrays = [name if name.endswith("y") else self._array(name) for name in names]
+        arrays += ["dw" if by_edge else self._array(f"dw{n}"), "dy"]
+        call = f"path<Form, Path{n}, V, T>({', '.join(arrays)});"
+        if not by_edge:
+            return [f"    {call}"]
+        store = f"W{n}::store(in.dw, {self._row_of_w()}, u, dw);"
+        return ["    {", "      T dw[V] = {};", f"      {call}", f"      {store}", "    }"]
 
     def _end(self) -> list[str]:
         lines = []
-        for letter, of, pointer in (("z", self.unit.zs, "z"), ("dx", self.unit.xs, "dx")):
+        for letter, of in (("z", self.unit.zs), ("dx", self.unit.xs)):
             for s in of:
-                if (name := f"{letter}{s.number}") in self.carried:
+                if (name := f"{letter}{s.number}") in self.held:
                     segment = letter[-1].upper()
-                    row = f"row_of(in.{pointer}, row, Form::{segment}DIM)"
+                    row = f"in.{letter}, row * Form::{segment}DIM"
                     lines.append(f"    {segment}{s.number}::store({row}, u, {self._array(name)});")
         for path in self.unit.paths:
-            if (name := f"dw{path.number}") in self.carried:
-                lines.append(f"    W{path.number}::store(row_of(in.dw, row, Form::WDIM), u, {self._array(name)});")
+            if (name := f"dw{path.number}") in self.held:
+                lines.append(f"    W{path.number}::store(in.dw, row * Form::WDIM, u, {self._array(name)});")
         return lines
 
     def _array(self, name: str) -> str:
-        """An array of the unit: held from edge to edge, of this edge, or none."""
-        if name in self.carried:
-            return f"held + {self.carried[name]}"
+        """An array of the unit: held from edge to edge, read for this edge, a sum of it, or none."""
+        if name in self.held:
+            return f"held + {self.held[name]} * V"
+        if any(name == read for read, *_ in self._reads()):
+            return f"of.{name}"
         letters = name.rstrip("0123456789")
-        there = letters in ("dx", "z") and {"dx": X, "z": Z}[letters] in self.opened
-        there |= letters in ("x", "hx", "g") and NAMES.index(letters) in self.given
-        return name if there else "nullptr"
-
-
-def _summed(sweep: Sweep) -> list[Segment]:
-    read = {number for _, number in part_columns(sweep)[0]}
-    return [s for s in segments(sweep.program.operands[X].irreps) if s.number in read]  # type: ignore[arg-type]
+        return name if letters in ("dx", "z") and {"dx": X, "z": Z}[letters] in self.opened else "nullptr"
 
 
 @cache
-def sum_source(sweep: Sweep, real: str) -> str:
+def sum_source(sweep: Sweep, reals: Reals) -> str:
     """The kernel that sums the gradients of x that a sweep wrote for each edge, over the edges of a row of x."""
     at, width = part_columns(sweep)
     order = "true" if sweep.program.layout == "mul_ir" else "false"
-    lines = []
-    for segment in _summed(sweep):
+    summed = []
+    for segment in segments(sweep.program.operands[X].irreps):  # type: ignore[arg-type]
         firsts = [first for (_, number), first in at.items() if number == segment.number]
-        numbers = ", ".join(map(str, (segment.start, segment.mul, segment.dim, order, *firsts)))
-        call = f"argument, blockIdx.x, {width}, {sweep.program.dims[X]}, threadIdx.x, {SUM_THREADS}"
-        lines.append(f"  Summed<{numbers}>::sum({call});")
-    head = f'// {sweep.text}\n#include "sum.cuh"\nusing namespace eqk;\n'
-    return "\n".join([f"{head}EQK_KERNEL(sum_kernel, {SUM_THREADS}, Parts<{real}>) {{", *lines, "}", ""])
+        if firsts:
+            numbers = ", ".join(map(str, (segment.start, segment.mul, segment.dim, order, *firsts)))
+            summed.append(f"Summed<{numbers}>")
+    lines = [
+        f"// {sweep.text}",
+        '#include "sum.cuh"',
+        "using namespace eqk;",
+        f"using Segments = Concatenated<{', '.join(summed)}>;",
+        f"using Argument = Parts<{reals.wide}, {reals.row}>;",
+        f"EQK_KERNEL(sum_kernel, {SUM_THREADS}, Argument) {{",
+        f"  sum<Segments, {width}, {sweep.program.dims[X]}, {SUM_THREADS}>(argument);",
+        "}",
+    ]
+    return "\n".join([*lines, ""])

@@ -9,32 +9,36 @@ import torch
 from torch import Tensor
 
 from equikern.backends.cuda import driver, emit
-from equikern.backends.cuda.layout import WARP, layout
+from equikern.backends.cuda.emit import Reals
+from equikern.backends.cuda.layout import CHUNK, WARP, Tuning, layout, tuned
 from equikern.backends.gpu import launch
 from equikern.backends.gpu.sweep import NAMES, RESULTS, Sweep
 from equikern.program import Program
 
 REALS = {torch.float32: "float", torch.float64: "double"}
-ALIGNMENT = 32  # bytes that a lane reads at once, at most
+NARROW = {torch.float16: "Half", torch.bfloat16: "BFloat16"}  # computed in float32
+ALIGNMENT = 16  # bytes that a lane reads at once, at most
 
 
 class CudaKernels(launch.Kernels):
-    """The kernels of a sweep: a row of z (or of x) is a block of threads, or several."""
+    """The kernels of a sweep: a warp has a unit and a block of channels of a row."""
 
-    def __init__(self, dtype: torch.dtype, sweep: Sweep) -> None:
-        self.layout = layout(sweep, dtype.itemsize)
-        super().__init__(sweep, parts=self.layout.blocks, chunk=self.layout.batch)
-        self.real = REALS[dtype]
+    def __init__(self, dtype: torch.dtype, sweep: Sweep, tuning: Tuning | None = None) -> None:
+        self.reals = Reals(NARROW[dtype], "float") if dtype in NARROW else Reals(REALS[dtype], REALS[dtype])
+        tuning = tuning or tuned(sweep)
+        sweep = sweep._replace(widest=tuning.widest)
+        self.layout = layout(sweep, max(dtype.itemsize, 4), tuning)
+        super().__init__(sweep, parts=self.layout.all_tasks, chunk=CHUNK)
 
     @cached_property
     def source(self) -> str:
         """Of the sweep."""
-        return emit.sweep_source(self.sweep, self.real, self.chunk)
+        return emit.sweep_source(self.sweep, self.layout, self.reals, self.chunk)
 
     @cached_property
     def sum_source(self) -> str:
         """Of the sum of the gradients of x that the sweep writes by edge."""
-        return emit.sum_source(self.sweep, self.real)
+        return emit.sum_source(self.sweep, self.reals)
 
     def run(self, values: dict[str, Any], rows: int, dtype: torch.dtype) -> None:
         """Start the sweep. The arguments are those of `Operands` in sweep.cuh."""
@@ -42,9 +46,11 @@ class CudaKernels(launch.Kernels):
         written = [values.get(name) for name in RESULTS]
         index = values.get("x_index", values.get("z_index"))
         tensors = [*read, *written, index, values.get("ptr"), values.get("order")]
-        counts = [values["edges"], values["x_rows" if "x_index" in values else "z_rows"]]
-        grid = (rows, self.layout.blocks)
-        driver.start(self.source, "sweep_kernel", grid, self.layout.warps * WARP, [*map(_address, tensors), *counts])
+        counts = [values["edges"], values["x_rows" if "x_index" in values else "z_rows"], rows]
+        grid = -(-rows * self.parts // self.layout.warps)
+        driver.start(
+            self.source, "sweep_kernel", (grid, 1), self.layout.warps * WARP, [*map(_address, tensors), *counts]
+        )
 
     def run_sum(self, part: Tensor, dx: Tensor, graph: tuple[Tensor, ...]) -> None:
         """Start the sum of the gradients of x. The arguments are those of `Parts` in sum.cuh."""
@@ -62,9 +68,9 @@ def _aligned(tensor: Tensor | None) -> Tensor | None:
 
 
 @cache
-def maker(dtype: torch.dtype) -> launch.Make:
+def maker(dtype: torch.dtype, tuning: Tuning | None = None) -> launch.Make:
     """What makes the kernels for operands of a dtype."""
-    return partial(CudaKernels, dtype)
+    return partial(CudaKernels, dtype, tuning=tuning)
 
 
 def sweep(base: Program, operands: list[Tensor], *arguments: Any, **options: Any) -> list[Tensor]:

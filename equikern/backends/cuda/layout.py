@@ -1,96 +1,103 @@
-"""How a sweep is laid out on a device: channels a lane, warps and blocks of a row, edges that share a barrier."""
+"""How a sweep is laid out on a device: channels a lane, warps of a row and of a block, edges that are read ahead."""
 
 from __future__ import annotations
 
 from functools import cache
-from itertools import accumulate
 from typing import NamedTuple
 
-from equikern.backends.gpu.sweep import HY, Sweep, held, sweep_units
-from equikern.backends.gpu.units import Unit, UnitPath
+from equikern.backends.gpu.sweep import HW, HX, HY, Sweep, sweep_units
+from equikern.backends.gpu.units import WIDEST, Unit, UnitPath
 from equikern.program import SHARED
 from equikern.program.program import W, X, Y, Z
 
 WARP = 32
-WARPS = 8  # of a block, at most: 256 threads may have 255 registers each
-REGISTERS = 96  # that the values of a lane may take where it has several channels
-READ = 4  # entries of a matrix that are read at once (path.cuh)
-BATCH = 8  # edges that share a barrier
-SHARED_BYTES = 24 * 1024  # of a block, so that several are on a multiprocessor
-MOST_SHARED_BYTES = 48 * 1024  # that a kernel may declare
+READ = 16  # bytes that a lane reads at once, at most
+FILE = 65536  # registers of a multiprocessor
+OTHER = 48  # registers a lane for addresses and counts
+CHUNK = 16  # edges of a row of the grid where z has a row an edge
+
+
+class Tuning(NamedTuple):
+    """What a device decides. `values`: registers that a lane's values may take, which says how many channels it has;
+    `registers`: that the compiler may give a lane; `warps` of a block; `ahead`: edges that are read ahead; `widest`:
+    values a channel of a unit; `keep`: whether caches keep what is read or written once.
+    """
+
+    values: int
+    registers: int
+    warps: int = 1
+    ahead: int = 1
+    widest: int = WIDEST
+    keep: bool = False
+
+
+FORWARD, BACKWARD, SECOND = Tuning(128, 128), Tuning(128, 128), Tuning(145, 168, widest=62)
 
 
 class Layout(NamedTuple):
-    """Of a sweep; by unit: channels a lane, warps; and for each path of each unit where its matrix begins."""
+    """Of a sweep; by unit: channels a lane, warps. `blocks`: that a multiprocessor is to have room for."""
 
     lanes: tuple[int, ...]
     tasks: tuple[int, ...]
-    entries: tuple[tuple[int, ...], ...]
-    ends: tuple[int, ...]
     warps: int
     blocks: int
-    batch: int
-    shared: int
+    ahead: int
+    keep: bool
 
     @property
-    def all_entries(self) -> int:
-        """Entries of an edge's matrices."""
-        return self.ends[-1]
+    def all_tasks(self) -> int:
+        """Warps of a row."""
+        return sum(self.tasks)
 
 
-def components(sweep: Sweep, unit: Unit, path: UnitPath) -> tuple[int, int, int]:
+def tuned(sweep: Sweep) -> Tuning:
+    """The one in use, by form."""
+    return SECOND if sweep.second else FORWARD if sweep.open == (Z,) else BACKWARD
+
+
+def components(sweep: Sweep, path: UnitPath) -> tuple[int, int, int]:
     """2l+1 of a path's x, y and z."""
-    sizes = {s.number: s.dim for s in unit.xs}, {s.number: s.dim for s in unit.zs}
     program = sweep.program
-    y = program.operands[Y].irreps[program.paths[path.number].in2].ir.dim  # type: ignore[index]
-    return sizes[0][path.x], y, sizes[1][path.z]
+    of = program.paths[path.number]
+    places = (X, of.in1), (Y, of.in2), (Z, of.out)
+    x, y, z = (program.operands[slot].irreps[n].ir.dim for slot, n in places)  # type: ignore[index]
+    return x, y, z
 
 
-def _entries(sweep: Sweep, unit: Unit, path: UnitPath) -> int:
-    d1, d2, d3 = components(sweep, unit, path)
-    return 1 if d2 == 1 else d1 * d3
+def columns(path: UnitPath) -> list[int]:
+    """The columns of y that a path reads."""
+    return sorted({cell.j for cell in path.cells})
 
 
-def _lanes(sweep: Sweep, unit: Unit, size: int) -> int:
+def registers(sweep: Sweep, unit: Unit, lanes: int, ahead: int, size: int) -> int:
+    """About what a lane's values take, `size` bytes each."""
+    zs, xs = sum(segment.dim for segment in unit.zs), sum(segment.dim for segment in unit.xs)
+    reads_z, opens_z, weights = Z in sweep.given, Z in sweep.open, sum(path.w >= 0 for path in unit.paths)
+    read = xs * ((X in sweep.given) + (HX in sweep.given)) + weights * ((W in sweep.given) + (HW in sweep.given))
+    held = zs * (reads_z + opens_z) + xs * (X in sweep.open) + weights * (W in sweep.open) / 4
+    held += max(segment.dim for segment in unit.xs) * (4 if sweep.second else 2 if Y in sweep.open else 1)
+    read_y = max(len(columns(path)) for path in unit.paths) * ((Y in sweep.given) + (HY in sweep.given))
+    spread = read_y + len({cell.j for path in unit.paths for cell in path.cells}) * (Y in sweep.open)
+    return int((lanes * (held + (1 + ahead) * read) + spread) * max(size // 4, 1)) + OTHER
+
+
+def _lanes(sweep: Sweep, unit: Unit, given: Tuning, size: int) -> int:
     """Channels a lane: as many as fit its registers and leave every read aligned."""
     program = sweep.program
-    columns = [s.start for s in (*unit.xs, *unit.zs)] + [p.w for p in unit.paths if p.w >= 0]
-    columns += [program.dims[X], program.dims[Z]] + ([program.dims[W]] if program.rows[W] != SHARED else [])
+    starts = [s.start for s in (*unit.xs, *unit.zs)] + [p.w for p in unit.paths if p.w >= 0]
+    starts += [program.dims[X], program.dims[Z]] + ([program.dims[W]] if program.rows[W] != SHARED else [])
     for lanes in (4, 2):
-        aligned = all(column % lanes == 0 for column in columns) and unit.mul % (lanes * WARP) == 0
-        if aligned and lanes * held(sweep, unit) * size // 4 <= REGISTERS:
+        aligned = all(column % lanes == 0 for column in starts) and unit.mul % (lanes * WARP) == 0
+        if aligned and lanes * size <= READ and registers(sweep, unit, lanes, given.ahead, size) <= given.values:
             return lanes
     return 1
 
 
 @cache
-def layout(sweep: Sweep, size: int) -> Layout:
-    """Of a sweep over numbers of `size` bytes."""
+def layout(sweep: Sweep, size: int, given: Tuning) -> Layout:
+    """Of a sweep over numbers that are computed in `size` bytes."""
     units = sweep_units(sweep)
-    lanes = tuple(_lanes(sweep, unit, size) for unit in units)
+    lanes = tuple(_lanes(sweep, unit, given, size) for unit in units)
     tasks = tuple(-(-unit.mul // (n * WARP)) for unit, n in zip(units, lanes, strict=True))
-    blocks = max(-(-sum(tasks) // WARPS), 1)
-    warps = -(-sum(tasks) // blocks)
-    begins, ends, at = [], [], 0
-    for unit in units:
-        padded = [-(-_entries(sweep, unit, path) // READ) * READ for path in unit.paths]
-        *starts, at = accumulate(padded, initial=at)
-        begins.append(tuple(starts))
-        ends.append(at)
-    widest = max((end - first[0] for first, end in zip(begins, ends, strict=True)), default=0)
-    an_edge = size * (at * (2 if HY in sweep.given else 1) + (warps * widest if Y in sweep.open else 0)) + 16
-    batch = BATCH
-    while batch > 1 and batch * an_edge > SHARED_BYTES:
-        batch //= 2
-    return Layout(lanes, tasks, tuple(begins), tuple(ends), warps, blocks, batch, batch * an_edge)
-
-
-@cache
-def fits(text: str, size: int) -> str | None:
-    """None if an edge's matrices fit the memory that a block shares, for every order, else the reason in words."""
-    everything = tuple(range(7))
-    orders = [Sweep(text, (X, Y, W, Z), everything, second=True), Sweep(text, (X,), everything, second=True, owner=X)]
-    needed = max(layout(sweep, size).shared for sweep in orders)
-    if needed > MOST_SHARED_BYTES:
-        return f"the matrices of an edge take {needed} bytes of shared memory; a block has {MOST_SHARED_BYTES}"
-    return None
+    blocks = FILE // (min(given.registers * size // 4, 255) * given.warps * WARP)
+    return Layout(lanes, tasks, given.warps, max(blocks, 1), given.ahead, given.keep)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import NamedTuple
 
-from equikern.backends.gpu.units import Unit, units
+from equikern.backends.gpu.units import WIDEST, Unit, units
 from equikern.program import EDGE, Program, parse
 from equikern.program.program import X, Y, Z
 
@@ -32,6 +32,7 @@ class Sweep(NamedTuple):
     fixed: bool = True  # unweighted paths take part
     owner: int = Z
     table: tuple[int, ...] = ()
+    widest: int = WIDEST  # values a channel of a unit
 
     @property
     def program(self) -> Program:
@@ -59,7 +60,7 @@ class Sweep(NamedTuple):
 def sweep_units(sweep: Sweep) -> tuple[Unit, ...]:
     """The units of a sweep."""
     whole = "x" if sweep.owner == X else "z" if Z in sweep.open else ""
-    return units(sweep.text, whole, sweep.second, sweep.fixed)
+    return units(sweep.text, whole, sweep.second, sweep.fixed, sweep.widest)
 
 
 def held(sweep: Sweep, unit: Unit) -> int:

@@ -84,7 +84,7 @@ def _tidy(value: float) -> float:
 
 
 @cache
-def units(text: str, whole: str, second: bool, fixed: bool) -> tuple[Unit, ...]:
+def units(text: str, whole: str, second: bool, fixed: bool, widest: int = WIDEST) -> tuple[Unit, ...]:
     """The units of a product program. `whole`: the operand, "x" or "z", whose segments are summed and so stay in one
     unit, "" if none; `second`: twice the values are kept; not `fixed`: unweighted paths drop out.
     """
@@ -100,7 +100,7 @@ def units(text: str, whole: str, second: bool, fixed: bool) -> tuple[Unit, ...]:
     groups: list[list[UnitPath]] = []
     for path in paths:
         same = [g for g in groups if whole and any(getattr(o, whole) == getattr(path, whole) for o in g)]
-        near = [g for g in groups if any(other.x == path.x for other in g) and cost([*g, path]) <= WIDEST]
+        near = [g for g in groups if any(other.x == path.x for other in g) and cost([*g, path]) <= widest]
         if same or near:
             (same or near)[0].append(path)
         else:

@@ -1,0 +1,197 @@
+"""Times the CUDA C++ kernels under a dozen layouts on the device, against those of Triton: what `layout.py` decides.
+
+    python bench/tune_cuda.py [--cases mace ...] [--edges 300000] [--out bench/out/tune_cuda.json] [--no-triton] [--dry]
+
+Sweeps alone, as in `gpu.py`: z, the gradients of all inputs, all of the double backward. Kernels are compiled by as
+many processes as there are cores, then timed one by one; each result is compared with that of the layout in use
+(float32, in units of its largest element). `--dry` compiles two layouts of each case and times nothing: no device is
+needed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from itertools import repeat
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import gpu
+import torch
+
+from equikern.backends.cuda import nvrtc
+from equikern.backends.cuda.launch import maker
+from equikern.backends.cuda.layout import Tuning
+from equikern.backends.gpu import launch
+from equikern.backends.triton.launch import TritonKernels
+from equikern.errors import BackendError
+from equikern.program.program import X
+
+CASES = ("mace", "nequip", "sevennet", "painn")
+FORMS = {"forward": [3], "backward": [0, 1, 2], "double backward": [0, 1, 2, 3]}
+# values (so, channels a lane), registers (so, warps on a multiprocessor), warps of a block, edges read ahead, values of
+# a unit, whether caches keep what is read and written once
+TUNINGS = {
+    "forward": [
+        *(Tuning(v, r) for v, r in ((1, 255), (1, 128), (1, 96), (1, 80), (128, 128), (168, 168), (255, 255))),
+        *(Tuning(v, r, ahead=0) for v, r in ((1, 96), (128, 128), (168, 168))),
+        *(Tuning(v, r, ahead=2) for v, r in ((1, 128), (128, 128), (168, 168))),
+        Tuning(128, 128, warps=4),
+        Tuning(128, 128, keep=True),
+        Tuning(128, 128, widest=30),
+    ],
+    "backward": [
+        *(Tuning(v, r) for v, r in ((1, 255), (1, 168), (1, 128), (1, 96), (128, 128), (168, 168), (255, 255))),
+        *(Tuning(v, r, ahead=0) for v, r in ((1, 96), (1, 128), (168, 168))),
+        *(Tuning(v, r, ahead=2) for v, r in ((1, 168), (168, 168))),
+        Tuning(128, 128, warps=4),
+        Tuning(128, 128, keep=True),
+        Tuning(128, 128, widest=30),
+    ],
+    "double backward": [
+        *(Tuning(v, r, widest=80) for v, r in ((1, 255), (1, 168), (145, 168), (220, 255), (255, 255))),
+        *(Tuning(v, r, ahead=0, widest=80) for v, r in ((1, 128), (1, 168), (220, 255))),
+        *(Tuning(v, r, ahead=2, widest=80) for v, r in ((1, 255), (220, 255))),
+        Tuning(145, 168, warps=4, widest=80),
+        Tuning(145, 168, widest=80, keep=True),
+        *(Tuning(v, r, widest=w) for v, r, w in ((1, 168, 56), (220, 255, 56), (1, 168, 38), (1, 128, 38))),
+    ],
+}
+
+
+class Job:
+    """A form of a case: its program, and a call of it with the kernels of a make."""
+
+    def __init__(self, case: str, form: str) -> None:
+        self.case, self.form, self.program = case, form, gpu.program_of(case)
+        self.open, self.second = FORMS[form], form == "double backward"
+
+    def kernels(self, make: launch.Make) -> list[launch.Kernels]:
+        """What a call starts."""
+        text, given = self.program.text, tuple(range(7 if self.second else 4))
+        rest = tuple(self.open)
+        made = []
+        if launch.own_pass(text, rest, given, self.second, True):
+            made.append(launch.kernels(make, text, (X,), given, self.second, True, X))
+            rest = tuple(s for s in rest if s != X)
+        return [*made, launch.kernels(make, text, rest, given, self.second, True)]
+
+    def sources(self, make: launch.Make) -> list[str]:
+        """Of the CUDA kernels that a call starts."""
+        made = self.kernels(make)
+        sums = [k.sum_source for k in made if X in k.sweep.open and k.sweep.owner != X]  # type: ignore[attr-defined]
+        return [*(k.source for k in made), *sums]  # type: ignore[attr-defined]
+
+    def call(self, load: gpu.Workload, make: launch.Make) -> Callable[[], list[torch.Tensor]]:
+        """The sweep on a graph's operands."""
+        torch.manual_seed(1)
+        operands = [*load.operands, torch.randn(load.nodes, self.program.dims[3], device=load.edge_index.device)]
+        operands += [torch.randn_like(t) for t in load.operands] if self.second else []
+        rows = {s: {"edge": load.edges}.get(self.program.rows[s], load.nodes) for s in self.open}
+        return lambda: launch.sweep(make, self.program, operands, load.graph.index, rows, second=self.second)
+
+
+def candidates(job: Job, few: bool) -> dict[str, launch.Make]:
+    """Layouts by tuning, those of equal kernels once, the one in use first."""
+    found: dict[str, launch.Make] = {}
+    seen: set[tuple[str, ...]] = set()
+    for given in [None, *TUNINGS[job.form][: 1 if few else None]]:
+        make = maker(torch.float32, given)
+        if (sources := tuple(job.sources(make))) not in seen:
+            seen.add(sources)
+            found["in use" if given is None else " ".join(str(int(n)) for n in given)] = make
+    return found
+
+
+def compile(source: str, arch: int) -> str | None:
+    """Into the cache on disk; what the compiler has against it."""
+    try:
+        nvrtc.cubin(source, arch)
+    except BackendError as reason:
+        return str(reason)
+    return None
+
+
+def warm_triton(case: str, form: str) -> subprocess.Popen[bytes]:
+    """Compiles into Triton's cache on disk, in a process of its own."""
+    return subprocess.Popen([sys.executable, __file__, "--warm", case, form])
+
+
+def measure(job: Job, load: gpu.Workload, makes: dict[str, launch.Make], triton: bool) -> list[dict[str, Any]]:
+    """A row for each layout: milliseconds, channels a lane and warps by unit, difference to the one in use."""
+    found, expected = [], None
+    for name, make in {**makes, **({"triton": TritonKernels} if triton else {})}.items():
+        call = job.call(load, make)
+        try:
+            got = call()
+            expected = expected or got
+            error = max(float((a - b).abs().max() / b.abs().max()) for a, b in zip(got, expected, strict=True))
+            took = gpu.seconds(call, "cuda", budget=0.04)["median"]
+        except (BackendError, torch.OutOfMemoryError) as reason:
+            print(f"{job.case} {job.form} {name}: {reason}")
+            continue
+        lanes = [k.layout.lanes for k in job.kernels(make)] if name != "triton" else ""  # type: ignore[attr-defined]
+        row = {"case": job.case, "form": job.form, "layout": name, "ms": took * 1e3, "error": error}
+        found.append(row | {"lanes": str(lanes)})
+        torch.cuda.empty_cache()
+    return found
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """As markdown, the fastest of each sweep first."""
+    lines = [
+        "| case | sweep | values registers warps ahead widest keep | channels a lane | ms | difference |",
+        "|" + "---|" * 6,
+    ]
+    for row in sorted(rows, key=lambda r: (CASES.index(r["case"]), list(FORMS).index(r["form"]), r["ms"])):
+        cells = row["case"], row["form"], row["layout"], row["lanes"], f"{row['ms']:.3f}", f"{row['error']:.0e}"
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", nargs="+", default=list(CASES), choices=CASES)
+    parser.add_argument("--edges", type=int, default=300_000)
+    parser.add_argument("--out", type=Path, default=Path("bench/out/tune_cuda.json"))
+    parser.add_argument("--arch", type=int, default=90)
+    parser.add_argument("--no-triton", action="store_true")
+    parser.add_argument("--dry", action="store_true", help="compile two layouts of each, time nothing")
+    parser.add_argument("--warm", nargs=2, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.warm:
+        Job(*given.warm).call(gpu.Workload(given.warm[0], 3000, "cuda"), TritonKernels)()
+        return
+    start = time.perf_counter()
+    jobs = [Job(case, form) for case in given.cases for form in FORMS]
+    makes = {(job.case, job.form): candidates(job, given.dry) for job in jobs}
+    sources = {source for job in jobs for make in makes[job.case, job.form].values() for source in job.sources(make)}
+    triton = not (given.no_triton or given.dry)
+    warming = [warm_triton(job.case, job.form) for job in jobs] if triton else []
+    with ProcessPoolExecutor(mp_context=get_context("fork")) as pool:
+        refused = [said for said in pool.map(compile, sources, repeat(given.arch)) if said]
+    print(*(said[:400] for said in refused), sep="\n")
+    print(f"{len(sources)} kernels compiled in {time.perf_counter() - start:.1f} s", flush=True)
+    for process in warming:
+        process.wait()
+    print(f"Triton's at {time.perf_counter() - start:.1f} s", flush=True)
+    if given.dry:
+        return
+    rows: list[dict[str, Any]] = []
+    for case in given.cases:
+        load = gpu.Workload(case, given.edges, "cuda")
+        for job in (job for job in jobs if job.case == case):
+            rows += measure(job, load, makes[job.case, job.form], triton)
+    given.out.parent.mkdir(parents=True, exist_ok=True)
+    given.out.write_text(json.dumps({"device": torch.cuda.get_device_name(), "edges": given.edges, "rows": rows}))
+    print(f"{torch.cuda.get_device_name()}, {given.edges} edges, {time.perf_counter() - start:.0f} s\n{table(rows)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""The matmul backend: linear maps and products in every connection mode by torch's matrix products, on any device.
+
+On CUDA tensors it runs what has no kernel of our own. Nothing in it waits for the device. Linear maps, shared or by
+species, are a product of two matrices for each path (`linear`, `species`); what mixes channels is coupled by a
+channelwise sweep of whichever backend has one, and multiplied by its weights (`staged`); all other modes are coupled
+edge by edge (`coupled`). Half types are computed and summed in float32.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from equikern.backends import coupled, cpu, linear, species, staged, triton
+from equikern.backends._derived import base_of, expanded
+from equikern.backends.species_rows import tiled
+from equikern.program import Program
+
+name = "matmul"
+
+
+def supports(program: Program, device: str, dtype: torch.dtype) -> str | None:
+    """None where it runs the program, else the reason why not."""
+    if not dtype.is_floating_point:
+        return f"operands are {dtype}; it needs a floating dtype"
+    if program.family == "table":
+        return "it reads no weights from the rows of a table"
+    return None
+
+
+def contract(
+    program: Program, operands: list[Tensor], index: list[Tensor], rows: list[int], open: list[int]
+) -> list[Tensor]:
+    """dF/da for each open slot, `rows[n]` rows each; an absent operand (one dimension, no element) stands for zero."""
+    dtype = operands[0].dtype
+    wide = [a.to(torch.promote_types(dtype, torch.float32)) for a in operands]
+    opened = dict(zip(open, rows, strict=True))
+    if program.derived:
+        found = expanded(program, wide, opened, lambda base, read, o, fixed: _sweep(base, read, index, o, fixed))
+    else:
+        found = _sweep(base_of(program), wide, index, opened, True)
+    return [a.to(dtype) for a in found]
+
+
+def _sweep(
+    base: Program, operands: list[Tensor], index: list[Tensor], open: dict[int, int], fixed: bool
+) -> list[Tensor]:
+    if base.family == "linear" and linear.why_not(base) is None:
+        return linear.sweep(base, operands, index, open, tiled)
+    if species.takes(base.text):
+        return species.sweep(base, operands, index, open, tiled)
+    if staged.takes(base.text):
+        return staged.sweep(base, operands, index, open, _channelwise)
+    return coupled.sweep(base, operands, index, open, fixed=fixed)
+
+
+def _channelwise(base: Program, operands: list[Tensor], index: list[Tensor], open: dict[int, int]) -> list[Tensor]:
+    """The sweep of a backend that has a kernel for it here; else by the matrix products of `coupled`."""
+    like = next(a for a in operands if a.ndim == 2)
+    for backend in (cpu, triton):
+        if backend.supports(base, like.device.type, like.dtype) is None:
+            return backend.contract(base, operands, index, list(open.values()), list(open))
+    return coupled.sweep(base, operands, index, open)

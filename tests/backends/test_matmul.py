@@ -1,0 +1,125 @@
+"""The matmul backend beyond conformance: it never waits for the device, sums half types in float32, refuses misfits."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from equikern import backends
+from equikern.backends import by_edge, matmul, segments, species_rows
+from equikern.backends._channelwise import channelwise
+from equikern.errors import ShapeError
+from equikern.program import by_species, linear
+from equikern.testing import CASES, assert_close, derivatives, get, inputs, reference, tolerance
+
+# What reads a tensor's values on the host, or has a result whose size depends on them.
+WAITS = (
+    "_local_scalar_dense", "equal", "is_nonzero", "nonzero", "masked_select", "bincount", "_unique2", "unique_dim",
+    "unique_consecutive", "repeat_interleave",
+)  # fmt: skip
+PRODUCTS = [case for case in CASES if case.program.family == "product" and case.program.paths]
+MIXED = [case for case in PRODUCTS if not channelwise(case.program.text)] + [c for c in CASES if "linear" in c.id]
+
+
+class Waiting(TorchDispatchMode):
+    """Raises for an operation that would make the host wait for a device."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.overloadpacket.__name__ in WAITS:
+            raise AssertionError(f"{func} makes the host wait")
+        return func(*args, **(kwargs or {}))
+
+
+def test_an_operation_that_waits_is_seen():
+    with pytest.raises(AssertionError, match="wait"), Waiting():
+        torch.ones(3).sum().item()
+
+
+@pytest.mark.parametrize("case", MIXED, ids=str)
+def test_nothing_waits_for_the_device(case, monkeypatch):
+    # A device has no kernels of the CPU's; Triton's need a device.
+    monkeypatch.setattr(backends.cpu, "supports", lambda *_: "none")
+    monkeypatch.setattr(species_rows, "FEW", 10)
+    given, program = inputs(case, torch.float32), case.program
+    x = [torch.empty(0) if a is None else a for a in given.operands]
+    index, inside = list(given.index), [n for n, a in enumerate(x) if a.ndim == 2]
+    g = torch.randn(given.rows, program.dims[program.output])
+    rows = [len(x[n]) for n in inside]
+    tangents = [torch.randn_like(a) for a in x]
+    second = program.along(range(program.output))
+    with Waiting():
+        matmul.contract(program, [*x, torch.empty(0)], index, [given.rows], [program.output])
+        matmul.contract(program, [*x, g], index, rows, inside)
+        matmul.contract(second, [*x, g, *tangents], index, [*rows, given.rows], [*inside, program.output])
+
+
+@pytest.mark.parametrize("order", [0, 1, 2])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["f16", "bf16"])
+@pytest.mark.parametrize(
+    "id", ["linear", "linear-species", "species-pseudo", "se3-8", "mode-uuw", "modes-mixed-shared"]
+)
+def test_half_types_accumulate_in_float32(id, dtype, order):
+    case = get(id)
+    got = derivatives(case.program, inputs(case, dtype), "matmul", order)
+    assert {g.dtype for g in got.values()} == {dtype}
+    allowed = tolerance(case.program, dtype, order, case.longest_sum) * 4**order  # rounded between the orders
+    assert_close(got, reference(case, dtype, order), allowed, str(case))
+
+
+@pytest.mark.parametrize("id", ["uvw-awkward", "se3-8", "nodes-ir-mul"])
+def test_both_stages_by_matrix_products_give_what_the_sweep_gives(id, monkeypatch):
+    case = get(id)
+    monkeypatch.setattr(backends.cpu, "supports", lambda *_: "none")
+    got = derivatives(case.program, inputs(case), "matmul", 2)
+    assert_close(got, reference(case, torch.float64, 2), tolerance(case.program, torch.float64, 2, case.longest_sum))
+
+
+@pytest.mark.parametrize("add", [False, True])
+@pytest.mark.parametrize("split", [False, True])
+@pytest.mark.parametrize("turn", [False, True])
+def test_a_segment_is_turned_alike_by_torch_and_by_the_kernel(turn, split, add):
+    source, to = torch.randn(7, 20)[:, 2:17], torch.randn(7, 15)
+    both = [to.clone(), to.clone()]
+    for run, into in zip((segments.turn_segment, segments.turn_copy), both, strict=True):
+        run((5, 3), source, into, turn=turn, split=split, add=add)
+    assert torch.equal(*both) and not torch.equal(both[0], to)
+
+
+@pytest.mark.parametrize("few", [0, 1000], ids=["tiles", "each"])
+@pytest.mark.parametrize("id", ["linear-species", "linear-species-16", "species", "species-ir-mul", "species-no-edges"])
+def test_maps_by_species_agree_with_the_reference_for_many_rows_and_few(id, few, monkeypatch):
+    case = get(id)
+    monkeypatch.setattr(species_rows, "FEW", few)
+    got = derivatives(case.program, inputs(case), "matmul", 2)
+    assert_close(got, reference(case, torch.float64, 2), tolerance(case.program, torch.float64, 2, case.longest_sum))
+
+
+@pytest.mark.parametrize("counts", [[0, 70, 1], [33, 0, 0], [32, 32, 32], [1, 1, 1]])
+def test_rows_in_tiles_are_of_one_species_and_come_back(counts):
+    species = torch.arange(3).repeat_interleave(torch.tensor(counts))
+    species = species[torch.randperm(len(species))]
+    tiles = species_rows.Tiles(species, 3)
+    rows = torch.stack([species + 1.0, torch.randn(len(species))], 1)
+    gathered = tiles.gathered(rows).unflatten(0, (tiles.tiles, -1))
+    there = gathered[:, :, 0] > 0
+    assert torch.equal((tiles.species[:, None] + 1.0).expand_as(there)[there], gathered[:, :, 0][there])
+    assert torch.equal(tiles.restored(gathered.flatten(0, 1)), rows)
+
+
+def test_rows_are_summed_in_order_into_those_of_an_index():
+    a, index = torch.randn(40, 3), torch.randint(5, (40,)) * 2
+    expected = torch.zeros(11, 3).index_add_(0, index, a)
+    assert torch.equal(by_edge.sum_in_order(a, index, 11), expected) and not expected[10].any()
+
+
+def test_an_index_that_is_no_int64_vector_is_refused():
+    program = by_species(linear("4x0e", "4x0e", [(0, 0, 1.0)]))
+    operands = [torch.randn(5, 4), torch.randn(2, 16), torch.empty(0)]
+    with pytest.raises(ShapeError, match="int64"):
+        matmul.contract(program, operands, [torch.zeros(5, dtype=torch.int32)], [5], [2])
+    case = get("uvw-awkward")
+    given = inputs(case, torch.float32)
+    with pytest.raises(ShapeError, match="length"):
+        index = [given.index[0][:-1], given.index[1]]
+        matmul.contract(case.program, [*given.operands, torch.empty(0)], index, [given.rows], [3])
