@@ -20,11 +20,16 @@ NARROW = {torch.float16: "Half", torch.bfloat16: "BFloat16"}  # computed in floa
 ALIGNMENT = 16  # bytes that a lane reads at once, at most
 
 
+def reals(dtype: torch.dtype) -> Reals:
+    """The C types of operands of a dtype."""
+    return Reals(NARROW[dtype], "float") if dtype in NARROW else Reals(REALS[dtype], REALS[dtype])
+
+
 class CudaKernels(launch.Kernels):
     """The kernels of a sweep: a warp has a unit and a block of channels of a row."""
 
     def __init__(self, dtype: torch.dtype, sweep: Sweep, tuning: Tuning | None = None) -> None:
-        self.reals = Reals(NARROW[dtype], "float") if dtype in NARROW else Reals(REALS[dtype], REALS[dtype])
+        self.reals = reals(dtype)
         tuning = tuning or tuned(sweep)
         sweep = sweep._replace(widest=tuning.widest)
         self.layout = layout(sweep, max(dtype.itemsize, 4), tuning)

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from equikern.backends import cuda
 from equikern.backends.cuda import driver
-from equikern.backends.cuda.launch import REALS, _address, _aligned
+from equikern.backends.cuda.emit import Reals
+from equikern.backends.cuda.launch import _address, _aligned, reals
 from equikern.errors import BackendError
 from equikern.program.symmetric import Symmetric, parse_symmetric
 
@@ -119,26 +120,37 @@ def lanes(program: Symmetric) -> int:
     return min(WARP, 1 << (program.channels - 1).bit_length())
 
 
-def _pack(program: Symmetric, real: str) -> int:
+def nodes_of_thread(program: Symmetric, reals: Reals) -> int:
+    """Nodes that share a weight once it is read."""
+    return NODES.get((reals.wide, program.order), 1)
+
+
+def _pack(program: Symmetric, reals: Reals) -> int:
     """Components of x that are read at once, 16 bytes at most."""
-    if program.layout_x != "channels":
-        return 1
-    return next(n for n in (4, 2, 1) if n <= (4 if real == "float" else 2) and program.components % n == 0)
+    most = 16 // {"double": 8, "float": 4}.get(reals.row, 2) if program.layout_x == "channels" else 1
+    return max(n for n in (1, 2, 4, 8) if n <= most and program.components % n == 0)
 
 
-def _head(program: Symmetric, real: str, nodes: int) -> list[str]:
+def _kernel(name: str) -> str:
+    # Bounded by no count of blocks: with one, all registers are taken, for weights that are read long before their use.
+    return f"EQK_BOUNDED_KERNEL({name}, {THREADS}, 0, Form::Argument)"
+
+
+def _head(program: Symmetric, reals: Reals, nodes: int) -> list[str]:
     columns = {"X": program.columns_x, "Z": program.columns_z}
     sizes = {"TERMS": len(program.terms), "CHANNELS": program.channels}
     sizes |= {"X_DIM": program.irreps_x.dim, "Z_DIM": program.irreps_z.dim}
-    numbers = {"READS": program.reads, "X_PACK": _pack(program, real), "NODES": nodes}
+    numbers = {"READS": program.reads, "X_PACK": _pack(program, reals), "NODES": nodes}
     numbers |= {"THREADS": THREADS, "LANES": lanes(program)}
-    lines = [f"// {program}", '#include "symmetric.cuh"', "using namespace eqk;", f"using T = {real};"]
+    lines = [f"// {program}", '#include "symmetric.cuh"', "using namespace eqk;"]
     for name, tables in columns.items():
         for what, values in zip(("FIRST", "STEP"), tables, strict=True):
             lines.append(f"EQK_TABLE Index {name}_{what}[] = {{{', '.join(map(str, values.tolist()))}}};")
     lines += [
         "struct Form {",
-        "  using Real = T;",
+        f"  using Real = {reals.row};",
+        f"  using Wide = {reals.wide};",
+        f"  using Argument = Contraction<Real, Wide, {program.reads}>;",
         f"  static constexpr int {', '.join(f'{n} = {value}' for n, value in numbers.items())};",
         f"  static constexpr Index {', '.join(f'{n} = {value}' for n, value in sizes.items())};",
     ]
@@ -146,7 +158,7 @@ def _head(program: Symmetric, real: str, nodes: int) -> list[str]:
         lines.append(f"  static EQK_DEVICE Index {name.lower()}_column(int n, Index channel) {{")
         lines.append(f"    return {name}_FIRST[n] + channel * {name}_STEP[n];")
         lines.append("  }")
-    return [*lines, "};", f"using Argument = Contraction<T, {program.reads}>;", "using N = Several<T, Form::NODES>;"]
+    return [*lines, "};", "using N = Several<Form::Wide, Form::NODES>;"]
 
 
 def _reads(program: Symmetric, pack: int, z: bool) -> list[str]:
@@ -154,7 +166,7 @@ def _reads(program: Symmetric, pack: int, z: bool) -> list[str]:
     lines = [f"const auto x{s}_{i // pack} = at.x({s}, {i});" for s in range(program.reads) for i in firsts]
     lines += [f"const N z{k} = at.z({k});" for k in range(len(program.columns_z[0]))] if z else []
     depths, sets = range(program.correlation), range(program.reads)
-    return [*lines, f"N value, {', '.join(f'p{d}_{s}, q{d}_{s}' for d in depths for s in sets)};", "T w;"]
+    return [*lines, f"N value, {', '.join(f'p{d}_{s}, q{d}_{s}' for d in depths for s in sets)};", "Form::Wide w;"]
 
 
 def _indented(lines: list[str]) -> list[str]:
@@ -162,10 +174,10 @@ def _indented(lines: list[str]) -> list[str]:
 
 
 @cache
-def node_source(text: str, opens: tuple[int, ...], real: str) -> str:
+def node_source(text: str, opens: tuple[int, ...], reals: Reals) -> str:
     """The kernel that opens z and some of x."""
     program = parse_symmetric(text)
-    pack = _pack(program, real)
+    pack = _pack(program, reals)
     body = Body(program, opens, pack)
     body.visit(tree(program), {}, {})
     columns, components = range(len(program.columns_z[0])), range(program.components)
@@ -177,8 +189,8 @@ def node_source(text: str, opens: tuple[int, ...], real: str) -> str:
             writes.append(f"at.write_x({s}, {i}, {{{row}}});")
     return "\n".join(
         [
-            *_head(program, real, NODES.get((real, program.order), 1)),
-            f"EQK_CONTRACTION(node_kernel, {THREADS}, Argument) {{",
+            *_head(program, reals, nodes_of_thread(program, reals)),
+            f"{_kernel('node_kernel')} {{",
             "  Nodes<Form> at(argument, blockIdx.y);",
             "  if (!at.begin()) return;",
             "  do {",
@@ -194,18 +206,18 @@ def node_source(text: str, opens: tuple[int, ...], real: str) -> str:
 
 
 @cache
-def weight_source(text: str, real: str) -> tuple[str, int]:
+def weight_source(text: str, reals: Reals) -> tuple[str, int]:
     """The kernels that open w, sums over chunks of nodes and the sums of these; how many parts w has for the first."""
     program = parse_symmetric(text)
-    pack, rows = _pack(program, real), len(program.terms)
-    parts = [range(first, min(first + HELD[real], rows)) for first in range(0, rows, HELD[real])]
-    lines = _head(program, real, 1)
+    pack, rows = _pack(program, reals), len(program.terms)
+    parts = [range(first, min(first + HELD[reals.wide], rows)) for first in range(0, rows, HELD[reals.wide])]
+    lines = _head(program, reals, 1)
     for n, part in enumerate(parts):
         body = Body(program, (W,), pack)
         body.visit(tree(program, part), {}, {})
         names = [f"dw{row}" for row in ordered(program)[part.start : part.stop]]
         lines += [
-            f"EQK_DEVICE void part_{n}(const Argument& argument, Index channels) {{",
+            f"EQK_DEVICE void part_{n}(const Form::Argument& argument, Index channels) {{",
             f"  N {', '.join(f'{name}{{}}' for name in names)};",
             "  for (Chunk<Form> at(argument, channels); at.more();) {",
             *_indented(_reads(program, pack, z=True)),
@@ -216,12 +228,12 @@ def weight_source(text: str, real: str) -> tuple[str, int]:
             "}",
         ]
     lines += [
-        f"EQK_CONTRACTION(chunk_kernel, {THREADS}, Argument) {{",
+        f"{_kernel('chunk_kernel')} {{",
         f"  switch (blockIdx.y % {len(parts)}) {{",
         *(f"    case {n}: return part_{n}(argument, blockIdx.y / {len(parts)});" for n in range(len(parts))),
         "  }",
         "}",
-        f"EQK_CONTRACTION(sum_kernel, {THREADS}, Argument) {{ sum_parts<Form>(argument); }}",
+        f"{_kernel('sum_kernel')} {{ sum_parts<Form>(argument); }}",
         "",
     ]
     return "\n".join(lines), len(parts)
@@ -254,12 +266,12 @@ def symmetric_contraction(
         raise BackendError(f"backend 'cuda' cannot run a symmetric contraction: {reason}; use backend 'reference'.")
     with torch.cuda.device(like.device) if like.is_cuda else nullcontext():
         kinds, order = species if len(species) == 2 else (species[0], plan(species[0]))
-        _start(program, REALS[like.dtype], kinds.contiguous(), order.contiguous(), operands, results)
+        _start(program, reals(like.dtype), kinds.contiguous(), order.contiguous(), operands, results)
 
 
 def _start(
     program: Symmetric,
-    real: str,
+    reals: Reals,
     species: Tensor,
     order: Tensor,
     operands: list[Tensor],
@@ -275,16 +287,18 @@ def _start(
     given = [_aligned(a.contiguous()) if a.ndim > 1 else None for a in operands]
     chunk = max(SHORTEST, -(-nodes // CHUNKS))
     chunks = -(-nodes // chunk)
-    part = results[W].new_empty(chunks + count, size) if W in opens else None  # type: ignore[union-attr]
+    part = None
+    if (dw := results[W]) is not None:
+        part = dw.new_empty(chunks + count, size, dtype=torch.promote_types(dw.dtype, torch.float32))
     # The arguments are those of `Contraction` in symmetric.cuh.
     tensors = [*given, results[W], results[Z], part, *results[X:], species, order]
     words = [*map(_address, tensors), nodes, count, chunk]
     blocks, groups = -(-program.channels // lanes(program)), THREADS // lanes(program)
     if opened := tuple(slot for slot in opens if slot != W):
-        each = groups * NODES.get((real, program.order), 1)
-        source = node_source(program.text, opened, real)
+        each = groups * nodes_of_thread(program, reals)
+        source = node_source(program.text, opened, reals)
         driver.start(source, "node_kernel", (-(-nodes // each), blocks), THREADS, words)
     if W in opens:
-        source, parts = weight_source(program.text, real)
+        source, parts = weight_source(program.text, reals)
         driver.start(source, "chunk_kernel", (-(-chunks // groups), blocks * parts), THREADS, words)
         driver.start(source, "sum_kernel", (-(-size // THREADS), count), THREADS, words)
