@@ -109,16 +109,7 @@ def mace(entries):
 @pytest.mark.parametrize("arch", [80, 90])
 @pytest.mark.parametrize("entries", [("0e",), ("0e", "1o")], ids=str)
 def test_kernels_of_mace_compile_for_the_device_and_spill_nothing(entries, arch):
-    program = mace(entries)
-    derivative = program.along()
-    sources = {
-        "forward": kernels.node_source(program.text, (Z,), FLOAT),
-        "backward": kernels.node_source(program.text, (X,), FLOAT),
-        "double backward": kernels.node_source(derivative.text, (Z, X), FLOAT),
-        "weights": kernels.weight_source(program.text, FLOAT)[0],
-        "weights of the double backward": kernels.weight_source(derivative.text, FLOAT)[0],
-    }
-    for label, source in sources.items():
+    for label, source in kernels.sources(mace(entries).text, FLOAT).items():
         found = host_cuda.resources_of(source, arch)
         assert found.spilled == 0 and found.registers <= 144, f"{label} sm_{arch}: {found}"
 

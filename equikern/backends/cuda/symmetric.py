@@ -206,8 +206,8 @@ def node_source(text: str, opens: tuple[int, ...], reals: Reals) -> str:
 
 
 @cache
-def weight_source(text: str, reals: Reals) -> tuple[str, int]:
-    """The kernels that open w, sums over chunks of nodes and the sums of these; how many parts w has for the first."""
+def chunk_source(text: str, reals: Reals) -> tuple[str, int]:
+    """The kernel that sums gradients of w over chunks of nodes, and how many parts w has for it."""
     program = parse_symmetric(text)
     pack, rows = _pack(program, reals), len(program.terms)
     parts = [range(first, min(first + HELD[reals.wide], rows)) for first in range(0, rows, HELD[reals.wide])]
@@ -233,10 +233,29 @@ def weight_source(text: str, reals: Reals) -> tuple[str, int]:
         *(f"    case {n}: return part_{n}(argument, blockIdx.y / {len(parts)});" for n in range(len(parts))),
         "  }",
         "}",
-        f"{_kernel('sum_kernel')} {{ sum_parts<Form>(argument); }}",
         "",
     ]
     return "\n".join(lines), len(parts)
+
+
+@cache
+def sum_source(text: str, reals: Reals) -> str:
+    """The kernel that adds up the chunks of each species."""
+    lines = _head(parse_symmetric(text), reals, 1)
+    return "\n".join([*lines, f"{_kernel('sum_kernel')} {{ sum_parts<Form>(argument); }}", ""])
+
+
+def sources(text: str, reals: Reals) -> dict[str, str]:
+    """The kernels of a step of force training, by name."""
+    along = parse_symmetric(text).along().text
+    return {
+        "forward": node_source(text, (Z,), reals),
+        "backward": node_source(text, (X,), reals),
+        "double backward": node_source(along, (Z, X), reals),
+        "backward of w": chunk_source(text, reals)[0],
+        "double backward of w": chunk_source(along, reals)[0],
+        "sum of w": sum_source(text, reals),
+    }
 
 
 # --- the calls
@@ -299,6 +318,7 @@ def _start(
         source = node_source(program.text, opened, reals)
         driver.start(source, "node_kernel", (-(-nodes // each), blocks), THREADS, words)
     if W in opens:
-        source, parts = weight_source(program.text, reals)
+        source, parts = chunk_source(program.text, reals)
         driver.start(source, "chunk_kernel", (-(-chunks // groups), blocks * parts), THREADS, words)
+        source = sum_source(program.text, reals)
         driver.start(source, "sum_kernel", (-(-size // THREADS), count), THREADS, words)
