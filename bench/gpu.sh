@@ -4,13 +4,14 @@
 #   conformance   tests/gpu, against the float64 reference
 #   sanitize      small cases under compute-sanitizer
 #   bench         sweeps and steps of layers; modes, radial, symmetric: other layers, each against its rival
+#   tune          CUDA C++ under many layouts, beside Triton (tune_cuda.py)
 #   models        whole potentials; needs the libraries whose models they are (sevenn, nequip, mace-torch with e3nn 0.4.4)
 #   all           all of them
 # Runs from the working tree with the python3 that has torch and triton; the compiled extension is not needed.
 # Results go to $OUT (bench/out if it is not set). No stage takes more than a few minutes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-stages="env, conformance, sanitize, bench, modes, radial, symmetric, models or all"
+stages="env, conformance, sanitize, bench, modes, radial, symmetric, tune, models or all"
 stage="${1:?$stages}"
 shift
 export OUT="${OUT:-bench/out}" PYTHONPATH=".:bench:${PYTHONPATH:-}" PYTHONUNBUFFERED=1
@@ -45,6 +46,7 @@ env) environment ;;
 conformance) conformance "$@" ;;
 sanitize) sanitize "$@" ;;
 bench) measure gpu "$@" ;;
+tune) measure tune_cuda "$@" ;;
 modes | radial | symmetric | models) measure "gpu_$stage" "$@" ;;
 all)
     environment

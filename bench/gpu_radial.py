@@ -15,6 +15,7 @@ import copy
 import json
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,19 @@ def inner(f: Layer, x: torch.Tensor, vec: torch.Tensor) -> list[torch.Tensor]:
 STEPS = {"forward": forward, "forces": forces, "inner layer": inner}
 
 
+@cache
+def modules(name: str, device: str) -> tuple[RadialConvolution, RadialConvolution, Rival]:
+    """A layer with its table, with its network, and the rival: one network, so that one table is made."""
+    torch.manual_seed(0)
+    spec = baselines.case(name)
+    network = Network(RadialConvolution(*spec, radial=torch.nn.Identity(), r_max=R_MAX).weight_numel)
+    tabled, plain = (RadialConvolution(*spec, radial=network, r_max=R_MAX, table=t) for t in (None, False))
+    found = tabled, plain, Rival(spec, network)
+    for module in found:
+        module.requires_grad_(False).eval().to(device)
+    return found
+
+
 class Workload:
     """A layer on a random graph of degree 30, edges of 1 to 5 in random directions: ours twice, and the rival."""
 
@@ -59,12 +73,8 @@ class Workload:
         nodes = max(edges // DEGREE, 1)
         receivers = torch.arange(nodes).repeat_interleave(edges // nodes + 1)[:edges]
         self.index = torch.stack([torch.randint(0, nodes, (edges,)), receivers]).to(device)
-        spec, graph = baselines.case(name), Graph(self.index, nodes)
-        network = Network(RadialConvolution(*spec, radial=torch.nn.Identity(), r_max=R_MAX).weight_numel)
-        tabled, plain = (RadialConvolution(*spec, radial=network, r_max=R_MAX, table=t) for t in (None, False))
-        self.table, self.rival = tabled.table, Rival(spec, network)
-        for module in (tabled, plain, self.rival):
-            module.requires_grad_(False).eval().to(device)
+        tabled, plain, self.rival = modules(name, device)
+        self.table, graph = tabled.table, Graph(self.index, nodes)
         self.x = torch.randn(nodes, tabled.irreps_x.dim, device=device)
         unit = torch.nn.functional.normalize(torch.randn(edges, 3, device=device))
         self.vec = unit * (1 + 4 * torch.rand(edges, 1, device=device))

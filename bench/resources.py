@@ -27,7 +27,8 @@ from equikern.backends.cuda import resources as cuda
 from equikern.backends.cuda.launch import maker, reals
 from equikern.backends.gpu import launch
 from equikern.backends.triton import launch as triton_launch
-from equikern.program import painn_message
+from equikern.ops.spline import OFFSETS
+from equikern.program import Program, painn_message, tabled
 from equikern.program.program import X
 from equikern.testing import SYMMETRIC, get, tagged
 
@@ -79,6 +80,8 @@ def kernels(backend: str) -> Iterator[Kernel]:
     """Of every real layer, in CUDA C++ also the harmonics and symmetric contractions; float64 in CUDA C++ only."""
     programs = {case.id: case.program for case in tagged("real", "channelwise") if case.program.family == "product"}
     programs["painn message, 128"] = painn_message(128)
+    if backend == "triton":
+        programs |= tables()
     for dtype in (torch.float32, torch.float64) if backend == "cuda" else (torch.float32,):
         real = str(dtype).removeprefix("torch.")
         for case, program in programs.items():
@@ -91,6 +94,11 @@ def kernels(backend: str) -> Iterator[Kernel]:
             contraction = SYMMETRIC["mace-128"][0].text
             for name, source in symmetric.sources(contraction, reals(dtype)).items():
                 yield Kernel("symmetric contraction of mace", name, real, partial(cuda.resources, source))
+
+
+def tables() -> dict[str, Program]:
+    """Convolutions whose weights come from a table of splines."""
+    return {f"{case}, table": tabled(get(case).program, OFFSETS) for case in CONVOLUTIONS}
 
 
 def of_program(backend: str, text: str, dtype: torch.dtype = torch.float32) -> dict[str, Callable[[int], tuple]]:

@@ -54,6 +54,7 @@ class Kind(NamedTuple):
 OURS = Kind("in float32, rounded once", "float32", "nothing")
 PRODUCTS = Kind("in float32, rounded once", "float32", "matrix products on a GPU")
 TWICE = PRODUCTS._replace(half="in float32, rounded after each of two products")
+NETWORK = Kind("its network as torch does, else in float32", "float32", "its network")
 TORCH = Kind("as torch does", "half", "matrix products")
 
 
@@ -84,7 +85,7 @@ ROWS = {
         ((N, 16), (E, 4), (E, 8)),
     ),
     "`nn.RadialConvolution`, without a table": Row(
-        OURS,
+        NETWORK,
         lambda: nn.RadialConvolution(*IRREPS, PATHS, radial=network(), r_max=5.0, table=False),
         lambda m, s, x, v: m(x, v, s.edges, graph=s.graph),
         ((N, 16), (E, 3)),
@@ -104,7 +105,7 @@ ROWS = {
     ),
     "`ops.radial_embedding`": Row(OURS, torch.nn.Identity, lambda m, s, r: radial_embedding(r, 4, 5.0), ((E,),)),
     "`nn.SymmetricContraction`": Row(
-        OURS,
+        PRODUCTS,
         lambda: nn.SymmetricContraction("4x0e+4x1o", "4x0e", correlation=2, num_species=2),
         lambda m, s, x: m(x, s.species),
         ((N, 16),),
@@ -134,7 +135,21 @@ ROWS = {
     ),
     "`nn.MLP`, radial networks": Row(TORCH, lambda: nn.MLP((4, 8, 4), gain=1.0), lambda m, s, x: m(x), ((N, 4),)),
 }
-OUR_ROWS = [name for name, row in ROWS.items() if row.kind is not TORCH]
+# Programs that have matrix products for every device.
+MATMUL = [
+    "`nn.Convolution`",
+    "`o3.Linear`",
+    "`nn.SpeciesLinear`",
+    "`o3.FullyConnectedTensorProduct`",
+    "`nn.MixedConvolution`",
+]
+OUR_ROWS = [name for name, row in ROWS.items() if row.kind not in (NETWORK, TORCH)]
+
+
+EVERYWHERE = [
+    *((chosen, name) for chosen in ("auto", "reference") for name in ROWS),
+    *(("matmul", name) for name in MATMUL),
+]
 
 
 def table() -> str:
@@ -185,8 +200,7 @@ def test_results_and_gradients_have_the_dtype_of_the_operands(name, dtype):
     assert {t.dtype for t in (*results, *gradients)} == {dtype}
 
 
-@pytest.mark.parametrize("name", ROWS)
-@pytest.mark.parametrize("chosen", ["auto", "reference"])
+@pytest.mark.parametrize(("chosen", "name"), EVERYWHERE)
 def test_single_precision_is_double_precision_rounded(name, chosen):
     with backend(chosen):
         got, expected = run(name, torch.float32), run(name, torch.float64, like=torch.float32)
@@ -197,25 +211,21 @@ def test_single_precision_is_double_precision_rounded(name, chosen):
 @pytest.mark.parametrize("name", [name for name in OUR_ROWS if ROWS[name].kind.half == OURS.half])
 @pytest.mark.parametrize("dtype", HALF, ids=str)
 def test_half_types_are_computed_in_single_precision_and_rounded_once(name, dtype):
-    if name.startswith("`nn.RadialConvolution`"):
-        pytest.skip("its network is torch's")
-    with backend("reference"):
-        got, expected = run(name, dtype)[0], run(name, torch.float32, like=dtype)[0]
-    assert same(got, [z.to(dtype) for z in expected])
+    for chosen in ["reference"] + ["matmul"] * (name in MATMUL):
+        with backend(chosen):
+            got, expected = run(name, dtype)[0], run(name, torch.float32, like=dtype)[0]
+        assert same(got, [z.to(dtype) for z in expected]), chosen
 
 
-@pytest.mark.parametrize("name", OUR_ROWS)
-@pytest.mark.parametrize("chosen", ["auto", "reference"])
+@pytest.mark.parametrize(("chosen", "name"), [pair for pair in EVERYWHERE if pair[1] in OUR_ROWS])
 def test_autocast_changes_nothing(name, chosen):
-    if name.startswith("`nn.RadialConvolution`"):
-        pytest.skip("its network is torch's")
     with backend(chosen):
         got, expected = run(name, torch.float32, autocast=torch.bfloat16), run(name, torch.float32)
     assert same(got[0], expected[0]) and {z.dtype for z in got[0]} == {torch.float32}
     assert [g.dtype for g in got[1]] == [g.dtype for g in expected[1]]
 
 
-@pytest.mark.parametrize("name", OUR_ROWS)
+@pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.kind is not TORCH])
 @pytest.mark.parametrize("dtype", HALF, ids=str)
 def test_under_autocast_half_operands_give_single_precision_and_gradients_of_their_own_dtype(name, dtype):
     results, gradients = run(name, dtype, autocast=dtype)
@@ -244,11 +254,10 @@ def test_matmul_precision_changes_nothing(name):
         got = run(name, torch.float32)
     finally:
         torch.set_float32_matmul_precision("highest")
-    assert same(got[0], expected[0]) and ("Radial" in name or same(got[1], expected[1]))
+    assert same(got[0], expected[0]) and same(got[1], expected[1])
 
 
-@pytest.mark.parametrize("name", ROWS)
-@pytest.mark.parametrize("chosen", ["auto", "reference"])
+@pytest.mark.parametrize(("chosen", "name"), EVERYWHERE)
 def test_a_call_gives_the_same_bits_twice(name, chosen):
     with backend(chosen):
         one, two = run(name, torch.float32), run(name, torch.float32)

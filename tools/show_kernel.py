@@ -2,7 +2,8 @@
 
     python tools/show_kernel.py "<program>" [--open z] [--second] [--cuda] [--arch 90]
 
-`--open` names slots (x, y, w, z); `--second` shows their derivative along all inputs. With `--arch` the kernel is
+`--open` names slots (x, y, w, z; b of a program whose weights come from a table, of which w has no sweep); `--second`
+shows their derivative along all inputs. With `--arch` the kernel is
 compiled for that compute capability, no device needed: registers, spilled bytes, shared memory. `--cuda` shows what is
 emitted for csrc/cuda.
 """
@@ -14,20 +15,26 @@ import argparse
 import torch
 
 from equikern.backends.gpu.launch import kernels
-from equikern.program import parse
+from equikern.backends.gpu.sweep import HB, HW, HX, B
+from equikern.program import parse, untabled
+from equikern.program.program import W, Z
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("program", help="a program's text, print(layer.program)")
-    parser.add_argument("--open", default="z", help="letters of slots: x, y, w, z")
+    parser.add_argument("--open", default="z", help="letters of slots: x, y, w, z, b")
     parser.add_argument("--second", action="store_true")
     parser.add_argument("--cuda", action="store_true")
     parser.add_argument("--arch", type=int)
     given = parser.parse_args()
     program = parse(given.program)
-    slots = tuple(sorted(program.names.index(letter) for letter in given.open))
-    asked = program.text, slots, tuple(range(7 if given.second else 4)), given.second, True
+    text, offsets, factors = program.text, (), []
+    if program.family == "table":
+        text, offsets, factors = untabled(text).text, program.operands[W].offsets, [B, HB] if given.second else [B]
+    slots = tuple(sorted(B if letter == "b" else "xywz".index(letter) for letter in given.open))
+    there = [*range((HW if offsets else HW + 1) if given.second else HX), *factors]
+    asked = text, slots, tuple(there), given.second, True, Z, offsets
     if given.cuda:
         from equikern.backends.cuda.launch import maker
 

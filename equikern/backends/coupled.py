@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from equikern.backends import by_edge
+from equikern.backends.couplings import Equal, Pairs
 from equikern.backends.species_rows import Tiles
 from equikern.program import SHARED, Irreps, Operand, Path, Program, parse, wigner_3j
 from equikern.program.program import W, X, Y, Z, mode_shapes
@@ -82,21 +83,19 @@ def _paths(text: str) -> list[_Path]:
             continue
         of_y, coupled, of_w, of_z = _LETTERS[path.mode]
         size = dict(zip("uvw", muls, strict=True))
-        if not path.weighted:  # a weight of 1 for each coupled channel
-            of_w = of_w if of_w == "p" else coupled
-            of_z = "" if path.mode == "uuw" else of_z
-        w = _Part(columns, shape if path.weighted or of_w == "p" else tuple(size[c] for c in coupled), of_w)
+        if path.mode == "uuw" and not path.weighted:
+            of_z = ""
         sizes_z = muls[:2] if of_z == "uv" else (muls[2],) if of_z else ()
         found.append(
             _Path(
                 n,
                 part(x, path.in1, "u", muls[:1], "i"),  # type: ignore[arg-type]
                 part(y, path.in2, of_y, muls[1:2], "j"),  # type: ignore[arg-type]
-                w,
+                _Part(columns, shape, of_w),
                 part(z, path.out, of_z, sizes_z, "k"),  # type: ignore[arg-type]
                 coupled,
                 tuple(size[c] for c in coupled),
-                "p" in w.letters,
+                "p" in of_w,
                 path.weighted,
             )
         )
@@ -164,74 +163,66 @@ def _products(
     for path in _paths(base.text):
         if not fixed and not path.weighted:
             continue
-        einsums = _Einsums(base, path, tiled, like)
+        products = _Products(base, path, tiled, like)
         # Some rows at a time: coupled channels are many.
-        step = max(1, LIMIT // (like.element_size() * einsums.size))
+        step = max(1, LIMIT // (like.element_size() * products.size))
         for first in range(0, count, step):
             some = slice(first, first + step)
             part = [a if a is None or s not in every else a[some] for s, a in enumerate(rows)]
-            einsums.add(part, {s: a[some] if s in every else a for s, a in found.items()})
+            products.add(part, {s: a[some] if s in every else a for s, a in found.items()})
     return found
 
 
-class _Einsums:
-    """One path: rows are t in einsum's letters, r within a tile; the couplings of y are T, coupled channels A."""
+class _Products:
+    """What one path gives: x and y coupled to A, A weighed to z. In einsum's letters rows are t, within a tile r."""
 
     def __init__(self, base: Program, path: _Path, tiled: bool, like: Tensor) -> None:
         self.path = path
-        self.symbol, self.cells = _symbol(base.text, path.number, like.dtype, like.device), "ijk"
         self.by_row = path.weighted and base.rows[W] != SHARED
-        self.one = None if path.weighted else like.new_ones(path.w.shape)
-        inside = "tr" if tiled else "t"
-        self.x, self.y = inside + path.x.letters, inside + path.y.letters
-        self.t = f"{inside}{path.y.letters.replace('j', '')}ik"
-        self.scalar = self.symbol.shape[1] == 1
-        if self.scalar:
-            # Of scalars y the symbol is a multiple of the unit matrix: T has no components.
-            self.symbol, self.cells = self.symbol[0, :, 0], "j"
-            self.x, self.t = self.x.replace("i", "k"), self.t[:-2]
+        symbol = _symbol(base.text, path.number, like.dtype, like.device)
+        # Weights of an edge are many: the order of their channels is kept.
+        order = path.x.letters, path.y.letters, symbol, "tr" if tiled else "t", self.by_row or path.pairs
+        self.coupling = Equal(*order) if path.coupled == "u" else Pairs(*order)
         self.w, self.z = "t" * self.by_row + path.w.letters, "t" + path.z.letters
-        # The order in which a matrix product gives A, or that of weights of an edge, which are many.
-        self.a = "tk" + (path.coupled if self.scalar or self.by_row or path.pairs else path.coupled[::-1])
-        self.weighed = "tkp" if path.pairs else self.a
-        # numbers of a row in A and in T
-        size = dict(
-            zip(
-                path.x.letters + path.z.letters + path.y.letters,
-                path.x.shape + path.z.shape + path.y.shape,
-                strict=True,
-            )
-        )
-        size |= dict(zip(path.coupled, path.sizes, strict=True)) | {"t": 1, "r": TILE}
-        self.size = max(prod(size[c] for c in letters) for letters in (self.a, self.t))
+        self.weighed = "tkp" if path.pairs else self.coupling.a
+        self.summed = "".join(c for c in self.weighed if c not in self.z)
+        size = {"t": 1, "r": TILE} | dict(zip(path.coupled, path.sizes, strict=True))
+        for part in (path.x, path.y, path.z):
+            size |= dict(zip(part.letters, part.shape, strict=True))
+        self.size = max(prod(size[c] for c in letters) for letters in (self.coupling.a, self.coupling.t))
+        # Without weights A is summed over the channels that z has not.
+        self.ones = like.new_ones([size[c] for c in self.summed]) if self.summed and not path.weighted else None
 
     def add(self, rows: list[Tensor | None], found: dict[int, Tensor]) -> None:
-        """What the path gives to each result's rows."""
-        path, (x, y, w, g) = self.path, rows
+        """To each result's rows, of x y w g."""
+        path, coupling, (x, y, w, g) = self.path, self.coupling, rows
         x, y, g = (None if a is None else p.of(a) for p, a in ((path.x, x), (path.y, y), (path.z, g)))
-        w = self.one if not path.weighted else None if w is None else path.w.of(w) if self.by_row else path.w.of(w)[0]
-        t = None if y is None else torch.einsum(f"{self.y},{self.cells}->{self.t}", y, self.symbol)
+        w = None if w is None or not path.weighted else path.w.of(w) if self.by_row else path.w.of(w)[0]
+        t = None if y is None else coupling.matrices(y)
         if Z in found or (W in found and path.weighted):
-            a = self._picked(self._coupled(x, t))
+            a = self._picked(coupling.coupled(x, t))  # type: ignore[arg-type]
             if Z in found:
-                path.z.of(found[Z]).add_(torch.einsum(f"{self.weighed},{self.w}->{self.z}", a, w))
+                weighed = (a,) if not path.weighted else (a, w)
+                letters = self.weighed if not path.weighted else f"{self.weighed},{self.w}"
+                path.z.of(found[Z]).add_(torch.einsum(f"{letters}->{self.z}", *weighed))
             if W in found and path.weighted:
                 into = path.w.of(found[W])
                 (into if self.by_row else into[0]).add_(torch.einsum(f"{self.weighed},{self.z}->{self.w}", a, g))
         if X not in found and Y not in found:
             return
-        da = self._spread(torch.einsum(f"{self.z},{self.w}->{self.weighed}", g, w))
+        da = self._spread(self._unweighed(g, w))  # type: ignore[arg-type]
         if X in found:
-            path.x.of(found[X]).add_(torch.einsum(f"{self.t},{self.a}->{self.x}", t, da))
+            path.x.of(found[X]).add_(coupling.grad_x(da, t))  # type: ignore[arg-type]
         if Y in found:
-            dt = torch.einsum(f"{self.x},{self.a}->{self.t}", x, da)
-            path.y.of(found[Y]).add_(torch.einsum(f"{self.t},{self.cells}->{self.y}", dt, self.symbol))
+            path.y.of(found[Y]).add_(coupling.grad_y(da, x))  # type: ignore[arg-type]
 
-    def _coupled(self, x: Tensor | None, t: Tensor | None) -> Tensor:
-        # einsum puts the left factor's letters first: so A is made in its own order, not copied to it.
-        if self.scalar:
-            return torch.einsum(f"{self.x},{self.t}->{self.a}", x, t)
-        return torch.einsum(f"{self.t},{self.x}->{self.a}", t, x)
+    def _unweighed(self, g: Tensor, w: Tensor | None) -> Tensor:
+        """The gradient of A, or of its pairs."""
+        if self.path.weighted:
+            return torch.einsum(f"{self.z},{self.w}->{self.weighed}", g, w)
+        if self.ones is None:
+            return torch.einsum(f"{self.z}->{self.weighed}", g)
+        return torch.einsum(f"{self.z},{self.summed}->{self.weighed}", g, self.ones)
 
     def _picked(self, a: Tensor) -> Tensor:
         """(E, k, pairs u < v) of (E, k, u, v), where the path reads those alone."""

@@ -72,7 +72,7 @@ def sweep(
     x, z = sides.get(X), sides.get(Z)
     for path in _paths(base.text):
         if w is not None:
-            weights = w[:, path.columns].unflatten(1, (path.m1, path.m3))
+            weights = w[:, path.columns].view(-1, path.m1, path.m3)
             if Z in results and x is not None:
                 out, add = results[Z].into(path.out)
                 groups.multiply(x.matrix(path.in1), weights, out, path.scale, add=add)
@@ -80,7 +80,7 @@ def sweep(
                 out, add = results[X].into(path.in1)
                 groups.multiply(z.matrix(path.out), weights.mT, out, path.scale, add=add)
         if dw is not None and x is not None and z is not None:
-            out = dw[:, path.columns].unflatten(1, (path.m1, path.m3))
+            out = dw[:, path.columns].view(-1, path.m1, path.m3)
             groups.outer(x.matrix(path.in1), z.matrix(path.out), out, path.scale)
     return [dw if s == W else groups.restored(results[s].finished()) for s in open]  # type: ignore[misc]
 

@@ -32,14 +32,14 @@ def contract(
     program: Program, operands: list[Tensor], index: list[Tensor], rows: list[int], open: list[int]
 ) -> list[Tensor]:
     """dF/da for each open slot, `rows[n]` rows each; an absent operand (one dimension, no element) stands for zero."""
-    dtype = operands[0].dtype
-    wide = [a.to(torch.promote_types(dtype, torch.float32)) for a in operands]
-    opened = dict(zip(open, rows, strict=True))
+    dtype, opened = operands[0].dtype, dict(zip(open, rows, strict=True))
+    half = dtype.itemsize < 4
+    wide = [a.float() for a in operands] if half else operands
     if program.derived:
         found = expanded(program, wide, opened, lambda base, read, o, fixed: _sweep(base, read, index, o, fixed))
     else:
         found = _sweep(base_of(program), wide, index, opened, True)
-    return [a.to(dtype) for a in found]
+    return [a.to(dtype) for a in found] if half else found
 
 
 def _sweep(

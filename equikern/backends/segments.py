@@ -91,7 +91,7 @@ def turn_segment(
     sizes: tuple[int, int], source: Tensor, to: Tensor, *, turn: bool, split: bool, add: bool = False
 ) -> None:
     """Copy or add rows of a segment (mul, 2l+1), where `turn`ed components outermost after `split`, else channels."""
-    if _C is None or not source.is_cpu:
+    if _C is None or not source.is_cpu or source.dtype not in (torch.float32, torch.float64):
         turn_copy(sizes, source, to, turn=turn, split=split, add=add)
         return
     ends = (source.data_ptr(), source.stride(0)), (to.data_ptr(), to.stride(0))
@@ -105,7 +105,7 @@ def turn_copy(
     """`turn_segment` as one strided copy of torch's, on any device."""
     if turn:
         shape = sizes if split else sizes[::-1]
-        source, to = source.unflatten(1, shape).transpose(1, 2), to.unflatten(1, shape[::-1])
+        source, to = source.view(len(to), *shape).transpose(1, 2), to.view(len(to), *shape[::-1])
     if add:
         to.add_(source)
     else:

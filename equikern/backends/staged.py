@@ -57,14 +57,15 @@ def takes(text: str) -> bool:
 
 @cache
 def stage(text: str) -> Stage:
-    """The two stages of a program. Every channel v of y has an entry of its own."""
+    """The two stages. Every channel of y has an entry of its own; those into one segment of z lie together."""
     program = parse(text)
     x, y, z = (program.operands[slot].irreps for slot in (X, Y, Z))
     singles = [(1, ir) for mul, ir in y for _ in range(mul)]  # type: ignore[union-attr]
     middle: list[tuple[int, Irrep]] = []
     paths: list[Path] = []
     found: dict[int, Into] = {}
-    for path, columns in zip(program.paths, program.weight_slices, strict=True):
+    both = sorted(zip(program.paths, program.weight_slices, strict=True), key=lambda pair: pair[0].out)
+    for path, columns in both:
         m1, m2, _ = program.multiplicities(path)
         first = sum(entry.mul for entry in y[: path.in2])  # type: ignore[index]
         into = found.get(path.out, Into(path.out, 0, (), ()))
@@ -156,9 +157,12 @@ class _Mix:
         self.call, self.into = call, into
         self.mul, ir = call.base.operands[Z].irreps[into.out]  # type: ignore[index]
         self.sizes = call.rows, ir.dim
-        slices = call.program.operands[Z].irreps.slices()  # type: ignore[union-attr]
+        self.shared = call.base.rows[W] == SHARED
+        slices = [call.program.operands[Z].irreps.slices()[n] for n in into.segments]  # type: ignore[union-attr]
+        if self.shared and ir.dim == 1:  # side by side, they are one matrix
+            slices = [slice(slices[0].start, slices[-1].stop)]
         self.a, self.da = (
-            [] if whole is None else [whole[:, slices[n]].unflatten(1, (ir.dim, -1)) for n in into.segments]
+            [] if whole is None else [whole[:, columns].unflatten(1, (ir.dim, -1)) for columns in slices]
             for whole in (middle, cotangent)
         )
 
@@ -166,19 +170,23 @@ class _Mix:
         """Fill z, the gradient of w, and the cotangent of the intermediate channels."""
         out = None if z is None else z.into(self.into.out)[0]
         g = self.call.g.matrix(self.into.out) if self.call.g is not None and (self.da or dw is not None) else None
-        (self._shared if self.call.base.rows[W] == SHARED else self._by_row)(out, g, dw)
+        (self._all_rows if self.shared else self._by_row)(out, g, dw)
 
-    def _shared(self, z: Tensor | None, g: Tensor | None, dw: Tensor | None) -> None:
+    def _all_rows(self, z: Tensor | None, g: Tensor | None, dw: Tensor | None) -> None:
         """Weights of all rows: one product for all paths."""
-        a = torch.cat(self.a, 2).flatten(0, 1) if self.a else None  # (rows * components, channels)
-        weights = gather_weights(self.call.w, list(self.into.parts), self.mul, self.call.like)
-        if z is not None and a is not None:
-            multiply(a, weights, z)
-        if dw is not None and a is not None and g is not None:
-            scatter_weights((g.t() @ a).t(), list(self.into.parts), dw)
-        if self.da and g is not None:
-            parts = (g @ weights.t()).unflatten(0, self.sizes).split([da.shape[2] for da in self.da], 2)
-            for da, part in zip(self.da, parts, strict=True):
+        parts, whole = list(self.into.parts), self.sizes[1] == 1
+        weights = gather_weights(self.call.w, parts, self.mul, self.call.like)
+        if self.a:
+            a = (self.a[0] if whole else torch.cat(self.a, 2)).flatten(0, 1)  # (rows * components, channels)
+            if z is not None:
+                multiply(a, weights, z)
+            if dw is not None and g is not None:
+                scatter_weights((g.t() @ a).t(), parts, dw)
+        if self.da and g is not None and whole:
+            multiply(g, weights.t(), self.da[0].flatten(0, 1))
+        elif self.da and g is not None:
+            found = (g @ weights.t()).unflatten(0, self.sizes).split([da.shape[2] for da in self.da], 2)
+            for da, part in zip(self.da, found, strict=True):
                 da.copy_(part)
 
     def _by_row(self, z: Tensor | None, g: Tensor | None, dw: Tensor | None) -> None:

@@ -39,6 +39,14 @@ class Graph:
         if edges.is_cuda:
             self.by_sender  # noqa: B018  (now, so that no step waits for its checks)
 
+    @classmethod
+    def of(cls, edge_index: Tensor, num_nodes: int, graph: Graph | None) -> Graph:
+        """The graph that came with a call, checked against its edges, or a new one where none did."""
+        if graph is None:
+            return cls(edge_index, num_nodes)
+        graph.check(edge_index, num_nodes)
+        return graph
+
     def check(self, edge_index: Tensor, num_senders: int) -> None:
         """Raise ShapeError unless the graph is that of `edge_index` for `num_senders` rows.
 

@@ -55,7 +55,7 @@ def accelerate(model: Model, *, tables: str = "evaluation") -> Model:
 
     tables: when weights that depend on the edge length alone come from a `nn.RadialTable` instead of their network, in
     float32: in "evaluation" (`model.eval()`), "always" (training too: exact to 1e-7, gradients of all parameters
-    included) or "never".
+    included) or "never". On a CUDA device, where nothing waits, edges shorter than a tenth of the cutoff then give NaN.
 
     Returns the model. Its numbers, parameters, state dict and classes stay; `restore` undoes it; a second call does
     nothing new. A part without a kernel for the model's device and dtype is left, as is one whose coefficients are not

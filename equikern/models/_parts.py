@@ -31,14 +31,20 @@ def inputs(species: Tensor, edge_vec: Tensor, edge_index: Tensor, graph: Graph |
     """The graph of a model's inputs; raises ShapeError where they do not fit one another."""
     if species.ndim != 1 or species.dtype not in (torch.int32, torch.int64):
         raise ShapeError(f"species are integers (N,); got {tuple(species.shape)} {species.dtype}.")
-    if graph is None:
-        graph = Graph(edge_index, species.shape[0])
-    else:
-        graph.check(edge_index, species.shape[0])
+    graph = Graph.of(edge_index, species.shape[0], graph)
     graph.check_species(species, num_species)
     if edge_vec.shape != (graph.num_edges, 3):
         raise ShapeError(f"edge_vec has shape {tuple(edge_vec.shape)}; edge_index reads ({graph.num_edges}, 3).")
     return graph
+
+
+def xavier(model: nn.Module) -> None:
+    """Xavier uniform weights and zero biases in all linear layers."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
 
 
 def features(channels: int, lmax: int, parity: str) -> Irreps:

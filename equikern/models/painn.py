@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from equikern.errors import EquikernError, ShapeError
 from equikern.graph import Graph
+from equikern.models._parts import xavier
 from equikern.nn import PaiNNMessage
 from equikern.ops import PaiNNConfig, painn, radial, radial_embedding, spherical_harmonics
 
@@ -99,11 +100,7 @@ class PaiNN(nn.Module):
         self.layers = nn.ModuleList([Interaction(config) for _ in range(config.layers)])
         self.readout = nn.Sequential(nn.Linear(c, config.hidden), nn.SiLU(), nn.Linear(config.hidden, 1))
         self.dipole_head = DipoleHead(config) if dipole else None
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        xavier(self)
 
     def forward(self, species: Tensor, edge_vec: Tensor, edge_index: Tensor, graph: Graph | None = None) -> Tensor:
         """Atomic energies (N,): species (N,) indexes the embedding, edge_vec (E, 3), edge_index (2, E).
@@ -124,7 +121,7 @@ class PaiNN(nn.Module):
         self, species: Tensor, edge_vec: Tensor, edge_index: Tensor, graph: Graph | None
     ) -> tuple[Tensor, Tensor]:
         """q (N, C) and mu (N, 3, C) after the last layer."""
-        config, graph = self.config, _graph(graph, edge_index, species)
+        config, graph = self.config, Graph.of(edge_index, species.shape[0], graph)
         d = edge_vec.norm(dim=1)  # (E,)
         direction = spherical_harmonics([1], edge_vec, True, "norm")  # (E, 3), zero for a vector of zero
         if config.basis == "bessel":
@@ -160,7 +157,7 @@ class PaiNN(nn.Module):
         One native op on the CPU, where a derivative of second order raises BackendError; layer by layer on a device,
         whose kernels are the messages. The arguments of `forward`.
         """
-        graph = _graph(graph, edge_index, species)
+        graph = Graph.of(edge_index, species.shape[0], graph)
         if edge_vec.device.type != "cpu":
             return self._by_layers(species, edge_vec, graph)
         config, weights = self.whole()
@@ -193,7 +190,7 @@ class PaiNN(nn.Module):
         """
         if positions.shape != (species.shape[0], 3):
             raise ShapeError(f"positions are {tuple(positions.shape)}; {species.shape[0]} species need (N, 3).")
-        graph = _graph(graph, edge_index, species)
+        graph = Graph.of(edge_index, species.shape[0], graph)
         edge_vec = positions[graph.sender] - positions[graph.receiver]
         if offsets is not None:
             edge_vec = edge_vec + offsets
@@ -204,10 +201,3 @@ class PaiNN(nn.Module):
         if batch is None:
             return energies.sum().reshape(1), forces
         return energies.new_zeros(num_graphs).index_add(0, batch, energies), forces
-
-
-def _graph(graph: Graph | None, edge_index: Tensor, species: Tensor) -> Graph:
-    if graph is None:
-        return Graph(edge_index, species.shape[0])
-    graph.check(edge_index, species.shape[0])
-    return graph

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from equikern.errors import EquikernError
 from equikern.graph import Graph
 from equikern.models._checks import check_sizes
+from equikern.models._parts import inputs, xavier
 from equikern.nn import RadialConvolution
 from equikern.ops import radial
 
@@ -106,18 +107,14 @@ class SchNet(nn.Module):
         self.embedding = nn.Embedding(config.num_species, c)
         self.layers = nn.ModuleList([Interaction(config) for _ in range(config.layers)])
         self.readout = nn.Sequential(nn.Linear(c, c // 2), ShiftedSoftplus(), nn.Linear(c // 2, 1))
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        xavier(self)
 
     def forward(self, species: Tensor, edge_vec: Tensor, edge_index: Tensor, graph: Graph | None = None) -> Tensor:
         """Atomic energies (N,): species (N,) indexes the embedding, edge_vec (E, 3), edge_index (2, E).
 
         edge_vec is position[sender] + shifts @ cell - position[receiver]; edge_index holds senders, receivers.
         """
-        graph = graph or Graph(edge_index, species.shape[0])
+        graph = inputs(species, edge_vec, edge_index, graph, self.config.num_species)
         h = self.embedding(species)  # (N, C)
         for layer in self.layers:
             h = h + layer(h, edge_vec, edge_index, graph)

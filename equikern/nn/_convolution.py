@@ -57,10 +57,7 @@ class Convolution(torch.nn.Module):
 
         `graph`, made once by `Graph(edge_index, N)`, saves the checks and the sort of the edges.
         """
-        if graph is None:
-            graph = Graph(edge_index, x.shape[0])
-        else:
-            graph.check(edge_index, x.shape[0])
+        graph = Graph.of(edge_index, x.shape[0], graph)
         return evaluate(self.program, (x, y, weight), graph.index, graph.num_nodes)
 
     def extra_repr(self) -> str:

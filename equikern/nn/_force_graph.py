@@ -13,6 +13,7 @@ from torch import Tensor
 from equikern import backends
 from equikern.errors import EquikernError, ShapeError
 from equikern.graph import Graph
+from equikern.nn._radial_table import RadialTable
 from equikern.ops import PaiNNConfig
 from equikern.ops.painn import evaluate_packed, pack, packs
 
@@ -105,7 +106,10 @@ class ForceGraph:
         given = [positions] if offsets is None else [positions, offsets]
         if not positions.is_cuda:
             return self._step(*given)
-        state = [(t.data_ptr(), t.dtype) for t in (*self.model.parameters(), *self.model.buffers())]
+        state: list[Any] = [(t.data_ptr(), t.dtype) for t in (*self.model.parameters(), *self.model.buffers())]
+        # Kernels read parameters where they lie, but tables are made of them.
+        tables = [getattr(m, "table", None) for m in self.model.modules()]
+        state += [table.seen() for table in tables if isinstance(table, RadialTable)]
         key = (backends.setting(), [(t.dtype, t.device) for t in given], state)
         if self._captured is None or self._captured.key != key:
             self._captured = _Captured(self._step, given, key)

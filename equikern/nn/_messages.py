@@ -24,7 +24,7 @@ class SchNetMessage(torch.nn.Module):
 
     def forward(self, h: Tensor, filters: Tensor, edge_index: Tensor, graph: Graph | None = None) -> Tensor:
         """h (N, C), filters (E, C), edge_index (2, E) senders, receivers -> (N, C)."""
-        graph = _graph(graph, edge_index, h)
+        graph = Graph.of(edge_index, h.shape[0], graph)
         one = filters.new_ones(graph.num_edges, 1)
         return evaluate(self.program, (h, one, filters), graph.index, graph.num_nodes)
 
@@ -51,15 +51,8 @@ class PaiNNMessage(torch.nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """phi (N, 3C), mu (N, 3, C), filters (E, 3C), direction (E, 3), edge_index (2, E) -> (N, C), (N, 3, C)."""
         c = self.channels
-        graph = _graph(graph, edge_index, phi)
+        graph = Graph.of(edge_index, phi.shape[0], graph)
         x = torch.cat([phi[:, : 2 * c], (phi[:, None, 2 * c :] * mu).flatten(1)], 1)  # (N, C 0e + C 0e + C 1o)
         y = torch.cat([direction.new_ones(direction.shape[0], 1), direction], 1)  # (E, 0e + 1o)
         out = evaluate(self.program, (x, y, filters), graph.index, graph.num_nodes)
         return out[:, :c], out[:, c:].unflatten(1, (3, c))
-
-
-def _graph(graph: Graph | None, edge_index: Tensor, features: Tensor) -> Graph:
-    if graph is None:
-        return Graph(edge_index, features.shape[0])
-    graph.check(edge_index, features.shape[0])
-    return graph

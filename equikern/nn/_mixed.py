@@ -93,10 +93,7 @@ class MixedConvolution(torch.nn.Module):
         for name, a, irreps in (("x", x, self.irreps_x), ("y", y, self.irreps_y)):
             if a.ndim != 2 or a.shape[1] != irreps.dim:
                 raise ShapeError(f"{name} is {tuple(a.shape)}; {self} reads (rows, {irreps.dim}).")
-        if graph is None:
-            graph = Graph(edge_index, x.shape[0])
-        else:
-            graph.check(edge_index, x.shape[0])
+        graph = Graph.of(edge_index, x.shape[0], graph)
         x, y = _turn(x, self.irreps_x, True), _turn(y, self.irreps_y, True)
         message = evaluate(self.coupling, (x, y, None), graph.index[:1], graph.num_edges)  # (E, dim of x ⊗ y)
         order = [

@@ -34,8 +34,8 @@ class RadialConvolution(torch.nn.Module):
     the table's knots, or shorter than r_max / 10; `self.table.why_not()` says why a table was refused.
 
     On a CUDA device nothing waits for it: edges shorter than r_max / 10 give NaN (see `RadialTable`). In training the
-    module runs there unless table=True; the gradient of a table is made of that of the weights, which takes the memory
-    of edges x weights.
+    module runs there unless table=True: a table is then made in each step, which waits, and its gradient is made of
+    that of the weights, which takes the memory of edges x weights.
 
     Raises ProgramError for an impossible path, or irreps_y that are no harmonics.
     """
@@ -88,10 +88,7 @@ class RadialConvolution(torch.nn.Module):
         edge_vec is position[sender] + shifts @ cell - position[receiver]. `graph`, made once by `Graph(edge_index, N)`,
         saves the checks and the sort of the edges.
         """
-        if graph is None:
-            graph = Graph(edge_index, x.shape[0])
-        else:
-            graph.check(edge_index, x.shape[0])
+        graph = Graph.of(edge_index, x.shape[0], graph)
         if edge_vec.shape != (graph.num_edges, 3):
             raise ShapeError(f"edge_vec has shape {tuple(edge_vec.shape)}; the graph reads ({graph.num_edges}, 3).")
         y = spherical_harmonics([ir.l for _, ir in self.irreps_y], edge_vec, True, "component")

@@ -6,7 +6,8 @@ to less than the network's own rounding in float32, and a kernel reads eight row
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from equikern.ops.spline import spline
 TOLERANCE = (1e-7, 3e-6)
 LARGEST = 256 << 20  # bytes
 TRAINED = 4
+DTYPES = {torch.float32, torch.float64}
 CLOSE = 0.02  # change of parameters, over their largest, up to which a table's errors are only sampled
 
 
@@ -55,7 +57,8 @@ class RadialTable:
         self.r_min = self.r_max / 10 if r_min is None else float(r_min)
         self._made_of: list[Tensor] = []
         self._measured_of: list[Tensor] = []  # when all intervals were looked at last
-        self._seen: list[tuple[Any, ...]] = []  # what the host saw of them, on a device
+        self._seen: list[tuple[int, ...]] = []  # what the host saw when they were looked at last, on a device
+        self._looked_at: list[Tensor] = []  # kept, so that no other tensor has their id
         self._numbers: Tensor | None = None  # all of them, on a device
         self._fit: Fit | None = None
         self._rows: dict[tuple[torch.dtype, torch.device], Tensor] = {}
@@ -67,12 +70,14 @@ class RadialTable:
         """What a `tabled` program reads for lengths r (E,): rows (n, W), factors b (E, 8), first rows knot (E,).
 
         rows is on the graph of the module's parameters, b on that of r. None where the module itself must be used:
-        there is no table, or somebody traces and values cannot be looked at; on the CPU, where an edge is shorter than
-        the first knot, or not a number; where it is cheaper, with fewer edges than the table has intervals (`TRAINED`
-        times as many where it trains: derivatives by its parameters take the module in float64 at the table's sites);
-        on a device, where it trains and not `trained`.
+        there is no table, or somebody traces and values cannot be looked at; in half types; on the CPU, where an edge
+        is shorter than the first knot, or not a number; where it is cheaper, with fewer edges than the table has
+        intervals (`TRAINED` times as many where it trains: derivatives by its parameters take the module in float64 at
+        the table's sites); on a device, where it trains and not `trained`.
         """
         if _get_current_dispatch_mode() is not None or torch.compiler.is_compiling() or r.shape[0] < INTERVALS[0]:
+            return None
+        if not {r.dtype, dtype} <= DTYPES:
             return None
         now = self._state()
         parameters = [t for t in now if t.requires_grad]
@@ -108,6 +113,15 @@ class RadialTable:
         """Largest error of value and slope that was measured, over the largest weight."""
         return (float("nan"),) * 2 if self._fit is None else self._fit.errors  # type: ignore[return-value]
 
+    def seen(self) -> list[tuple[int, ...]]:
+        """What the host sees of the module's parameters and buffers: where it differs, their values may too."""
+        return self._see(self._state())
+
+    def _see(self, now: list[Tensor]) -> list[tuple[int, ...]]:
+        versions = [-1 if t.is_inference() else t._version for t in now]
+        about = [(id(t), t.data_ptr(), v, t.requires_grad) for t, v in zip(now, versions, strict=True)]
+        return [*about, (self.radial.training,)]
+
     # --- how it is made
 
     @property
@@ -127,29 +141,29 @@ class RadialTable:
         """Make the table of the module as it is, `now` its parameters and buffers, unless it is made already."""
         known = bool(self._fit or self._reason)
         if now and not _waits(now[0]):
-            seen: list[tuple[Any, ...]] = [
-                (t, t.data_ptr(), t.is_inference() or t._version, t.requires_grad) for t in now
-            ]
-            seen.append((self.radial.training,))
-            if _capturing() or (known and _same(seen, self._seen)):
+            seen = self._see(now)
+            if _capturing() or (known and seen == self._seen):
                 return
-            self._seen = seen
+            self._seen, self._looked_at = seen, now
         # By value: in-place writes through `.data`, as of averaged parameters, leave no other trace.
         if known and len(now) == len(self._made_of) and all(map(_equal, now, self._made_of)):
             return
+        with _plainly():
+            self._make(now)
+
+    def _make(self, now: list[Tensor]) -> None:
         self._made_of = [t.detach().clone() for t in now]
-        self._numbers = _numbers(self._made_of) if self._seen else None
+        self._numbers = _numbers(self._made_of) if now and not _waits(now[0]) else None
         self._rows, self._reason, before, self._fit = {}, "", self._fit, None
-        with torch.no_grad():
-            values = self._values(torch.float64, HOST)
-            if before is not None and _near(now, self._measured_of):
-                table = table_of(before, values)
-                if holds(values, before, TOLERANCE, table):
-                    self._fit = before
-                    self._rows = {(torch.float64, self._device): self._by_pair(table).to(self._device)}
-                    return
-            self._measured_of = self._made_of
-            result = fit(values, self.r_min, self.r_max, TOLERANCE, like=before)
+        values = self._values(torch.float64, HOST)
+        if before is not None and _near(now, self._measured_of):
+            table = table_of(before, values)
+            if holds(values, before, TOLERANCE, table):
+                self._fit = before
+                self._rows = {(torch.float64, self._device): self._by_pair(table).to(self._device)}
+                return
+        self._measured_of = self._made_of
+        result = fit(values, self.r_min, self.r_max, TOLERANCE, like=before)
         if isinstance(result, str):
             self._reason = result
         elif (size := 4 * result.rows * values(torch.tensor([self.r_max]).double()).shape[1]) > LARGEST:
@@ -191,17 +205,24 @@ class RadialTable:
     def _cast(self, dtype: torch.dtype, device: torch.device) -> Tensor:
         if (dtype, device) not in self._rows:
             exact = torch.float64, self._device
-            if exact not in self._rows:
-                with torch.no_grad():
+            with _plainly():
+                if exact not in self._rows:
                     self._rows[exact] = self._compute(torch.float64)
-            self._rows[dtype, device] = self._rows[exact].to(device, dtype)
+                self._rows[dtype, device] = self._rows[exact].to(device, dtype)
             if exact != (dtype, device):
                 del self._rows[exact]  # its size, twice over
         return self._rows[dtype, device]
 
     def __getstate__(self) -> dict[str, Any]:
-        empty: dict[str, Any] = {"_made_of": [], "_measured_of": [], "_seen": [], "_numbers": None}
-        return self.__dict__ | empty | {"_fit": None, "_rows": {}, "_reason": ""}
+        empty: dict[str, Any] = {"_made_of": [], "_measured_of": [], "_seen": [], "_looked_at": []}
+        return self.__dict__ | empty | {"_numbers": None, "_fit": None, "_rows": {}, "_reason": ""}
+
+
+@contextmanager
+def _plainly() -> Iterator[None]:
+    """Without recording, and not in inference mode: what is kept of one call serves others, which may record."""
+    with torch.inference_mode(False), torch.no_grad():
+        yield
 
 
 def _waits(tensor: Tensor) -> bool:
@@ -211,11 +232,6 @@ def _waits(tensor: Tensor) -> bool:
 
 def _capturing() -> bool:
     return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
-
-
-def _same(now: list[tuple[Any, ...]], then: list[tuple[Any, ...]]) -> bool:
-    """Whether tensors are the same objects, and what is known of them is equal."""
-    return len(now) == len(then) and all(a[0] is b[0] and a[1:] == b[1:] for a, b in zip(now, then, strict=True))
 
 
 def _equal(a: Tensor, b: Tensor) -> bool:

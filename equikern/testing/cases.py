@@ -243,6 +243,7 @@ def _mixed_modes() -> list[Case]:
         _case("species-pseudo", fully_connected("5x0o+3x1o", "2x0e+3x0o", "4x0e+2x1e+3x1o"), species, tags | {"small"}),
         _case("species-ir-mul", fully_connected("6x0e+3x1o", "4x0e", "6x0e+4x1o"), species, tags, layout="ir_mul"),
         _case("species-no-edges", fully_connected("6x0e+3x1o", "4x0e", "6x0e+4x1o"), species, tags, degree=0),
+        _case("uvw-none", fully_connected("0x1o+3x0e+2x1o", "0e+1o", "2x1o+0x0e"), shared, tags),
         _case("y-33", uvu_paths("3x0e+2x1o", "33x0e+9x1o", 2), shared, tags),
     ]
 
@@ -385,6 +386,8 @@ def _rows() -> list[Case]:
             5,
             tags=frozenset({"small"}),
         ),
+        Case("linear-no-rows", linear("3x1o+2x0e", "2x1o+2x0e", [(0, 0, 0.5), (1, 1, 1.0)]), 3, degree=0),
+        Case("linear-species-no-rows", by_species(linear("3x1o", "2x1o", [(0, 0, 0.5)])), 3, degree=0),
         Case("linear-ir-mul", linear("3x1o", "2x1o", [(0, 0, 0.5)], layout="ir_mul"), 3, tags=frozenset({"small"})),
     ]
 

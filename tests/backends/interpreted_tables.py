@@ -11,6 +11,7 @@ from equikern.backends.triton import table
 from equikern.errors import ShapeError
 from equikern.nn import Convolution, RadialConvolution
 from equikern.ops import evaluate, spline
+from equikern.program import tabled
 from equikern.testing import assert_close, derivatives, get, inputs, reference, tolerance, uvu_paths
 from equikern.testing.cases import KNOTS
 
@@ -32,13 +33,17 @@ def test_factors_are_summed_over_more_channels_than_a_warp_has(dtype, order):
     check(get("table-mul-33"), dtype, order)
 
 
-def test_higher_orders_and_tangents_of_the_table_are_sums_of_sweeps():
-    case = get("table-mixed")
-    program = case.program.along([0, 1, 2, 3]).along([1, 2])
+@pytest.mark.parametrize("along", [[[0, 1, 2, 3]], [[0, 1, 2, 3], [1, 2]]], ids=["second", "third"])
+def test_slots_of_derivatives_are_opened_together(along):
+    case, program = get("table-mixed"), get("table-mixed").program
+    for slots in along:
+        program = program.along(slots)
     generator = torch.Generator().manual_seed(0)
     rows = {"edge": case.edges, "sender": case.nodes, "receiver": case.nodes, "knot": KNOTS}
     given = [torch.randn(rows[slot.row], slot.dim, generator=generator, dtype=torch.float64) for slot in program.slots]
-    index, open = list(inputs(case).index), [0, 1, 2, 3]
+    if len(along) == 1:
+        given[7] = torch.empty(0, dtype=torch.float64)  # as where forces are trained: the table has no tangent
+    index, open = list(inputs(case).index), [0, 1, 2, 3, 4]
     counts = [rows[program.slots[slot].row] for slot in open]
     got = backends.triton.contract(program, given, index, counts, open)
     assert_close(got, backends.reference.contract(program, given, index, counts, open), 1e-13)
@@ -115,3 +120,8 @@ def test_a_table_without_enough_rows_is_refused():
     x, y, w, b = inputs(case).operands
     with pytest.raises(ShapeError, match=r"reads \(5, "), backends.backend("triton"):
         evaluate(case.program, (x, y, w[:4], b), inputs(case).index, case.nodes)
+
+
+def test_a_table_that_no_path_reads_has_no_kernel():
+    program = tabled(get("unweighted").program, (0, 2))
+    assert backends.triton.supports(program, "cpu", torch.float32) == "no path reads the table"

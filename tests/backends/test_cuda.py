@@ -227,7 +227,7 @@ def test_tensors_on_the_cpu_are_refused_by_name():
 @pytest.mark.parametrize(
     ("id", "dtype", "reason"),
     [
-        ("mul-5", torch.float8_e4m3fn, "float16 and bfloat16"),
+        ("mul-5", torch.float8_e4m3fn, "float32 and float64"),
         ("mode-uvw", torch.float32, "mixes channels"),
         ("linear", torch.float32, "family"),
         ("rows-shared-y", torch.float32, "rows of y"),
@@ -237,6 +237,14 @@ def test_what_it_has_no_kernel_for_is_named(monkeypatch, id, dtype, reason):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(cuda, "library", lambda: object())
     assert reason in cuda.supports(get(id).program, "cuda", dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["f16", "bf16"])
+def test_half_types_are_for_sweeps_alone(monkeypatch, dtype):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(cuda, "library", lambda: object())
+    assert cuda.supports(get("mul-5").program, "cuda", dtype) is None
+    assert "float32 and float64" in cuda_harmonics.supports("cuda", dtype)
 
 
 @needs_compiler

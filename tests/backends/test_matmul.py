@@ -4,36 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from equikern import backends
 from equikern.backends import by_edge, matmul, segments, species_rows
 from equikern.backends._channelwise import channelwise
 from equikern.errors import ShapeError
 from equikern.program import by_species, linear
-from equikern.testing import CASES, assert_close, derivatives, get, inputs, reference, tolerance
+from equikern.testing import CASES, NoWaits, assert_close, derivatives, get, inputs, reference, tolerance
 
-# What reads a tensor's values on the host, or has a result whose size depends on them.
-WAITS = (
-    "_local_scalar_dense", "equal", "is_nonzero", "nonzero", "masked_select", "bincount", "_unique2", "unique_dim",
-    "unique_consecutive", "repeat_interleave",
-)  # fmt: skip
 PRODUCTS = [case for case in CASES if case.program.family == "product" and case.program.paths]
 MIXED = [case for case in PRODUCTS if not channelwise(case.program.text)] + [c for c in CASES if "linear" in c.id]
-
-
-class Waiting(TorchDispatchMode):
-    """Raises for an operation that would make the host wait for a device."""
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func.overloadpacket.__name__ in WAITS:
-            raise AssertionError(f"{func} makes the host wait")
-        return func(*args, **(kwargs or {}))
-
-
-def test_an_operation_that_waits_is_seen():
-    with pytest.raises(AssertionError, match="wait"), Waiting():
-        torch.ones(3).sum().item()
 
 
 @pytest.mark.parametrize("case", MIXED, ids=str)
@@ -48,23 +28,26 @@ def test_nothing_waits_for_the_device(case, monkeypatch):
     rows = [len(x[n]) for n in inside]
     tangents = [torch.randn_like(a) for a in x]
     second = program.along(range(program.output))
-    with Waiting():
+
+    def all_orders():
         matmul.contract(program, [*x, torch.empty(0)], index, [given.rows], [program.output])
         matmul.contract(program, [*x, g], index, rows, inside)
         matmul.contract(second, [*x, g, *tangents], index, [*rows, given.rows], [*inside, program.output])
 
+    all_orders()  # puts the symbols of its paths on the device
+    with NoWaits():
+        all_orders()
 
-@pytest.mark.parametrize("order", [0, 1, 2])
+
+@pytest.mark.parametrize("order", [0, 1])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["f16", "bf16"])
-@pytest.mark.parametrize(
-    "id", ["linear", "linear-species", "species-pseudo", "se3-8", "mode-uuw", "modes-mixed-shared"]
-)
-def test_half_types_accumulate_in_float32(id, dtype, order):
+@pytest.mark.parametrize("id", ["linear-wide", "linear-species", "species-pseudo", "se3-8", "mode-uuw", "modes-ir-mul"])
+def test_half_types_are_computed_in_float32_and_rounded_once(id, dtype, order):
     case = get(id)
-    got = derivatives(case.program, inputs(case, dtype), "matmul", order)
-    assert {g.dtype for g in got.values()} == {dtype}
-    allowed = tolerance(case.program, dtype, order, case.longest_sum) * 4**order  # rounded between the orders
-    assert_close(got, reference(case, dtype, order), allowed, str(case))
+    given = inputs(case, dtype)
+    got = derivatives(case.program, given, "matmul", order)
+    wide = derivatives(case.program, given.to(torch.float32), "matmul", order, draw=dtype)
+    assert all(torch.equal(got[name], a.to(dtype)) for name, a in wide.items())
 
 
 @pytest.mark.parametrize("id", ["uvw-awkward", "se3-8", "nodes-ir-mul"])
@@ -87,7 +70,10 @@ def test_a_segment_is_turned_alike_by_torch_and_by_the_kernel(turn, split, add):
 
 
 @pytest.mark.parametrize("few", [0, 1000], ids=["tiles", "each"])
-@pytest.mark.parametrize("id", ["linear-species", "linear-species-16", "species", "species-ir-mul", "species-no-edges"])
+@pytest.mark.parametrize(
+    "id",
+    ["linear-species", "linear-species-16", "species", "species-ir-mul", "species-no-edges", "linear-species-no-rows"],
+)
 def test_maps_by_species_agree_with_the_reference_for_many_rows_and_few(id, few, monkeypatch):
     case = get(id)
     monkeypatch.setattr(species_rows, "FEW", few)

@@ -91,6 +91,14 @@ def test_tables_leave_results_as_close_to_float64_as_float32_is():
         assert (g - r).abs().max() <= 1.5 * (theirs - r).abs().max() + rounding
 
 
+def test_tables_follow_a_model_that_is_moved():
+    model = equikern.accelerate(small()).to(torch.float64)  # puts other tensors in the places of its buffers, as `cuda`
+    ours = {id(t) for t in (*model.parameters(), *model.buffers())}
+    for table in tables(model):
+        buffers = list(table.radial.buffers())
+        assert buffers and {id(t) for t in (*table.radial.parameters(), *buffers)} <= ours
+
+
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_training_gives_the_same_parameter_gradients(dtype):
     model = small(dtype)

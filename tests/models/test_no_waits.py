@@ -6,10 +6,20 @@ import pytest
 import torch
 
 import equikern
+from equikern import o3
 from equikern.cli.zoo import ZOO
 from equikern.graph import Graph
 from equikern.models import PaiNN, PaiNNConfig
-from equikern.nn import MLP, Convolution, Gate, MixedConvolution, PaiNNMessage, RadialConvolution, SchNetMessage
+from equikern.nn import (
+    MLP,
+    Convolution,
+    Gate,
+    MixedConvolution,
+    PaiNNMessage,
+    RadialConvolution,
+    SchNetMessage,
+    SpeciesLinear,
+)
 from equikern.ops.segment import softmax
 from equikern.testing import NoWaits
 
@@ -35,9 +45,9 @@ def force_training(energy, *leaves):
     (value + sum(g.square().sum() for g in first)).backward()
 
 
-def check(energy, *leaves):
+def check(energy, *leaves, chosen="reference"):
     """Once a graph values may be looked at; the step after that must not."""
-    with equikern.backend("reference"):
+    with equikern.backend(chosen):
         force_training(energy, *leaves)
         with NoWaits():
             force_training(energy, *leaves)
@@ -51,6 +61,8 @@ def layers():
     network = torch.nn.Sequential(torch.nn.Unflatten(0, (-1, 1)), MLP((1, 4, convolution.weight_numel), gain=1.0))
     radial = RadialConvolution(*IRREPS, PATHS, radial=network, r_max=5.0, table=False)
     mixed = MixedConvolution(*IRREPS, 3)
+    linear, product = o3.Linear(IRREPS[0], IRREPS[2]), o3.FullyConnectedTensorProduct(*IRREPS)
+    species_linear = SpeciesLinear(IRREPS[0], IRREPS[2], 3)
     gate = Gate("4x0e", [torch.tanh], "4x0e", [torch.sigmoid], "4x1o")
     x, y, filters = torch.randn(NODES, 16), torch.randn(edges, 4), torch.randn(edges, 12)
     vec, w = POSITIONS[graph.sender] - POSITIONS[graph.receiver], torch.randn(3, mixed.weight_numel)
@@ -65,6 +77,9 @@ def layers():
         "MixedConvolution": (lambda x, y, h, w: mixed(x, y, h, w, EDGES, graph), x, y, filters[:, :3], w),
         "SchNetMessage": (lambda h, f: schnet(h, f, EDGES, graph), x[:, :4], filters[:, :4]),
         "PaiNNMessage": (message, x[:, :12], torch.randn(NODES, 3, 4), filters, vec),
+        "Linear": (linear, x),
+        "TensorProduct": (product, x, torch.randn(NODES, 4)),
+        "SpeciesLinear": (lambda x: species_linear(x, SPECIES), x),
         "Gate": (gate, torch.randn(NODES, 20)),
         "softmax": (lambda a: softmax(a, graph.receiver, NODES), filters),
     }
@@ -77,6 +92,12 @@ LAYERS = layers()
 def test_a_layer_waits_for_nothing(name):
     layer, *tensors = LAYERS[name]
     check(lambda *t: layer(*t).tanh().sum(), *tensors)
+
+
+@pytest.mark.parametrize("name", ["Convolution", "Linear", "TensorProduct", "SpeciesLinear", "MixedConvolution"])
+def test_matrix_products_wait_for_nothing(name):
+    layer, *tensors = LAYERS[name]
+    check(lambda *t: layer(*t).tanh().sum(), *tensors, chosen="matmul")
 
 
 def model_energy(name):

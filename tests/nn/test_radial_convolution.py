@@ -72,6 +72,15 @@ def test_the_table_serves_float32_by_default_and_float64_on_request(monkeypatch)
             conv(*arguments(dtype)[:3])
 
 
+def test_a_table_that_was_made_in_inference_mode_trains():
+    conv, given = layer(table=True).eval(), arguments(torch.float32)
+    with torch.inference_mode():
+        conv(*given[:3])
+    kept = conv.table._rows
+    got = training_step(lambda x, v, i, s: conv(x, v, i), conv, *given)
+    assert kept is conv.table._rows and all(g.isfinite().all() for g in got)
+
+
 def test_nothing_of_size_edges_times_weights_or_outputs_is_saved():
     conv = layer(table=True)
     x, edge_vec, edge_index, _ = arguments(torch.float32)

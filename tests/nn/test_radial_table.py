@@ -86,6 +86,12 @@ def test_the_module_itself_runs_for_few_and_for_short_edges():
     assert table(short, torch.float32) is None
 
 
+@pytest.mark.parametrize("dtypes", [(torch.float32, torch.bfloat16), (torch.float16, torch.float16)])
+def test_half_types_have_no_table(dtypes):
+    table = RadialTable(RadialNetwork(3), 5.0)
+    assert table(lengths().to(dtypes[0]), dtypes[1]) is None
+
+
 def test_parameters_that_train_ask_for_more_edges():
     table = RadialTable(RadialNetwork(3), 5.0)
     r = lengths(2 * len(table)).float()

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from equikern.backends._channelwise import channelwise
-from equikern.backends._derived import base_of, expanded
 from equikern.backends.cuda.launch import NARROW, REALS, sweep
 from equikern.backends.cuda.nvrtc import library
+from equikern.backends.gpu.contract import contract as sweeps
 from equikern.program import Program
 
 name = "cuda"
@@ -22,8 +22,8 @@ name = "cuda"
 
 def unavailable(device: str, dtype: torch.dtype) -> str | None:
     """Why no kernel runs on tensors of a device and dtype; None if they do."""
-    if dtype not in REALS and dtype not in NARROW:
-        return f"operands are {dtype}; the kernels have float32, float64, float16 and bfloat16"
+    if dtype not in REALS:
+        return f"operands are {dtype}; the kernels have float32 and float64"
     if device != "cuda":
         return f"operands are on {device}; the kernels run on cuda"
     if not torch.cuda.is_available():
@@ -35,7 +35,7 @@ def unavailable(device: str, dtype: torch.dtype) -> str | None:
 
 def supports(program: Program, device: str, dtype: torch.dtype) -> str | None:
     """None where the kernels run the program, else the reason why not."""
-    if (reason := unavailable(device, dtype)) is not None:
+    if (reason := unavailable(device, torch.float32 if dtype in NARROW else dtype)) is not None:
         return reason
     if program.family != "product":
         return f"it has no kernel for the family {program.family!r}"
@@ -48,10 +48,4 @@ def contract(
     program: Program, operands: list[Tensor], index: list[Tensor], rows: list[int], open: list[int]
 ) -> list[Tensor]:
     """dF/da for each open slot, `rows[n]` rows each; an absent operand (one dimension, no element) stands for zero."""
-    opened = dict(zip(open, rows, strict=True))
-    base = base_of(program)
-    if not program.derived:
-        return sweep(base, operands, index, opened)
-    if program.derived == (tuple(range(base.output)),) and all(slot <= base.output for slot in open):
-        return sweep(base, operands, index, opened, second=True)
-    return expanded(program, operands, opened, lambda b, read, o, fixed: sweep(b, read, index, o, fixed=fixed))
+    return sweeps(sweep, program, operands, index, rows, open)

@@ -23,8 +23,6 @@ def supports(device: str, dtype: torch.dtype, lmax: int = 0) -> str | None:
     """None if the kernels take vectors on a device and of a dtype, up to a degree, else the reason in words."""
     if lmax > LMAX:
         return f"the degrees go up to {lmax}; the kernels have {LMAX}"
-    if dtype not in REALS:
-        return f"vectors are {dtype}; the kernels have float32 and float64"
     return cuda.unavailable(device, dtype)
 
 

@@ -30,9 +30,10 @@ class CudaKernels(launch.Kernels):
 
     def __init__(self, dtype: torch.dtype, sweep: Sweep, tuning: Tuning | None = None) -> None:
         self.reals = reals(dtype)
-        tuning = tuning or tuned(sweep)
+        size = max(dtype.itemsize, 4)
+        tuning = tuning or tuned(sweep, size)
         sweep = sweep._replace(widest=tuning.widest)
-        self.layout = layout(sweep, max(dtype.itemsize, 4), tuning)
+        self.layout = layout(sweep, size, tuning)
         super().__init__(sweep, parts=self.layout.all_tasks, chunk=CHUNK)
 
     @cached_property

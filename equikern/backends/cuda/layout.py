@@ -50,9 +50,10 @@ class Layout(NamedTuple):
         return sum(self.tasks)
 
 
-def tuned(sweep: Sweep) -> Tuning:
-    """The one in use, by form."""
-    return SECOND if sweep.second else FORWARD if sweep.open == (Z,) else BACKWARD
+def tuned(sweep: Sweep, size: int) -> Tuning:
+    """The one in use, by form, for numbers that are computed in `size` bytes."""
+    found = SECOND if sweep.second else FORWARD if sweep.open == (Z,) else BACKWARD
+    return found._replace(widest=min(found.widest, WIDEST)) if size == 8 else found
 
 
 def components(sweep: Sweep, path: UnitPath) -> tuple[int, int, int]:

@@ -18,7 +18,7 @@ from torch import Tensor
 from equikern.backends import cuda
 from equikern.backends.cuda import driver
 from equikern.backends.cuda.emit import Reals
-from equikern.backends.cuda.launch import _address, _aligned, reals
+from equikern.backends.cuda.launch import NARROW, _address, _aligned, reals
 from equikern.errors import BackendError
 from equikern.program.symmetric import Symmetric, parse_symmetric
 
@@ -263,7 +263,7 @@ def sources(text: str, reals: Reals) -> dict[str, str]:
 
 def supports(device: str, dtype: torch.dtype) -> str | None:
     """None if the kernels take features on a device and of a dtype, else the reason in words."""
-    return cuda.unavailable(device, dtype)
+    return cuda.unavailable(device, torch.float32 if dtype in NARROW else dtype)
 
 
 def plan(species: Tensor) -> Tensor:

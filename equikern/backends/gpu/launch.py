@@ -14,7 +14,7 @@ from torch import Tensor
 from equikern.backends.gpu.plans import plan_of
 from equikern.backends.gpu.sweep import HB, HW, HX, HY, OPENED, OPERANDS, B, Sweep, part_columns, sweep_units
 from equikern.errors import ShapeError
-from equikern.program import EDGE, SHARED, Program, parse
+from equikern.program import EDGE, SHARED, Program, parse, untabled
 from equikern.program.program import W, X, Y, Z
 
 ROWS = 64  # edges of an instance where z has a row an edge and the weights are shared
@@ -104,13 +104,16 @@ def own_pass(text: str, open: tuple[int, ...], given: tuple[int, ...], second: b
     return again + program.dims[Z] / 2 < 2 * part_columns(_sweep(text, open, given, second, fixed))[1]
 
 
-def steps(make: Make, text: str, table: tuple[int, ...] = ()) -> dict[str, Kernels]:
+def steps(make: Make, text: str) -> dict[str, Kernels]:
     """The sweeps that a training step takes, by name: those of three orders, and over rows of x where x has its own.
 
-    With `table`, offsets of its rows, factors are opened in the place of weights.
+    Where weights come from a table, its factors are opened in their place.
     """
+    program = parse(text)
     first, second, weights = tuple(range(4)), tuple(range(7)), W
-    if table:
+    table: tuple[int, ...] = ()
+    if program.family == "table":
+        text, table = untabled(text).text, program.operands[W].offsets
         first, second, weights = (*first, B), (*range(HW), B, HB), B
     own = own_pass(text, (X, Y, weights), first, False, True)
     inner = (Y, weights) if own else (X, Y, weights)

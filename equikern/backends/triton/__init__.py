@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from equikern.backends._channelwise import channelwise
-from equikern.backends._derived import base_of, expanded
+from equikern.backends._derived import base_of
+from equikern.backends.gpu.contract import contract as sweeps
 from equikern.backends.triton.kernels import unavailable
 from equikern.backends.triton.launch import sweep, table_sweep
 from equikern.program import Program
@@ -29,6 +30,8 @@ def supports(program: Program, device: str, dtype: torch.dtype) -> str | None:
         return f"it has no kernel for the family {program.family!r}"
     if not channelwise(program.text.split(" ~")[0]):
         return "a path mixes channels or reads several of y, or rows of y or w are indexed"
+    if program.family == "table" and not program.dims[W]:
+        return "no path reads the table"
     return None
 
 
@@ -36,13 +39,9 @@ def contract(
     program: Program, operands: list[Tensor], index: list[Tensor], rows: list[int], open: list[int]
 ) -> list[Tensor]:
     """dF/da for each open slot, `rows[n]` rows each; an absent operand (one dimension, no element) stands for zero."""
-    opened = dict(zip(open, rows, strict=True))
-    base = base_of(program)
-    run = table_sweep if base.family == "table" else sweep
-    if not program.derived:
-        return run(base, operands, index, opened)
-    along_all = program.derived == (tuple(range(base.output)),) and all(slot <= base.output for slot in open)
+    if program.family != "table":
+        return sweeps(sweep, program, operands, index, rows, open)
     # A tangent of a table, as derivatives of its gradient have, has no sweep of its own.
-    if along_all and (base.family == "product" or operands[base.output + 1 + W].ndim != 2):
-        return run(base, operands, index, opened, second=True)
-    return expanded(program, operands, opened, lambda b, read, o, fixed: run(b, read, index, o, fixed=fixed))
+    tangents = operands[base_of(program).output + 1 :]
+    second = len(tangents) > W and tangents[W].ndim != 2
+    return sweeps(table_sweep, program, operands, index, rows, open, second)
