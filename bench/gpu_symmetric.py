@@ -22,7 +22,7 @@ from gpu import STEPS, forward, graphed, machine, seconds
 from torch import Tensor
 
 from equikern import backends
-from equikern.backends.cuda import symmetric as kernels
+from equikern.backends.cuda import symmetric_source as kernels
 from equikern.ops.symmetric_contraction import symmetric_contraction
 from equikern.program.symmetric import Symmetric, basis, symmetric
 

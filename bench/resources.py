@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 import torch
 
-from equikern.backends.cuda import harmonics, nvrtc, symmetric
+from equikern.backends.cuda import harmonics, nvrtc, symmetric_source
 from equikern.backends.cuda import resources as cuda
 from equikern.backends.cuda.launch import maker, reals
 from equikern.backends.gpu import launch
@@ -92,7 +92,7 @@ def kernels(backend: str) -> Iterator[Kernel]:
                 source = harmonics.source(HARMONICS, order, "float" if dtype == torch.float32 else "double")
                 yield Kernel("harmonics to degree 3", name, real, partial(cuda.resources, source))
             contraction = SYMMETRIC["mace-128"][0].text
-            for name, source in symmetric.sources(contraction, reals(dtype)).items():
+            for name, source in symmetric_source.sources(contraction, reals(dtype)).items():
                 yield Kernel("symmetric contraction of mace", name, real, partial(cuda.resources, source))
 
 

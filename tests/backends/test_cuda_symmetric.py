@@ -10,7 +10,7 @@ import torch
 
 from equikern import backends
 from equikern.backends import cuda
-from equikern.backends.cuda import driver, resources
+from equikern.backends.cuda import driver, resources, symmetric_source
 from equikern.backends.cuda import symmetric as kernels
 from equikern.backends.cuda.launch import reals
 from equikern.ops.symmetric_contraction import symmetric_contraction
@@ -63,7 +63,7 @@ def test_narrow_types_accumulate_in_float32(on_host, id, dtype, order):
 @needs_compiler
 def test_real_components_are_read_four_at_once(on_host):
     program = symmetric("2x0e+2x1o", "2x0e+2x1o", 2, layout_x="channels")
-    assert "X_PACK = 4" in kernels.node_source(program.text, (Z,), FLOAT)
+    assert "X_PACK = 4" in symmetric_source.node_source(program.text, (Z,), FLOAT)
     x, weight, species = torch.randn(9, 8), torch.randn(2, len(program.terms), 2), torch.arange(9) % 2
     shifted = torch.cat([x.new_zeros(1), x.flatten()])[1:].view(x.shape)
     with backends.backend("reference"):
@@ -109,7 +109,7 @@ def mace(entries):
 @pytest.mark.parametrize("arch", [80, 90])
 @pytest.mark.parametrize("entries", [("0e",), ("0e", "1o")], ids=str)
 def test_kernels_of_mace_compile_for_the_device_and_spill_nothing(entries, arch):
-    for label, source in kernels.sources(mace(entries).text, FLOAT).items():
+    for label, source in symmetric_source.sources(mace(entries).text, FLOAT).items():
         found = host_cuda.resources_of(source, arch)
         assert found.spilled == 0 and found.registers <= 144, f"{label} sm_{arch}: {found}"
 
