@@ -100,7 +100,7 @@ class Workload:
         operands = [weight, z, x, torch.randn_like(x)][: 3 + order]
         name = backends.select_symmetric(self.device, torch.float32)
         op, plan = torch.ops.equikern.symmetric_contraction, getattr(backends.symmetric[name], "plan", None)
-        kinds = [self.species] if plan is None else [self.species, plan(self.species)]
+        kinds = [self.species] if plan is None else [self.species, *plan(self.species)]
         return lambda: op(program.text, name, kinds, SPECIES, operands, slots)
 
     def bytes(self, slots: list[int], order: int) -> int:

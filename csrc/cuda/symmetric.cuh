@@ -44,15 +44,15 @@ struct Contraction {
     S *dw, *dz;
     T* part;  // gradients of w, summed over chunks of nodes
     S* dx[READS];
-    const Index *kinds, *order;   // species of nodes; the nodes by species
+    const Index *kinds, *order;   // species, ascending, and the nodes that are of them
     Index nodes, species, chunk;  // chunk: nodes of one
 
-    /// Where the nodes of a species begin, or would begin, in `order`.
+    /// Where a species begins, or would begin, in `kinds`.
     EQK_DEVICE Index begin(Index kind) const {
         Index first = 0, last = nodes;
         while (first < last) {
             const Index middle = (first + last) / 2;
-            if (kinds[order[middle]] < kind)
+            if (kinds[middle] < kind)
                 first = middle + 1;
             else
                 last = middle;
@@ -81,7 +81,7 @@ struct Nodes {
 
     EQK_DEVICE void find(int r, Index n) {
         node[r] = in.order[n];
-        kind[r] = in.kinds[node[r]];
+        kind[r] = in.kinds[n];
     }
 
     /// Takes the nodes of this thread, in the order of their species; false if there are none.
@@ -171,7 +171,7 @@ struct Chunk : Nodes<F> {
         return false;
     }
     /// Whether no other node of this species follows.
-    EQK_DEVICE bool ends() const { return next == last || Base::in.kinds[Base::in.order[next]] != Base::turn; }
+    EQK_DEVICE bool ends() const { return next == last || Base::in.kinds[next] != Base::turn; }
 
     /// Chunk t of species s is row t + s of `part`: no two of those that there are have the same sum.
     EQK_DEVICE void write_w(int row, typename Base::N sum) const {

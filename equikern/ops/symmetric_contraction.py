@@ -220,5 +220,5 @@ def symmetric_contraction(program: Symmetric, x: Tensor, weight: Tensor, species
         )
     backend = backends.select_symmetric(x.device.type, x.dtype)
     plan = getattr(backends.symmetric[backend], "plan", None)
-    kinds = [species] if plan is None else [species, plan(species)]
+    kinds = [species] if plan is None else [species, *plan(species)]
     return _op(program.text, backend, kinds, weight.shape[0], [weight, x.new_empty(0), x], [Z])[0]  # type: ignore[no-any-return]

@@ -31,9 +31,9 @@ def supports(device: str, dtype: torch.dtype) -> str | None:
     return cuda.unavailable(device, torch.float32 if dtype in NARROW else dtype)
 
 
-def plan(species: Tensor) -> Tensor:
-    """The nodes by species (N,)."""
-    return species.argsort(stable=True)
+def plan(species: Tensor) -> tuple[Tensor, Tensor]:
+    """The species (N,), ascending, and the nodes that are of them."""
+    return species.sort(stable=True)  # type: ignore[return-value]
 
 
 def symmetric_contraction(
@@ -49,19 +49,18 @@ def symmetric_contraction(
     if (reason := supports(like.device.type, like.dtype)) is not None:
         raise BackendError(f"backend 'cuda' cannot run a symmetric contraction: {reason}; use backend 'reference'.")
     with torch.cuda.device(like.device) if like.is_cuda else nullcontext():
-        kinds, order = species if len(species) == 2 else (species[0], plan(species[0]))
-        _start(program, reals(like.dtype), kinds.contiguous(), order.contiguous(), operands, results)
+        planned = species[1:] or plan(species[0])
+        _start(program, reals(like.dtype), [a.contiguous() for a in planned], operands, results)
 
 
 def _start(
     program: Symmetric,
     types: Reals,
-    species: Tensor,
-    order: Tensor,
+    planned: list[Tensor],
     operands: list[Tensor],
     results: list[Tensor | None],
 ) -> None:
-    nodes, size = species.shape[0], len(program.terms) * program.channels
+    nodes, size = planned[0].shape[0], len(program.terms) * program.channels
     opens = tuple(slot for slot, result in enumerate(results) if result is not None)
     count = next(a.shape[0] for a in (results[W], operands[W]) if a is not None)
     if not (nodes and size and count):
@@ -75,7 +74,7 @@ def _start(
     if (dw := results[W]) is not None:
         part = dw.new_empty(chunks + count, size, dtype=torch.promote_types(dw.dtype, torch.float32))
     # The arguments are those of `Contraction` in symmetric.cuh.
-    tensors = [*given, results[W], results[Z], part, *results[X:], species, order]
+    tensors = [*given, results[W], results[Z], part, *results[X:], *planned]
     words = [*map(address, tensors), nodes, count, chunk]
     blocks, groups = -(-program.channels // lanes(program)), THREADS // lanes(program)
     if opened := tuple(slot for slot in opens if slot != W):
