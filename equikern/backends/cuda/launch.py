@@ -20,11 +20,16 @@ NARROW = {torch.float16: "Half", torch.bfloat16: "BFloat16"}  # computed in floa
 ALIGNMENT = 16  # bytes that a lane reads at once, at most
 
 
+def reals(dtype: torch.dtype) -> Reals:
+    """The C types of operands of a dtype."""
+    return Reals(NARROW[dtype], "float") if dtype in NARROW else Reals(REALS[dtype], REALS[dtype])
+
+
 class CudaKernels(launch.Kernels):
     """The kernels of a sweep: a warp has a unit and a block of channels of a row."""
 
     def __init__(self, dtype: torch.dtype, sweep: Sweep, tuning: Tuning | None = None) -> None:
-        self.reals = Reals(NARROW[dtype], "float") if dtype in NARROW else Reals(REALS[dtype], REALS[dtype])
+        self.reals = reals(dtype)
         size = max(dtype.itemsize, 4)
         tuning = tuning or tuned(sweep, size)
         sweep = sweep._replace(widest=tuning.widest)
@@ -43,27 +48,27 @@ class CudaKernels(launch.Kernels):
 
     def run(self, values: dict[str, Any], rows: int, dtype: torch.dtype) -> None:
         """Start the sweep. The arguments are those of `Operands` in sweep.cuh."""
-        read = [_aligned(values.get(name)) for name in NAMES]
+        read = [aligned(values.get(name)) for name in NAMES]
         written = [values.get(name) for name in RESULTS]
         index = values.get("x_index", values.get("z_index"))
         tensors = [*read, *written, index, values.get("ptr"), values.get("order")]
         counts = [values["edges"], values["x_rows" if "x_index" in values else "z_rows"], rows]
         grid = -(-rows * self.parts // self.layout.warps)
         driver.start(
-            self.source, "sweep_kernel", (grid, 1), self.layout.warps * WARP, [*map(_address, tensors), *counts]
+            self.source, "sweep_kernel", (grid, 1), self.layout.warps * WARP, [*map(address, tensors), *counts]
         )
 
     def run_sum(self, part: Tensor, dx: Tensor, graph: tuple[Tensor, ...]) -> None:
         """Start the sum of the gradients of x. The arguments are those of `Parts` in sum.cuh."""
         tensors = [part, dx, *(graph or (None, None))]
-        driver.start(self.sum_source, "sum_kernel", (dx.shape[0], 1), emit.SUM_THREADS, [*map(_address, tensors)])
+        driver.start(self.sum_source, "sum_kernel", (dx.shape[0], 1), emit.SUM_THREADS, [*map(address, tensors)])
 
 
-def _address(tensor: Tensor | None) -> int:
+def address(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
 
 
-def _aligned(tensor: Tensor | None) -> Tensor | None:
+def aligned(tensor: Tensor | None) -> Tensor | None:
     """A tensor that begins where lanes may read several numbers at once; a view into another may not."""
     return tensor if tensor is None or tensor.data_ptr() % ALIGNMENT == 0 else tensor.clone()
 
