@@ -1,5 +1,5 @@
-// Symmetric contractions, F(x, w, z) of equikern/program/symmetric.py: lanes are channels, a thread has its channel of a
-// few nodes in registers. What it does with them is emitted (`equikern/backends/cuda/symmetric.py`); here is how it
+// Symmetric contractions, F(x, w, z) of equikern/program/symmetric.py: lanes are channels, a thread has its channel of
+// a few nodes in registers. What it does with them is emitted (`equikern/backends/cuda/symmetric.py`); here is how it
 // finds, reads and writes them.
 #pragma once
 
@@ -35,8 +35,8 @@ EQK_DEVICE void operator+=(Several<T, R>& a, Several<T, R> b) {
     a = a + b;
 }
 
-/// Operands and results, numbers of type S that are computed in T. x[n] is null where it is zero; a result is null where
-/// it is not wanted.
+/// Operands and results, numbers of type S that are computed in T. x[n] is null where it is zero; a result is null
+/// where it is not wanted.
 template <class S, class T, int READS>
 struct Contraction {
     const S *w, *z;  // (species, TERMS, CHANNELS), (nodes, Z_DIM)
