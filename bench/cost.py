@@ -204,9 +204,10 @@ def steps(name: str, edges: int) -> dict[str, tuple[list[Launch], list[Launch]]]
 
 
 def measurements() -> dict[str, dict[str, Any]]:
-    """Results of bench/gpu.py by the device that they were taken on, for devices of the table."""
-    found = [json.loads(file.read_text()) for file in sorted(Path(__file__).parent.glob("gpu*.json"))]
-    return {d: r for d in DEVICES for r in found if d in r.get("machine", {}).get("device", "") and "kernels" in r}
+    """Results of bench/gpu.py, gpu.json and gpu-<device>.json, by the device of the table that they were taken on."""
+    files = [file for pattern in ("gpu.json", "gpu-*.json") for file in Path(__file__).parent.glob(pattern)]
+    found = [json.loads(file.read_text()) for file in files]
+    return {name: r for name in DEVICES for r in found if name in r["machine"]["device"]}
 
 
 def measured(results: dict[str, Any], part: str, **at: Any) -> dict[str, Any]:

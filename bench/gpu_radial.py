@@ -58,7 +58,7 @@ def modules(name: str, device: str) -> tuple[RadialConvolution, RadialConvolutio
     torch.manual_seed(0)
     spec = baselines.case(name)
     network = Network(RadialConvolution(*spec, radial=torch.nn.Identity(), r_max=R_MAX).weight_numel)
-    tabled, plain = (RadialConvolution(*spec, radial=network, r_max=R_MAX, table=t) for t in (None, False))
+    tabled, plain = (RadialConvolution(*spec, radial=network, r_max=R_MAX, table=t) for t in (True, False))
     found = tabled, plain, Rival(spec, network)
     for module in found:
         module.requires_grad_(False).eval().to(device)

@@ -22,7 +22,7 @@ from gpu import STEPS, forward, graphed, machine, seconds
 from torch import Tensor
 
 from equikern import backends
-from equikern.backends.cuda import symmetric as kernels
+from equikern.backends.cuda import symmetric_source as kernels
 from equikern.ops.symmetric_contraction import symmetric_contraction
 from equikern.program.symmetric import Symmetric, basis, symmetric
 
@@ -99,8 +99,9 @@ class Workload:
         z = torch.randn(self.nodes, program.irreps_z.dim, device=self.device)
         operands = [weight, z, x, torch.randn_like(x)][: 3 + order]
         name = backends.select_symmetric(self.device, torch.float32)
-        op = torch.ops.equikern.symmetric_contraction
-        return lambda: op(program.text, name, self.species, SPECIES, operands, slots)
+        op, plan = torch.ops.equikern.symmetric_contraction, getattr(backends.symmetric[name], "plan", None)
+        kinds = [self.species] if plan is None else [self.species, *plan(self.species)]
+        return lambda: op(program.text, name, kinds, SPECIES, operands, slots)
 
     def bytes(self, slots: list[int], order: int) -> int:
         """What an opening must read and write at least."""
@@ -119,7 +120,7 @@ OPENINGS = {
 
 
 def openings(load: Workload, facts: dict[str, Any]) -> list[dict[str, Any]]:
-    """The kernels, with the sort of the nodes."""
+    """The kernels, the nodes sorted before."""
     found = []
     for name, (slots, order) in OPENINGS.items():
         row = {"case": str(load.program), "nodes": load.nodes, "kernel": name}

@@ -22,15 +22,15 @@ from typing import NamedTuple
 
 import torch
 
-from equikern.backends.cuda import harmonics, nvrtc
+from equikern.backends.cuda import harmonics, nvrtc, symmetric_source
 from equikern.backends.cuda import resources as cuda
-from equikern.backends.cuda.launch import maker
+from equikern.backends.cuda.launch import maker, reals
 from equikern.backends.gpu import launch
 from equikern.backends.triton import launch as triton_launch
 from equikern.ops.spline import OFFSETS
 from equikern.program import Program, painn_message, tabled
 from equikern.program.program import X
-from equikern.testing import get, tagged
+from equikern.testing import SYMMETRIC, get, tagged
 
 ARCHS = (80, 90)
 HARMONICS = "sh 0,1,2,3 component normalize"
@@ -77,7 +77,7 @@ class Kernel(NamedTuple):
 
 
 def kernels(backend: str) -> Iterator[Kernel]:
-    """Of every real layer, and in CUDA C++ the harmonics; float64 in CUDA C++ only."""
+    """Of every real layer, in CUDA C++ also the harmonics and symmetric contractions; float64 in CUDA C++ only."""
     programs = {case.id: case.program for case in tagged("real", "channelwise") if case.program.family == "product"}
     programs["painn message, 128"] = painn_message(128)
     if backend == "triton":
@@ -91,6 +91,9 @@ def kernels(backend: str) -> Iterator[Kernel]:
             for order, name in enumerate(("forward", "backward", "double backward")):
                 source = harmonics.source(HARMONICS, order, "float" if dtype == torch.float32 else "double")
                 yield Kernel("harmonics to degree 3", name, real, partial(cuda.resources, source))
+            contraction = SYMMETRIC["mace-128"][0].text
+            for name, source in symmetric_source.sources(contraction, reals(dtype)).items():
+                yield Kernel("symmetric contraction of mace", name, real, partial(cuda.resources, source))
 
 
 def tables() -> dict[str, Program]:

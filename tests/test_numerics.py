@@ -221,8 +221,9 @@ def test_half_types_are_computed_in_single_precision_and_rounded_once(name, dtyp
 def test_autocast_changes_nothing(name, chosen):
     with backend(chosen):
         got, expected = run(name, torch.float32, autocast=torch.bfloat16), run(name, torch.float32)
-    assert same(got[0], expected[0]) and {z.dtype for z in got[0]} == {torch.float32}
-    assert [g.dtype for g in got[1]] == [g.dtype for g in expected[1]]
+    assert same(got[0], expected[0]) and {t.dtype for t in (*got[0], *got[1])} == {torch.float32}
+    # Without a kernel PaiNN is torch's linear layers, whose backward pass is under autocast too.
+    assert same(got[1], expected[1]) or (chosen == "reference" and name.startswith("PaiNN"))
 
 
 @pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.kind is not TORCH])

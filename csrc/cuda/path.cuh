@@ -64,7 +64,7 @@ EQK_DEVICE void path(const T* w, const T* hw, const T* x, const T* hx, const T* 
     if constexpr (B && F::HX) add_scaled<D, V>(wu, hx, b);
     if constexpr (B && HW) add_scaled<D, V>(hwu, x, b);
     P::template entries<T>([&](int i, int k, auto... cells) {
-        T m = T(0), h = T(0), p = T(0);
+        [[maybe_unused]] T m = T(0), h = T(0), p = T(0);
         if constexpr (F::READS_Y) m = ((cells.value * y[cells.j]) + ...);
         if constexpr (HY) h = ((cells.value * hy[cells.j]) + ...);
 #pragma unroll

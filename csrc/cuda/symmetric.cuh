@@ -1,17 +1,9 @@
-// Symmetric contractions, F(x, w, z) of equikern/program/symmetric.py: lanes are channels, a thread has its channel of a
-// few nodes in registers. What it does with them is emitted (`equikern/backends/cuda/symmetric.py`); here is how it
+// Symmetric contractions, F(x, w, z) of equikern/program/symmetric.py: lanes are channels, a thread has its channel of
+// a few nodes in registers. What it does with them is emitted (`equikern/backends/cuda/symmetric.py`); here is how it
 // finds, reads and writes them.
 #pragma once
 
 #include "lanes.cuh"
-
-#ifdef EQK_HOST
-#define EQK_CONTRACTION EQK_KERNEL
-#else
-// Without a count of blocks: with one, as many registers are taken as there are, and weights read long before their use.
-#define EQK_CONTRACTION(name, threads, Argument) \
-    extern "C" __global__ void __launch_bounds__(threads) name(const __grid_constant__ Argument argument)
-#endif
 
 namespace eqk {
 
@@ -43,37 +35,53 @@ EQK_DEVICE void operator+=(Several<T, R>& a, Several<T, R> b) {
     a = a + b;
 }
 
-/// Operands and results. x[S] is null where it is zero; a result is null where it is not wanted.
-template <class T, int READS>
+/// Operands and results, numbers of type S that are computed in T. x[n] is null where it is zero; a result is null
+/// where it is not wanted.
+template <class S, class T, int READS>
 struct Contraction {
-    const T *w, *z;  // (species, TERMS, CHANNELS), (nodes, Z_DIM)
-    const T* x[READS];
-    T *dw, *dz, *part;  // part: gradients of w, summed over chunks of nodes
-    T* dx[READS];
-    const Index *kinds, *order, *ptr;  // species of nodes; the nodes by species, and where each species begins there
-    Index nodes, species, chunk;       // chunk: nodes of one
+    const S *w, *z;  // (species, TERMS, CHANNELS), (nodes, Z_DIM)
+    const S* x[READS];
+    S *dw, *dz;
+    T* part;  // gradients of w, summed over chunks of nodes
+    S* dx[READS];
+    const Index *kinds, *order;   // species, ascending, and the nodes that are of them
+    Index nodes, species, chunk;  // chunk: nodes of one
+
+    /// Where a species begins, or would begin, in `kinds`.
+    EQK_DEVICE Index begin(Index kind) const {
+        Index first = 0, last = nodes;
+        while (first < last) {
+            const Index middle = (first + last) / 2;
+            if (kinds[middle] < kind)
+                first = middle + 1;
+            else
+                last = middle;
+        }
+        return first;
+    }
 };
 
 /// A channel of some nodes. F: the sizes of a program, where its columns lie, how many NODES a thread has.
 template <class F>
 struct Nodes {
     static constexpr int R = F::NODES, GROUPS = F::THREADS / F::LANES;  // GROUPS: threads that have the same channel
-    using T = typename F::Real;
+    using S = typename F::Real;
+    using T = typename F::Wide;
     using N = Several<T, R>;
     using Row = Pack<N, F::X_PACK>;
 
-    const Contraction<T, F::READS>& in;
+    const typename F::Argument& in;
     Index channel, place, node[R], kind[R], turn = 0;
     bool known = false;
 
-    EQK_DEVICE Nodes(const Contraction<T, F::READS>& given, Index channels)
+    EQK_DEVICE Nodes(const typename F::Argument& given, Index channels)
         : in(given),
           channel(channels * F::LANES + threadIdx.x % F::LANES),
           place(Index(blockIdx.x) * GROUPS + threadIdx.x / F::LANES) {}
 
     EQK_DEVICE void find(int r, Index n) {
         node[r] = in.order[n];
-        kind[r] = in.kinds[node[r]];
+        kind[r] = in.kinds[n];
     }
 
     /// Takes the nodes of this thread, in the order of their species; false if there are none.
@@ -101,12 +109,12 @@ struct Nodes {
     }
 
     EQK_DEVICE T weight(int row) const {
-        return in.w[((known ? turn : 0) * F::TERMS + row) * F::CHANNELS + channel];
+        return T(in.w[((known ? turn : 0) * F::TERMS + row) * F::CHANNELS + channel]);
     }
     EQK_DEVICE N z(int k) const {
         N value;
 #pragma unroll
-        for (int r = 0; r < R; ++r) value.at[r] = in.z[node[r] * F::Z_DIM + F::z_column(k, channel)];
+        for (int r = 0; r < R; ++r) value.at[r] = T(in.z[node[r] * F::Z_DIM + F::z_column(k, channel)]);
         return value;
     }
     /// Components i, i + 1, ... of x[set].
@@ -115,10 +123,10 @@ struct Nodes {
         if (!in.x[set]) return row;
 #pragma unroll
         for (int r = 0; r < R; ++r) {
-            const T* from = in.x[set] + node[r] * F::X_DIM + F::x_column(i, channel);
-            const auto pack = *reinterpret_cast<const Pack<T, F::X_PACK>*>(from);
+            const S* from = in.x[set] + node[r] * F::X_DIM + F::x_column(i, channel);
+            const auto pack = *reinterpret_cast<const Pack<S, F::X_PACK>*>(from);
 #pragma unroll
-            for (int v = 0; v < F::X_PACK; ++v) row.value[v].at[r] = pack.value[v];
+            for (int v = 0; v < F::X_PACK; ++v) row.value[v].at[r] = T(pack.value[v]);
         }
         return row;
     }
@@ -132,14 +140,14 @@ struct Nodes {
     EQK_DEVICE void write_x(int set, int i, const Row& row) const {
 #pragma unroll
         for (int r = 0; r < R; ++r) {
-            Pack<T, F::X_PACK> pack;
+            Pack<S, F::X_PACK> pack;
 #pragma unroll
             for (int v = 0; v < F::X_PACK; ++v) pack.value[v] = checked(row.value[v].at[r]);
-            T* to = in.dx[set] + node[r] * F::X_DIM + F::x_column(i, channel);
-            if (kind[r] == turn) *reinterpret_cast<Pack<T, F::X_PACK>*>(to) = pack;
+            S* to = in.dx[set] + node[r] * F::X_DIM + F::x_column(i, channel);
+            if (kind[r] == turn) *reinterpret_cast<Pack<S, F::X_PACK>*>(to) = pack;
         }
     }
-    EQK_DEVICE T checked(T value) const { return known ? value : not_a_number<T>(); }
+    EQK_DEVICE S checked(T value) const { return S(known ? value : not_a_number<T>()); }
 };
 
 /// A channel of the nodes of a chunk, one by one, in the order of their species.
@@ -148,7 +156,7 @@ struct Chunk : Nodes<F> {
     using Base = Nodes<F>;
     Index next, last;
 
-    EQK_DEVICE Chunk(const Contraction<typename F::Real, F::READS>& given, Index channels) : Base(given, channels) {
+    EQK_DEVICE Chunk(const typename F::Argument& given, Index channels) : Base(given, channels) {
         next = Base::place * given.chunk;
         last = next + given.chunk < given.nodes ? next + given.chunk : given.nodes;
         if (Base::channel >= F::CHANNELS) last = next;
@@ -163,7 +171,7 @@ struct Chunk : Nodes<F> {
         return false;
     }
     /// Whether no other node of this species follows.
-    EQK_DEVICE bool ends() const { return next == last || Base::in.kinds[Base::in.order[next]] != Base::turn; }
+    EQK_DEVICE bool ends() const { return next == last || Base::in.kinds[next] != Base::turn; }
 
     /// Chunk t of species s is row t + s of `part`: no two of those that there are have the same sum.
     EQK_DEVICE void write_w(int row, typename Base::N sum) const {
@@ -173,15 +181,15 @@ struct Chunk : Nodes<F> {
 
 /// The gradient of w from its parts: `size` numbers of each species.
 template <class F>
-EQK_DEVICE void sum_parts(const Contraction<typename F::Real, F::READS>& in) {
+EQK_DEVICE void sum_parts(const typename F::Argument& in) {
     const Index size = F::TERMS * F::CHANNELS, element = Index(blockIdx.x) * F::THREADS + threadIdx.x;
-    const Index s = blockIdx.y, first = in.ptr[s], last = in.ptr[s + 1];
+    const Index s = blockIdx.y, first = in.begin(s), last = in.begin(s + 1);
     if (element >= size) return;
-    typename F::Real sum = 0;
+    typename F::Wide sum = 0;
     if (first < last)
 #pragma unroll 4
         for (Index t = first / in.chunk; t <= (last - 1) / in.chunk; ++t) sum += in.part[(t + s) * size + element];
-    in.dw[s * size + element] = sum;
+    in.dw[s * size + element] = typename F::Real(sum);
 }
 
 }  // namespace eqk

@@ -1,8 +1,7 @@
-// Compiles the kernels of csrc/cuda as C++17 and runs them on the CPU, one block at a time: for tests.
+// Compiles the kernels of csrc/cuda as C++17 and runs them on the CPU, one warp after the other: for tests.
 //
-// Every thread of a block is a fiber; a barrier or a warp's exchange is where it yields. A barrier that a thread
-// misses, or a lane that an exchange names and that is elsewhere, stops the process with a message. A race shows where
-// the order of the warps changes a result: `backwards` turns it round.
+// Every lane is a fiber; an exchange of the warp is where it yields. A lane that an exchange names and that is
+// elsewhere stops the process with a message.
 #pragma once
 
 #include <cmath>
@@ -33,9 +32,7 @@ struct uint4 {
 #pragma GCC visibility push(default)
 namespace eqk_host {
 extern thread_local dim3 thread, block;
-extern "C" bool backwards;  // the last warp of a block runs first
 void launch(unsigned x, unsigned y, unsigned threads, void (*body)(const void*), const void* argument);
-void barrier();
 /// The bits that a lane of the warp gives; all of its lanes take part.
 unsigned long long exchange(unsigned long long bits, int lane);
 }  // namespace eqk_host

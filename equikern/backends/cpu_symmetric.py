@@ -39,7 +39,9 @@ def supports(device: str, dtype: torch.dtype) -> str | None:
     return None
 
 
-def symmetric_contraction(text: str, species: Tensor, operands: list[Tensor], results: list[Tensor | None]) -> None:
+def symmetric_contraction(
+    text: str, species: list[Tensor], operands: list[Tensor], results: list[Tensor | None]
+) -> None:
     """Write dF/da into the results that are there; operands and results are w, z, x_S ..., absent ones have 1 axis."""
     like = next(r for r in results if r is not None)
     reason = supports(like.device.type, like.dtype)
@@ -54,7 +56,7 @@ def symmetric_contraction(text: str, species: Tensor, operands: list[Tensor], re
     else:
         count = operands[0].shape[0]
     addresses = [0 if a is None else a.data_ptr() for a in given], [0 if r is None else r.data_ptr() for r in results]
-    kinds = species.contiguous()
+    kinds = species[0].contiguous()
     try:
         run(kinds.shape[0], count, kinds.data_ptr(), *addresses, threads())
     except ValueError as error:

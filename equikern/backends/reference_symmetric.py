@@ -14,22 +14,25 @@ from equikern.program.symmetric import Symmetric, parse_symmetric
 W, Z, X = range(3)
 
 
-def symmetric_contraction(text: str, species: Tensor, operands: list[Tensor], results: list[Tensor | None]) -> None:
+def symmetric_contraction(
+    text: str, species: list[Tensor], operands: list[Tensor], results: list[Tensor | None]
+) -> None:
     """Write dF/da into the results that are there; operands and results are w, z, x_S ..., absent ones have 1 axis.
 
     On a device, whose values are not waited for, a species out of range gives rows of NaN, and nothing to w.
     """
     program = parse_symmetric(text)
-    known = (species >= 0) & (species < _species_count(operands, results))
-    if species.is_cpu and _get_current_dispatch_mode() is None and not known.all():
+    kinds = species[0]
+    known = (kinds >= 0) & (kinds < _species_count(operands, results))
+    if kinds.is_cpu and _get_current_dispatch_mode() is None and not known.all():
         raise BackendError(f"symmetric contraction: species out of range.\n  program   {text}")
-    species = torch.where(known, species, 0)
-    columns_x, columns_z = _grids(text, species.device)
+    kinds = torch.where(known, kinds, 0)
+    columns_x, columns_z = _grids(text, kinds.device)
     like = next(r for r in results if r is not None)
-    nodes, channels = species.shape[0], program.channels
+    nodes, channels = kinds.shape[0], program.channels
     values = _values(program, operands, columns_x, like.new_zeros(nodes, channels))
     made = program.circuit[2]
-    w = operands[W][species] if operands[W].ndim > 1 else None  # (N, terms, C)
+    w = operands[W][kinds] if operands[W].ndim > 1 else None  # (N, terms, C)
     z = operands[Z][:, columns_z] if operands[Z].ndim > 1 else None  # (N, columns, C)
     dw, dz = results[W], results[Z]
     if dw is not None:
@@ -37,7 +40,7 @@ def symmetric_contraction(text: str, species: Tensor, operands: list[Tensor], re
         each = [z[:, k] * values[value] for (k, _), value in zip(program.terms, made, strict=True)]
         total = torch.zeros_like(dw)
         stacked = torch.stack(each, 1) if each else like.new_zeros(nodes, 0, channels)
-        dw.copy_(total.index_add_(0, species, torch.where(known[:, None, None], stacked, 0.0)))
+        dw.copy_(total.index_add_(0, kinds, torch.where(known[:, None, None], stacked, 0.0)))
     if dz is not None:
         assert w is not None
         sums = like.new_zeros(nodes, len(columns_z), channels)

@@ -31,7 +31,7 @@ class ConvolutionSwap(Swap):
         w is read from the table at r where there is one, else it is weight(), (E, W).
         """
         if r is not None and self.table is not None and self.reads_table(x):
-            read = self.table(r, x.dtype, trained=self.tables == "always")
+            read = self.table(r, x.dtype, asked=self.tables == "always")
             if read is not None:
                 rows, b, knot = read
                 index = [graph.sender, knot, *graph.index[1:]]

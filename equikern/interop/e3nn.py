@@ -19,6 +19,7 @@ from torch.autograd import forward_ad
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from equikern.errors import ProgramError
+from equikern.interop.remembered import remembered
 from equikern.interop.swap import Swap, close, runs, why_no_harmonics
 from equikern.ops import evaluate
 from equikern.ops.harmonics import spherical_harmonics
@@ -233,11 +234,13 @@ def weights_of_species(text: str, y: Tensor, w: Tensor) -> Tensor:
 
 def species_of(y: Tensor) -> Tensor | None:
     """(N,): the column that is 1 in each row of y (N, Z); None where y is no constant one-hot matrix."""
-    if y.requires_grad or not y.shape[1]:
-        return None
-    species = y.argmax(1)
-    one_hot = torch.zeros_like(y).scatter_(1, species.unsqueeze(1), 1.0)
-    return species if torch.equal(one_hot, y) else None
+
+    def look() -> Tensor | None:
+        species = y.argmax(1)
+        one_hot = torch.zeros_like(y).scatter_(1, species.unsqueeze(1), 1.0)
+        return species if torch.equal(one_hot, y) else None
+
+    return None if y.requires_grad or not y.shape[1] else remembered("species", y, look)
 
 
 def values_hidden() -> bool:

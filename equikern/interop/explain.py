@@ -11,6 +11,7 @@ from equikern import backends
 from equikern.errors import EquikernError
 from equikern.interop.swap import installed
 from equikern.program import Program
+from equikern.program.symmetric import Symmetric
 
 
 @dataclass(frozen=True, repr=False)
@@ -31,7 +32,7 @@ class Explanation:
 
 
 def explain(
-    what: nn.Module | Program | str, *, device: str | None = None, dtype: torch.dtype | None = None
+    what: nn.Module | Program | Symmetric | str, *, device: str | None = None, dtype: torch.dtype | None = None
 ) -> Explanation:
     """Which backends run the programs of a module (or one program), and why the others do not; print it.
 
@@ -56,21 +57,24 @@ def explain(
     like = _first_float(what) if isinstance(what, nn.Module) else None
     on = device or ("cpu" if like is None else like.device.type)
     kind = dtype or (torch.get_default_dtype() if like is None else like.dtype)
-    return Explanation(on, kind, tuple((path, text, backends.reasons(text, on, kind)) for path, text in found))
+    return Explanation(on, kind, tuple((path, str(of), _reasons(of, on, kind)) for path, of in found))
 
 
-def _programs(what: nn.Module | Program | str) -> list[tuple[str, str]]:
-    if isinstance(what, str):
+def _reasons(of: Program | Symmetric | str, device: str, dtype: torch.dtype) -> dict[str, str | None]:
+    if isinstance(of, Symmetric):
+        return backends.symmetric_reasons(device, dtype)
+    return backends.reasons(str(of), device, dtype)
+
+
+def _programs(what: nn.Module | Program | Symmetric | str) -> list[tuple[str, Program | Symmetric | str]]:
+    if not isinstance(what, nn.Module):
         return [("", what)]
-    if isinstance(what, Program):
-        return [("", what.text)]
-    found = []
+    found: list[tuple[str, Program | Symmetric | str]] = []
     for path, module in what.named_modules():
         # A layer of equikern holds its program; an accelerated module's forward does.
         for holder in (module, installed(module)):
-            program = getattr(holder, "program", None)
-            if isinstance(program, Program):
-                found.append((path, program.text))
+            held = (getattr(holder, name, None) for name in ("program", "polynomials"))
+            found += [(path, program) for program in held if isinstance(program, (Program, Symmetric))]
     return found
 
 

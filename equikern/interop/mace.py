@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from equikern.errors import ProgramError
-from equikern.graph import Graph
 from equikern.interop import e3nn
 from equikern.interop.convolution import ConvolutionSwap
+from equikern.interop.remembered import graph_of
 from equikern.interop.swap import Swap, close, runs, why_no_contraction
 from equikern.nn import RadialTable
 from equikern.ops.symmetric_contraction import symmetric_contraction
@@ -143,7 +143,7 @@ class InteractionSwap(ConvolutionSwap):
         if not runs(self.program, x, y, weights.features) or torch.is_autocast_enabled(x.device.type):
             each = self.module.conv_tp(x[edge_index[0]], y, weights.value())  # type: ignore[operator]
             return x.new_zeros(x.shape[0], each.shape[1], dtype=each.dtype).index_add(0, edge_index[1], each)
-        return self.convolve(x, y, Graph(edge_index, x.shape[0]), weights.lengths, weights.value)
+        return self.convolve(x, y, graph_of(edge_index, x.shape[0]), weights.lengths, weights.value)
 
     def covers(self) -> list[nn.Module]:
         """See Swap. Linear maps have stand-ins of their own."""
@@ -220,6 +220,7 @@ class ContractionSwap(Swap):
 
     polynomials: Symmetric
     matrix: Tensor  # (terms, polynomials) float64
+    cast: Tensor | None = None  # the matrix where the weights are
     made: Tensor | None = None
     made_of: tuple[Tensor, ...] = ()
 
@@ -232,17 +233,23 @@ class ContractionSwap(Swap):
         return symmetric_contraction(self.polynomials, x.flatten(1), self._terms(), species)
 
     def _terms(self) -> Tensor:
-        """(Z, terms, C): weights of monomials, made again when a weight has another value."""
+        """(Z, terms, C): weights of monomials. On the CPU they are made again when a weight has another value; on a
+        device, where to compare would wait for it, they always are.
+        """
         weights = self._weights()
+        if self.cast is None or self.cast.dtype != weights[0].dtype or self.cast.device != weights[0].device:
+            self.cast = self.matrix.to(weights[0])
+        if not weights[0].is_cpu:
+            return self.cast @ torch.cat(weights, 1)
         known = len(self.made_of) == len(weights)
         if not known or not all(
             a.dtype == b.dtype and torch.equal(a, b) for a, b in zip(weights, self.made_of, strict=True)
         ):
             self.made_of = tuple(w.detach().clone() for w in weights)
-            self.made = self.matrix.to(weights[0]) @ torch.cat(self.made_of, 1)
+            self.made = self.cast @ torch.cat(self.made_of, 1)
         assert self.made is not None
         if torch.is_grad_enabled() and any(w.requires_grad for w in weights):
-            return _Terms.apply(self.made, self.matrix.to(weights[0]), *weights)  # type: ignore[no-any-return]
+            return _Terms.apply(self.made, self.cast, *weights)  # type: ignore[no-any-return]
         return self.made
 
     def _weights(self) -> list[Tensor]:
@@ -251,7 +258,7 @@ class ContractionSwap(Swap):
         return [w for c in contractions for w in (*reversed(list(c.weights)), c.weights_max)]
 
     def __getstate__(self) -> dict[str, Any]:
-        return super().__getstate__() | {"made": None, "made_of": ()}
+        return super().__getstate__() | {"cast": None, "made": None, "made_of": ()}
 
     def why_not(self, device: str, dtype: torch.dtype) -> str | None:
         """See Swap."""

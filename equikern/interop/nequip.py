@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from equikern.graph import Graph
 from equikern.interop import e3nn
 from equikern.interop.convolution import ConvolutionSwap
+from equikern.interop.remembered import graph_of, remembered
 from equikern.interop.swap import Swap, close, installed, runs
 from equikern.nn import RadialTable
+from equikern.nn._species_linear import present_species
 from equikern.ops import evaluate
 from equikern.program import CONVOLUTION
 
@@ -109,7 +110,7 @@ class InteractionSwap(ConvolutionSwap):
         if not module.is_first_layer:
             data = module.ghost_exchange(data, ghost_included=False)
         x = data[FEATURES]
-        graph = Graph(edge_index.flip(0), x.shape[0])
+        graph = graph_of(edge_index, x.shape[0], receivers_first=True)
         r = data[LENGTH].view(-1) if LENGTH in data else None
         x = module.linear_2(self.convolve(x, y, graph, r, lambda: module.edge_mlp(data[EMBEDDING])))
         data[FEATURES] = x if sc is None else x + sc
@@ -124,7 +125,7 @@ class InteractionSwap(ConvolutionSwap):
             if programs is not None and runs(programs[1], x, attributes, connection.weight):
                 assert self.embedding is not None
                 # Of the species that there are: their weights are few.
-                present, rows = species.unique(return_inverse=True)
+                present, rows = present_species(species, self.embedding.num_embeddings)
                 y = self.embedding.weight.index_select(0, present)
                 return evaluate(
                     programs[1], (x, e3nn.weights_of_species(swap.program.text, y, connection.weight)), [rows]
@@ -142,7 +143,10 @@ class InteractionSwap(ConvolutionSwap):
             leaf = node.next_functions[0][0]
             if getattr(leaf, "variable", None) is not weight:
                 return False
-        return weight.dtype == attributes.dtype and torch.equal(nn.functional.embedding(species, weight), attributes)
+        if weight.dtype != attributes.dtype:
+            return False
+        same = lambda: torch.equal(nn.functional.embedding(species, weight), attributes)  # noqa: E731
+        return remembered("rows of the embedding", attributes, same)
 
     def _watched(self) -> bool:
         """Whether somebody's hooks want to see the product or the radial network by themselves."""

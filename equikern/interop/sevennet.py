@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from equikern.graph import Graph
 from equikern.interop import e3nn
 from equikern.interop.convolution import ConvolutionSwap
+from equikern.interop.remembered import graph_of
 from equikern.interop.swap import Swap, close, runs
 from equikern.nn import RadialTable
 from equikern.program import CONVOLUTION
@@ -70,7 +70,7 @@ class InteractionSwap(ConvolutionSwap):
             return self.own(data)
         if module.is_parallel:
             x = torch.cat([x, data[GHOSTS]])
-        graph = Graph(edge_index.flip(0), x.shape[0])
+        graph = graph_of(edge_index, x.shape[0], receivers_first=True)
         x = self.convolve(x, y, graph, data.get(LENGTH), lambda: module.weight_nn(data[module.key_weight_input]))
         x = x.div(module.denominator)
         if module.is_parallel:

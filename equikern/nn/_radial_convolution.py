@@ -28,14 +28,15 @@ class RadialConvolution(torch.nn.Module):
     radial: a module, lengths (E,) to weights (E, weight_numel); with `num_species` it is called with the species of
     sender and receiver too, (E,) each, integers. It should contain the cutoff, and be smooth up to a few kinks.
     r_max: where the cutoff ends, in the unit of edge_vec; longer edges take the weights at r_max.
-    table: None reads the weights from a `RadialTable` in float32, True in float64 too, False never. The table is exact
+    table: None reads the weights from a `RadialTable` in float32 on the CPU, True in float64 and on devices too, False
+    never. The table is exact
     to 1e-7 of the largest weight (slopes 3e-6 per unit of length) or not used, trains like the module itself, and no
     array of edges x weights or edges x outputs exists in any pass. The module itself runs where edges are fewer than
     the table's knots, or shorter than r_max / 10; `self.table.why_not()` says why a table was refused.
 
-    On a CUDA device nothing waits for it: edges shorter than r_max / 10 give NaN (see `RadialTable`). In training the
-    module runs there unless table=True: a table is then made in each step, which waits, and its gradient is made of
-    that of the weights, which takes the memory of edges x weights.
+    On a CUDA device, with table=True, evaluation waits for nothing: edges shorter than r_max / 10 give NaN (see
+    `RadialTable`). In training a table is made in each step, which waits, and its gradient is made of that of the
+    weights, which takes the memory of edges x weights.
 
     Raises ProgramError for an impossible path, or irreps_y that are no harmonics.
     """
@@ -104,7 +105,7 @@ class RadialConvolution(torch.nn.Module):
         pairs = self._pairs(species, graph)
         if self._reads(x):
             pair = None if pairs is None else pairs[0] * self.table.species + pairs[1]
-            read = self.table(r, x.dtype, pair, trained=bool(self.use_table))
+            read = self.table(r, x.dtype, pair, asked=bool(self.use_table))
             if read is not None:
                 rows, b, knot = read
                 index = [graph.sender, knot, *graph.index[1:]]

@@ -65,7 +65,7 @@ class RadialTable:
         self._reason = ""
 
     def __call__(
-        self, r: Tensor, dtype: torch.dtype, pair: Tensor | None = None, *, trained: bool = False
+        self, r: Tensor, dtype: torch.dtype, pair: Tensor | None = None, *, asked: bool = False
     ) -> tuple[Tensor, Tensor, Tensor] | None:
         """What a `tabled` program reads for lengths r (E,): rows (n, W), factors b (E, 8), first rows knot (E,).
 
@@ -73,7 +73,7 @@ class RadialTable:
         there is no table, or somebody traces and values cannot be looked at; in half types; on the CPU, where an edge
         is shorter than the first knot, or not a number; where it is cheaper, with fewer edges than the table has
         intervals (`TRAINED` times as many where it trains: derivatives by its parameters take the module in float64 at
-        the table's sites); on a device, where it trains and not `trained`.
+        the table's sites); on a device, unless it was `asked` for by name: there short edges give NaN.
         """
         if _get_current_dispatch_mode() is not None or torch.compiler.is_compiling() or r.shape[0] < INTERVALS[0]:
             return None
@@ -84,7 +84,7 @@ class RadialTable:
         attached = torch.is_grad_enabled() and bool(parameters)
         trains = attached and all(m.training for m in self.radial.modules())
         waits = _waits(r)
-        if not waits and trains and not trained:
+        if not waits and not asked:
             return None
         self._refresh(now)
         needed = self._intervals * (TRAINED if trains else 1)

@@ -1,12 +1,14 @@
 """`equikern::symmetric_contraction`: equivariant polynomials of node features, closed under differentiation.
 
-F(x, w, z) of `program/symmetric.py`; the op gives dF/da for its open slots. Slots are w (species, terms, C), z (N, dim
+F(x, w, z) of `program/symmetric.py`; the op gives dF/da for its open slots. `species` are those of the nodes (N,), and
+where the backend plans with them its plan: it is made once, for all orders. Slots are w (species, terms, C), z (N, dim
 of z), and the arrays x_S (N, dim of x), S = 0 ... 2^order - 1; an absent one (not read, or zero) is an empty tensor of
 one dimension. The derivative of an opening is an opening of the same F, of F along tangents of x, or their sum.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -21,7 +23,7 @@ from equikern.program.symmetric import Symmetric, parse_symmetric
 W, Z, X = range(3)
 
 LIBRARY.define(
-    "symmetric_contraction(str program, str backend, Tensor species, SymInt num_species, Tensor[] operands, "
+    "symmetric_contraction(str program, str backend, Tensor[] species, SymInt num_species, Tensor[] operands, "
     "int[] open) -> Tensor[]"
 )
 _op = torch.ops.equikern.symmetric_contraction.default
@@ -34,32 +36,38 @@ def _shape(program: Symmetric, slot: int, nodes: int, num_species: int) -> tuple
 
 
 def _run(
-    program: str, backend: str, species: Tensor, num_species: int, operands: list[Tensor], open: list[int]
+    program: str, backend: str, species: list[Tensor], num_species: int, operands: list[Tensor], open: list[int]
 ) -> list[Tensor]:
     parsed = parse_symmetric(program)
     like = _check(parsed, species, num_species, operands)
     results: list[Tensor | None] = [None] * len(operands)
     for slot in open:
-        results[slot] = like.new_empty(_shape(parsed, slot, species.shape[0], num_species))
+        results[slot] = like.new_empty(_shape(parsed, slot, species[0].shape[0], num_species))
     if open:
         backends.symmetric[backend].symmetric_contraction(program, species, operands, results)
     return [results[slot] for slot in open]  # type: ignore[misc]
 
 
-def _check(program: Symmetric, species: Tensor, num_species: int, operands: list[Tensor]) -> Tensor:
+def _check(program: Symmetric, species: list[Tensor], num_species: int, operands: list[Tensor]) -> Tensor:
     """Raise ShapeError for operands that do not fit; returns one that is there."""
     like = next((a for a in operands if a.ndim > 1), None)
     if like is None or len(operands) != X + program.reads:
         raise ShapeError(f"symmetric_contraction: {len(operands)} operands do not fit.\n  program   {program}")
-    if species.ndim != 1 or species.dtype != torch.int64 or species.device != like.device:
-        raise ShapeError(
-            f"symmetric_contraction: species are {tuple(species.shape)} {species.dtype} on {species.device}; give "
-            f"int64 (N,) on {like.device}."
-        )
+    for index in species:
+        if (
+            index.ndim != 1
+            or len(index) != len(species[0])
+            or index.dtype != torch.int64
+            or index.device != like.device
+        ):
+            raise ShapeError(
+                f"symmetric_contraction: species are {tuple(index.shape)} {index.dtype} on {index.device}; give int64 "
+                f"(N,) on {like.device}."
+            )
     for slot, a in enumerate(operands):
         if a.ndim <= 1 and a.numel() == 0:
             continue
-        expected, name = _shape(program, slot, species.shape[0], num_species), "wzx"[min(slot, X)]
+        expected, name = _shape(program, slot, species[0].shape[0], num_species), "wzx"[min(slot, X)]
         if tuple(a.shape) != expected:
             raise ShapeError(
                 f"symmetric_contraction: operand {name!r} has shape {tuple(a.shape)}; the program reads {expected}.\n"
@@ -78,16 +86,16 @@ LIBRARY.impl("symmetric_contraction", _run, "CompositeExplicitAutograd")
 
 @torch.library.register_fake("equikern::symmetric_contraction", lib=LIBRARY)
 def _fake(
-    program: str, backend: str, species: Tensor, num_species: int, operands: list[Tensor], open: list[int]
+    program: str, backend: str, species: list[Tensor], num_species: int, operands: list[Tensor], open: list[int]
 ) -> list[Tensor]:
     like = next(a for a in operands if a.ndim > 1)
-    return [like.new_empty(_shape(parse_symmetric(program), s, species.shape[0], num_species)) for s in open]
+    return [like.new_empty(_shape(parse_symmetric(program), s, species[0].shape[0], num_species)) for s in open]
 
 
 def _change(
     program: Symmetric,
     backend: str,
-    species: Tensor,
+    species: list[Tensor],
     num_species: int,
     operands: list[Tensor],
     tangents: dict[int, Tensor],
@@ -116,6 +124,12 @@ def _change(
     return found
 
 
+def _split(program: str, tensors: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """Operands, and the species with their plan."""
+    count = X + parse_symmetric(program).reads
+    return list(tensors[:count]), list(tensors[count:])
+
+
 class _SymmetricContraction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, program: str, backend: str, num_species: int, open: list[int], *tensors: Tensor) -> Any:
@@ -123,33 +137,33 @@ class _SymmetricContraction(torch.autograd.Function):
         ctx.save_for_backward(*tensors)
         if forward_ad._current_level >= 0:
             ctx.save_for_forward(*tensors)
-        *operands, species = tensors
         ctx.arguments = program, backend, num_species, open
+        operands, species = _split(program, tensors)
         with torch._C._AutoDispatchBelowAutograd():
             return tuple(_op(program, backend, species, num_species, operands, open))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
-        *operands, species = ctx.saved_tensors
         program, backend, num_species, open = ctx.arguments
+        operands, species = _split(program, ctx.saved_tensors)
         slots = wanted(ctx, first=4, count=len(operands))
         tangents = {s: g for s, g in zip(open, grads, strict=True) if g is not None}
         found = _change(parse_symmetric(program), backend, species, num_species, operands, tangents, slots)
-        return None, None, None, None, *(found.get(slot) for slot in range(len(operands))), None
+        return None, None, None, None, *(found.get(slot) for slot in range(len(operands))), *(None for _ in species)
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> Any:
         # Of dual operands that record too: saved as they are, they carry their tangents into the backward.
-        *operands, species = ctx.saved_tensors
         program, backend, num_species, open = ctx.arguments
-        given = {slot: t for slot, t in enumerate(tangents[4:-1]) if t is not None}
+        operands, species = _split(program, ctx.saved_tensors)
+        given = {slot: t for slot, t in enumerate(tangents[4 : 4 + len(operands)]) if t is not None}
         return tuple(_changes(program, backend, species, num_species, operands, given, open))
 
 
 def _changes(
     program: str,
     backend: str,
-    species: Tensor,
+    species: list[Tensor],
     num_species: int,
     operands: list[Tensor],
     tangents: dict[int, Tensor],
@@ -159,15 +173,15 @@ def _changes(
     symmetric = parse_symmetric(program)
     found = _change(symmetric, backend, species, num_species, operands, tangents, list(open))
     like = next(a for a in operands if a.ndim > 1)
-    zero = {s: like.new_zeros(_shape(symmetric, s, species.shape[0], num_species)) for s in open if s not in found}
+    zero = {s: like.new_zeros(_shape(symmetric, s, species[0].shape[0], num_species)) for s in open if s not in found}
     return [found[slot] if slot in found else zero[slot] for slot in open]
 
 
 def _autograd(
-    program: str, backend: str, species: Tensor, num_species: int, operands: list[Tensor], open: list[int]
+    program: str, backend: str, species: list[Tensor], num_species: int, operands: list[Tensor], open: list[int]
 ) -> Any:
     if torch.is_grad_enabled() and any(a.requires_grad for a in operands):
-        return list(_SymmetricContraction.apply(program, backend, num_species, open, *operands, species))
+        return list(_SymmetricContraction.apply(program, backend, num_species, open, *operands, *species))
     if forward_ad._current_level >= 0:
         duals = [forward_ad.unpack_dual(a) for a in operands]
         tangents = {slot: dual.tangent for slot, dual in enumerate(duals) if dual.tangent is not None}
@@ -205,4 +219,6 @@ def symmetric_contraction(program: Symmetric, x: Tensor, weight: Tensor, species
             f"{program.channels})."
         )
     backend = backends.select_symmetric(x.device.type, x.dtype)
-    return _op(program.text, backend, species, weight.shape[0], [weight, x.new_empty(0), x], [Z])[0]  # type: ignore[no-any-return]
+    plan = getattr(backends.symmetric[backend], "plan", None)
+    kinds = [species] if plan is None else [species, *plan(species)]
+    return _op(program.text, backend, kinds, weight.shape[0], [weight, x.new_empty(0), x], [Z])[0]  # type: ignore[no-any-return]

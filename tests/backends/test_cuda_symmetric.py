@@ -10,8 +10,9 @@ import torch
 
 from equikern import backends
 from equikern.backends import cuda
-from equikern.backends.cuda import driver, resources
+from equikern.backends.cuda import driver, resources, symmetric_source
 from equikern.backends.cuda import symmetric as kernels
+from equikern.backends.cuda.launch import reals
 from equikern.ops.symmetric_contraction import symmetric_contraction
 from equikern.program.symmetric import symmetric
 from equikern.testing import SYMMETRIC, assert_close, symmetric_derivatives, symmetric_inputs, tolerance
@@ -23,6 +24,7 @@ _spec.loader.exec_module(host_cuda)
 needs_compiler = pytest.mark.skipif(host_cuda.COMPILER is None, reason="there is no C++ compiler; set CXX")
 needs_cuda_compiler = pytest.mark.skipif(resources.compiler() is None, reason="neither nvcc nor NVRTC is found")
 W, Z, X = range(3)
+FLOAT = reals(torch.float32)
 
 
 @pytest.fixture
@@ -52,9 +54,16 @@ def test_single_precision_is_that_of_the_reference(on_host, id, order):
 
 
 @needs_compiler
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["f16", "bf16"])
+@pytest.mark.parametrize(("id", "order"), [("ir-mul", 1), ("to-channels", 2)])
+def test_narrow_types_accumulate_in_float32(on_host, id, dtype, order):
+    check(id, dtype, order)
+
+
+@needs_compiler
 def test_real_components_are_read_four_at_once(on_host):
     program = symmetric("2x0e+2x1o", "2x0e+2x1o", 2, layout_x="channels")
-    assert "X_PACK = 4" in kernels.node_source(program.text, (Z,), "float")
+    assert "X_PACK = 4" in symmetric_source.node_source(program.text, (Z,), FLOAT)
     x, weight, species = torch.randn(9, 8), torch.randn(2, len(program.terms), 2), torch.arange(9) % 2
     shifted = torch.cat([x.new_zeros(1), x.flatten()])[1:].view(x.shape)
     with backends.backend("reference"):
@@ -100,21 +109,12 @@ def mace(entries):
 @pytest.mark.parametrize("arch", [80, 90])
 @pytest.mark.parametrize("entries", [("0e",), ("0e", "1o")], ids=str)
 def test_kernels_of_mace_compile_for_the_device_and_spill_nothing(entries, arch):
-    program = mace(entries)
-    derivative = program.along()
-    sources = {
-        "forward": kernels.node_source(program.text, (Z,), "float"),
-        "backward": kernels.node_source(program.text, (X,), "float"),
-        "double backward": kernels.node_source(derivative.text, (Z, X), "float"),
-        "weights": kernels.weight_source(program.text, "float")[0],
-        "weights of the double backward": kernels.weight_source(derivative.text, "float")[0],
-    }
-    for label, source in sources.items():
+    for label, source in symmetric_source.sources(mace(entries).text, FLOAT).items():
         found = host_cuda.resources_of(source, arch)
         assert found.spilled == 0 and found.registers <= 144, f"{label} sm_{arch}: {found}"
 
 
-@pytest.mark.parametrize(("device", "dtype"), [("cuda", torch.bfloat16), ("cpu", torch.float32)])
+@pytest.mark.parametrize(("device", "dtype"), [("cuda", torch.complex64), ("cpu", torch.float32)])
 def test_what_it_has_no_kernel_for_is_named(device, dtype):
     assert kernels.supports(device, dtype) is not None
 

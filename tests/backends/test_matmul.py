@@ -16,27 +16,43 @@ PRODUCTS = [case for case in CASES if case.program.family == "product" and case.
 MIXED = [case for case in PRODUCTS if not channelwise(case.program.text)] + [c for c in CASES if "linear" in c.id]
 
 
-@pytest.mark.parametrize("case", MIXED, ids=str)
-def test_nothing_waits_for_the_device(case, monkeypatch):
-    # A device has no kernels of the CPU's; Triton's need a device.
-    monkeypatch.setattr(backends.cpu, "supports", lambda *_: "none")
-    monkeypatch.setattr(species_rows, "FEW", 10)
-    given, program = inputs(case, torch.float32), case.program
-    x = [torch.empty(0) if a is None else a for a in given.operands]
+def calls(case, device):
+    """Arguments of `contract` of three orders, all of their slots opened."""
+    given, program = inputs(case, torch.float32).on(device), case.program
+    x = [torch.empty(0, device=device) if a is None else a for a in given.operands]
     index, inside = list(given.index), [n for n, a in enumerate(x) if a.ndim == 2]
-    g = torch.randn(given.rows, program.dims[program.output])
+    g = torch.randn(given.rows, program.dims[program.output], device=device)
     rows = [len(x[n]) for n in inside]
     tangents = [torch.randn_like(a) for a in x]
     second = program.along(range(program.output))
+    return [
+        (program, [*x, torch.empty(0, device=device)], index, [given.rows], [program.output]),
+        (program, [*x, g], index, rows, inside),
+        (second, [*x, g, *tangents], index, [*rows, given.rows], [*inside, program.output]),
+    ]
 
-    def all_orders():
-        matmul.contract(program, [*x, torch.empty(0)], index, [given.rows], [program.output])
-        matmul.contract(program, [*x, g], index, rows, inside)
-        matmul.contract(second, [*x, g, *tangents], index, [*rows, given.rows], [*inside, program.output])
 
-    all_orders()  # puts the symbols of its paths on the device
-    with NoWaits():
-        all_orders()
+@pytest.fixture(params=[0, 1000], ids=["tiles", "each"])
+def device_alone(request, monkeypatch):
+    """No kernels of the CPU's, and none of Triton's, which need a device; rows of species in tiles, and one by one."""
+    monkeypatch.setattr(backends.cpu, "supports", lambda *_: "none")
+    monkeypatch.setattr(species_rows, "FEW", request.param)
+
+
+@pytest.mark.parametrize("case", MIXED, ids=str)
+def test_nothing_waits_for_the_device(case, device_alone):
+    for arguments in calls(case, "cpu"):
+        matmul.contract(*arguments)  # puts the symbols of its paths on the device
+        with NoWaits():
+            matmul.contract(*arguments)
+
+
+@pytest.mark.parametrize("case", MIXED, ids=str)
+def test_results_off_the_cpu_are_new_rows_of_their_slots(case, device_alone):
+    for program, operands, index, rows, open in calls(case, "meta"):
+        found = matmul.contract(program, operands, index, rows, open)
+        assert [a.shape for a in found] == [(n, program.dims[s]) for n, s in zip(rows, open, strict=True)]
+        assert all(a.is_contiguous() and a.device.type == "meta" and a._base is None for a in found)
 
 
 @pytest.mark.parametrize("order", [0, 1])

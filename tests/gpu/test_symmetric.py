@@ -67,6 +67,15 @@ def test_double_precision_is_that_of_the_cpu(id, monkeypatch):
     assert_close([g.cpu() for g in got], expected, tolerance(program, torch.float64, 2, max(nodes, 1)))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["f16", "bf16"])
+def test_half_types_accumulate_in_float32(dtype):
+    program = symmetric("48x0e+48x1o", "48x0e+48x1o", 2, layout_x="channels")
+    x, weight, species = operands(program, 100, dtype)
+    z = symmetric_contraction(program, x.cuda(), weight.cuda(), species.cuda()).cpu()
+    assert z.dtype == dtype
+    assert_close([z], [symmetric_contraction(program, x.double(), weight.double(), species)], tolerance(program, dtype))
+
+
 def test_a_species_out_of_range_gives_nan_and_no_fault():
     program = symmetric(X, Z, 3, layout_x="channels")
     x, weight, species = operands(program, 20, torch.float32)

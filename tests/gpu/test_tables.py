@@ -68,10 +68,10 @@ def test_splines_are_those_of_the_reference(order, dtype):
     torch.testing.assert_close(b.cpu(), expected, rtol=0, atol=allowed, equal_nan=True)
 
 
-def layer(species=None, **options):
+def layer(species=None, table=True):
     torch.manual_seed(0)
     radial = RadialNetwork(Convolution(*SPEC).weight_numel, species or 0)
-    return RadialConvolution(*SPEC, radial=radial, r_max=5.0, num_species=species, **options)
+    return RadialConvolution(*SPEC, radial=radial, r_max=5.0, num_species=species, table=table)
 
 
 def arguments(dtype=torch.float32, species=None):
@@ -116,7 +116,7 @@ def test_values_and_forces_are_those_of_the_module_and_nothing_waits(species):
         got = step(conv, *given)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert conv.table(length(given[1]), torch.float32) is not None
+    assert conv.table(length(given[1]), torch.float32, asked=True) is not None
     assert_near(got, exact(conv, *given))
 
 
@@ -165,7 +165,7 @@ def test_training_with_a_table_gives_the_gradients_of_the_module():
         (force,) = torch.autograd.grad(out.sin().sum(), vec, create_graph=True)
         return torch.autograd.grad(out.square().mean() + force.square().mean(), list(conv.parameters()))
 
-    assert conv.table(length(vec), torch.float32, trained=True) is not None
+    assert conv.table(length(vec), torch.float32, asked=True) is not None
     got = gradients(conv, x, vec)
     doubled = layer(table=False).cuda().double()
     assert_near(got, gradients(doubled, x.double(), vec.double()), 5e-5)
@@ -178,7 +178,9 @@ def test_a_replayed_step_of_dynamics_follows_weights_that_are_written_in_place()
     edges = ((torch.cdist(positions, positions) < 4.0) & ~torch.eye(64, dtype=torch.bool)).nonzero().t()
     model, species = ZOO["schnet"].model().float().eval(), torch.zeros(64, dtype=torch.int64)
     here = copy.deepcopy(model).cuda()
-    tables = [m.table for m in here.modules() if isinstance(m, RadialConvolution)]
+    convolutions = [m for m in here.modules() if isinstance(m, RadialConvolution)]
+    for convolution in convolutions:
+        convolution.use_table = True
     expected, forces_of = force_graph(model, species, edges), force_graph(here, species.cuda(), edges.cuda())
     for change in (1.0, 1.1):
         with torch.no_grad():
@@ -187,4 +189,4 @@ def test_a_replayed_step_of_dynamics_follows_weights_that_are_written_in_place()
         got = forces_of(positions.cuda())
         assert forces_of._captured.inputs, "it was captured"
         assert_near([t.cpu() for t in got], expected(positions), 1e-4)
-    assert tables and all(0 < len(table) < edges.shape[1] for table in tables)
+    assert convolutions and all(0 < len(c.table) < edges.shape[1] for c in convolutions)

@@ -236,3 +236,22 @@ def test_one_isolated_atom():
     expected = outputs(model, atom)
     for a, b in zip(outputs(equikern.accelerate(model), atom), expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+def test_the_layers_of_a_model_look_at_an_input_once(monkeypatch):
+    from equikern.interop import remembered
+
+    model, given = equikern.accelerate(small()), mace_input(crystal(), NUMBERS)
+    made, graph = [], remembered.Graph
+    monkeypatch.setattr(remembered, "Graph", lambda *given: made.append(given) or graph(*given))
+    for _ in range(2):
+        model(given)
+    assert len(made) == 1
+
+
+def test_on_a_device_weights_are_not_compared():
+    module = small().products[0].symmetric_contractions
+    swap = contraction_swap(module)
+    terms = swap._terms()
+    module.to("meta")  # whose values nobody can look at
+    assert swap._terms().shape == terms.shape and swap._terms().requires_grad

@@ -137,6 +137,15 @@ def test_tables_leave_forces_as_close_to_float64_as_float32_is(model):
         assert (got - right).abs().max() <= 1.5 * (theirs - right).abs().max() + rounding
 
 
+def test_tables_on_a_device_give_the_same_forces(model, monkeypatch):
+    from equikern.nn import _radial_table
+
+    equikern.accelerate(model, tables="always")
+    expected = outputs(model, large())
+    monkeypatch.setattr(_radial_table, "_waits", lambda tensor: False)  # the CPU is treated as a device
+    assert all(torch.equal(got, e) for got, e in zip(outputs(model, large()), expected, strict=True))
+
+
 def test_training_with_tables_gives_the_same_parameter_gradients(model, monkeypatch):
     atoms = large()
 

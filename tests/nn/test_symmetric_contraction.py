@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 
+import equikern
 from equikern.errors import BackendError, ProgramError, ShapeError
 from equikern.nn import SymmetricContraction
 from equikern.o3 import Irreps
@@ -100,3 +101,12 @@ def test_what_is_wrong_is_named():
         SymmetricContraction(X, Z, correlation=2, num_species=0)
     with pytest.raises(ProgramError, match="layout"):
         layer(layout="channels")
+
+
+def test_explain_names_the_backends_of_a_contraction():
+    layer = SymmetricContraction("2x0e+2x1o", "2x0e", correlation=2, num_species=1)
+    lines = str(equikern.explain(layer)).splitlines()
+    assert lines[1].strip() == layer.program.text
+    assert dict(line.split(None, 1) for line in lines[2:])["reference"] == "runs it"
+    on_device = str(equikern.explain(layer, device="cuda"))
+    assert "cuda        there is no CUDA device" in on_device or "cuda        runs it" in on_device

@@ -62,8 +62,8 @@ def test_opcheck():
     program = symmetric("3x0e+3x1o", "3x0e", 2)
     x, w = torch.randn(4, 12, requires_grad=True), torch.randn(2, len(program.terms), 3, requires_grad=True)
     species = torch.tensor([0, 1, 1, 0])
-    torch.library.opcheck(op, (program.text, "cpu", species, 2, [w, x.new_empty(0), x], [1]))
-    torch.library.opcheck(op, (program.text, "cpu", species, 2, [w, torch.randn(4, 3), x], [0, 2]))
+    torch.library.opcheck(op, (program.text, "cpu", [species], 2, [w, x.new_empty(0), x], [1]))
+    torch.library.opcheck(op, (program.text, "cpu", [species], 2, [w, torch.randn(4, 3), x], [0, 2]))
 
 
 @pytest.mark.parametrize("threads", [1, 3])

@@ -20,11 +20,16 @@ NARROW = {torch.float16: "Half", torch.bfloat16: "BFloat16"}  # computed in floa
 ALIGNMENT = 16  # bytes that a lane reads at once, at most
 
 
+def reals(dtype: torch.dtype) -> Reals:
+    """The C types of operands of a dtype."""
+    return Reals(NARROW[dtype], "float") if dtype in NARROW else Reals(REALS[dtype], REALS[dtype])
+
+
 class CudaKernels(launch.Kernels):
     """The kernels of a sweep: a warp has a unit and a block of channels of a row."""
 
     def __init__(self, dtype: torch.dtype, sweep: Sweep, tuning: Tuning | None = None) -> None:
-        self.reals = _reals(dtype)
+        self.reals = reals(dtype)
         size = max(dtype.itemsize, 4)
         tuning = tuning or tuned(sweep, size)
         sweep = sweep._replace(widest=tuning.widest)
@@ -43,7 +48,7 @@ class CudaKernels(launch.Kernels):
 
     def run(self, values: dict[str, Any], rows: int, dtype: torch.dtype) -> None:
         """Start the sweep. The arguments are those of `Operands` in sweep.cuh."""
-        read = [_aligned(values.get(name)) for name in OPERANDS.values()]
+        read = [aligned(values.get(name)) for name in OPERANDS.values()]
         written = [values.get(name) for name in OPENED.values()]
         index = values.get("x_index", values.get("z_index"))
         tensors = [*read, *written, index, *map(values.get, ("knot", "ptr", "order"))]
@@ -51,24 +56,20 @@ class CudaKernels(launch.Kernels):
         counts = [values["edges"], values["x_rows" if "x_index" in values else "z_rows"], knots, rows]
         grid = -(-rows * self.parts // self.layout.warps)
         driver.start(
-            self.source, "sweep_kernel", (grid, 1), self.layout.warps * WARP, [*map(_address, tensors), *counts]
+            self.source, "sweep_kernel", (grid, 1), self.layout.warps * WARP, [*map(address, tensors), *counts]
         )
 
     def run_sum(self, part: Tensor, dx: Tensor, graph: tuple[Tensor, ...]) -> None:
         """Start the sum of the gradients of x. The arguments are those of `Parts` in sum.cuh."""
         tensors = [part, dx, *(graph or (None, None))]
-        driver.start(self.sum_source, "sum_kernel", (dx.shape[0], 1), emit.SUM_THREADS, [*map(_address, tensors)])
+        driver.start(self.sum_source, "sum_kernel", (dx.shape[0], 1), emit.SUM_THREADS, [*map(address, tensors)])
 
 
-def _reals(dtype: torch.dtype) -> Reals:
-    return Reals(NARROW[dtype], "float") if dtype in NARROW else Reals(REALS[dtype], REALS[dtype])
-
-
-def _address(tensor: Tensor | None) -> int:
+def address(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
 
 
-def _aligned(tensor: Tensor | None) -> Tensor | None:
+def aligned(tensor: Tensor | None) -> Tensor | None:
     """A tensor that begins where lanes may read several numbers at once; a view into another may not."""
     return tensor if tensor is None or tensor.data_ptr() % ALIGNMENT == 0 else tensor.clone()
 
@@ -88,9 +89,9 @@ def sweep(base: Program, operands: list[Tensor], *arguments: Any, **options: Any
 def sum_knots(dw: Tensor, b: Tensor, sums: Tensor, ptr: Tensor, order: Tensor, u0: int) -> None:
     """Start the sums of a table's gradient for each knot (`gpu.table.SumKnots`)."""
     rows, count, columns = sums.shape
-    source = emit.rows_source(count, _reals(dw.dtype))
+    source = emit.rows_source(count, reals(dw.dtype))
     # The arguments are those of `Rows` in table.cuh.
-    words = [*map(_address, (dw, b, sums, ptr, order)), u0, columns, dw.shape[1]]
+    words = [*map(address, (dw, b, sums, ptr, order)), u0, columns, dw.shape[1]]
     driver.start(source, "rows_kernel", (rows, -(-columns // WARP)), WARP, words)
 
 

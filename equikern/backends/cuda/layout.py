@@ -31,9 +31,8 @@ class Tuning(NamedTuple):
     keep: bool = False
 
 
-# Forward, backward, double backward.
-BY_EDGE = Tuning(128, 128), Tuning(128, 128), Tuning(145, 168, widest=62)
-FROM_TABLE = Tuning(160, 168), Tuning(190, 168), Tuning(145, 168, widest=62)
+FORWARD, BACKWARD, SECOND = Tuning(150, 128), Tuning(183, 168), Tuning(145, 168, widest=62)
+ROWS_REGISTERS = 168  # where a path waits for the rows of a table
 
 
 class Layout(NamedTuple):
@@ -54,8 +53,9 @@ class Layout(NamedTuple):
 
 def tuned(sweep: Sweep, size: int) -> Tuning:
     """The one in use, by form, for numbers that are computed in `size` bytes."""
-    order = 2 if sweep.second else int(sweep.open != (Z,))
-    found = (FROM_TABLE if sweep.table else BY_EDGE)[order]
+    found = SECOND if sweep.second else FORWARD if sweep.open == (Z,) else BACKWARD
+    if sweep.table:
+        found = found._replace(registers=ROWS_REGISTERS)
     return found._replace(widest=min(found.widest, WIDEST)) if size == 8 else found
 
 
@@ -78,12 +78,13 @@ def registers(sweep: Sweep, unit: Unit, lanes: int, ahead: int, size: int) -> in
     zs, xs = sum(segment.dim for segment in unit.zs), sum(segment.dim for segment in unit.xs)
     reads_z, opens_z, weights = Z in sweep.given, Z in sweep.open, sum(path.w >= 0 for path in unit.paths)
     read = xs * ((X in sweep.given) + (HX in sweep.given))
-    read += weights * ((W in sweep.given) + (HW in sweep.given)) * (not sweep.table)
+    if not sweep.table:
+        read += weights * ((W in sweep.given) + (HW in sweep.given))
     held = zs * (reads_z + opens_z) + xs * (X in sweep.open) + weights * (W in sweep.open) / 4
     held += max(segment.dim for segment in unit.xs) * (4 if sweep.second else 2 if Y in sweep.open else 1)
     read_y = max(len(columns(path)) for path in unit.paths) * ((Y in sweep.given) + (HY in sweep.given))
     spread = read_y + len({cell.j for path in unit.paths for cell in path.cells}) * (Y in sweep.open)
-    # Of a table: a path's weights in each row, factors and their gradient.
+    # Of a table: a path's weights in each row; factors and their gradient.
     held += len(sweep.table)
     spread += len(sweep.table) * ((B in sweep.given) + (HB in sweep.given) + (B in sweep.open))
     return int((lanes * (held + (1 + ahead) * read) + spread) * max(size // 4, 1)) + OTHER

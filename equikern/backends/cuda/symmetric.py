@@ -1,280 +1,88 @@
-"""Symmetric contractions in CUDA: emits what a thread does with its nodes, and starts the kernels.
-
-The monomials of a program are the points of a tree: below the product p of some components of x lie the products p x_c.
-A kernel goes through the tree once. On the way down it makes the products; at a term it adds to the gradients of z and
-w; on the way up it gathers q, the polynomial that p is multiplied with, and from p and q the gradients of x. So nothing
-but a branch is held. Along tangents every number is one for each set S of them: (a b)_S = sum of a_P b_(S - P), P in S.
-"""
+"""Symmetric contractions in CUDA C++: starts the kernels that `symmetric_source` writes and symmetric.cuh completes."""
 
 from __future__ import annotations
 
 from contextlib import nullcontext
-from functools import cache, cached_property
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from equikern.backends import cuda
 from equikern.backends.cuda import driver
-from equikern.backends.cuda.launch import REALS, _address, _aligned
+from equikern.backends.cuda.emit import Reals
+from equikern.backends.cuda.launch import NARROW, address, aligned, reals
+from equikern.backends.cuda.symmetric_source import (
+    THREADS,
+    chunk_source,
+    lanes,
+    node_source,
+    nodes_of_thread,
+    sum_source,
+)
 from equikern.errors import BackendError
 from equikern.program.symmetric import Symmetric, parse_symmetric
 
-THREADS, WARP = 128, 32
-HELD = {"float": 64, "double": 32}  # gradients of w that a thread sums
-NODES = {("float", 0): 2}  # of a thread, by number type and order, where it has registers for more than one
 CHUNKS, SHORTEST = 256, 16  # of nodes that one thread sums gradients of w over: how many, unless they become too short
 W, Z, X = range(3)
 
 
-class Point(NamedTuple):
-    """A monomial: its terms (row of w, column of z), and the points below it by the component that they add."""
-
-    terms: list[tuple[int, int]]
-    below: dict[int, Point]
-
-
-def tree(program: Symmetric, rows: range | None = None) -> Point:
-    """The point of degree 0; with `rows`, of a tree that has only these of the terms, in the order of `ordered`."""
-    root = Point([], {})
-    of = ordered(program)
-    for row in of if rows is None else of[rows.start : rows.stop]:
-        column, monomial = program.terms[row]
-        point = root
-        for component in monomial:
-            point = point.below.setdefault(component, Point([], {}))
-        point.terms.append((row, column))
-    return root
-
-
-def ordered(program: Symmetric) -> list[int]:
-    """Rows of w such that terms with like monomials follow each other."""
-    return sorted(range(len(program.terms)), key=lambda row: program.terms[row][1])
-
-
-class Body:
-    """The statements that open slots: for every point of a tree, once."""
-
-    def __init__(self, program: Symmetric, opens: tuple[int, ...], pack: int) -> None:
-        self.program, self.pack = program, pack
-        self.w, self.z = W in opens, Z in opens
-        self.sets = range(program.reads)
-        self.x = [slot - X for slot in opens if slot >= X]
-        self.lines: list[str] = []
-
-    @cached_property
-    def parts(self) -> set[int]:
-        """The sets whose coefficients of q are read: the gradient of x_S has that of the others than S in p q."""
-        return {part for part in self.sets for s in self.x if part & s == 0}
-
-    def component(self, s: int, i: int) -> str:
-        """Of x."""
-        return f"x{s}_{i // self.pack}.value[{i % self.pack}]"
-
-    def product(self, a: dict[int, str], b: dict[int, str], s: int) -> str:
-        """Coefficient S of a b: "" where it is zero."""
-        pairs = [(a[part], b[s ^ part]) for part in self.sets if part & ~s == 0 and part in a and s ^ part in b]
-        return " + ".join(f"{first} * {second}" for first, second in pairs)
-
-    def visit(self, point: Point, p: dict[int, str], q: dict[int, str], depth: int = 0) -> None:
-        """What lies below a point, of product p; added to q, whose coefficients are named where they have a value."""
-        for i, (terms, below) in point.below.items():
-            x = {s: self.component(s, i) for s in self.sets}
-            lower = x if not depth else {s: text for s in self.sets if (text := self.product(p, x, s))}
-            if depth and below:
-                self.lines += [f"p{depth}_{s} = {text};" for s, text in lower.items()]
-                lower = {s: f"p{depth}_{s}" for s in lower}
-            found = self.terms(terms, lower[self.program.reads - 1], depth) if terms else {}
-            self.visit(Point([], below), lower, found, depth + 1)
-            for s in self.x:
-                rest = self.program.reads - 1 - s
-                text = self.product(p, found, rest) if depth else found.get(rest, "")
-                self.lines += [f"dx{s}_{i} += {text};"] if text else []
-            for part in self.parts if depth else ():
-                if text := self.product(x, found, part):
-                    name = f"q{depth - 1}_{part}"
-                    self.lines.append(f"{name} {'+=' if part in q else '='} {text};")
-                    q[part] = name
-
-    def terms(self, terms: list[tuple[int, int]], value: str, depth: int) -> dict[int, str]:
-        """Terms of one monomial, of a value: the constant of q."""
-        if self.w:
-            self.lines += [f"dw{row} += z{column} * ({value});" for row, column in terms]
-            return {}
-        if self.z:
-            self.lines.append(f"value = {value};")
-        for n, (row, column) in enumerate(terms):
-            self.lines.append(f"w = at.weight({row});")
-            self.lines += [f"dz{column} += w * value;"] if self.z else []
-            self.lines += [f"q{depth}_0 {'+=' if n else '='} w * z{column};"] if self.x else []
-        return {0: f"q{depth}_0"} if self.x else {}
-
-
-# --- the sources
-
-
-def lanes(program: Symmetric) -> int:
-    """Threads side by side that have different channels."""
-    return min(WARP, 1 << (program.channels - 1).bit_length())
-
-
-def _pack(program: Symmetric, real: str) -> int:
-    """Components of x that are read at once, 16 bytes at most."""
-    if program.layout_x != "channels":
-        return 1
-    return next(n for n in (4, 2, 1) if n <= (4 if real == "float" else 2) and program.components % n == 0)
-
-
-def _head(program: Symmetric, real: str, nodes: int) -> list[str]:
-    columns = {"X": program.columns_x, "Z": program.columns_z}
-    sizes = {"TERMS": len(program.terms), "CHANNELS": program.channels}
-    sizes |= {"X_DIM": program.irreps_x.dim, "Z_DIM": program.irreps_z.dim}
-    numbers = {"READS": program.reads, "X_PACK": _pack(program, real), "NODES": nodes}
-    numbers |= {"THREADS": THREADS, "LANES": lanes(program)}
-    lines = [f"// {program}", '#include "symmetric.cuh"', "using namespace eqk;", f"using T = {real};"]
-    for name, tables in columns.items():
-        for what, values in zip(("FIRST", "STEP"), tables, strict=True):
-            lines.append(f"EQK_TABLE Index {name}_{what}[] = {{{', '.join(map(str, values.tolist()))}}};")
-    lines += [
-        "struct Form {",
-        "  using Real = T;",
-        f"  static constexpr int {', '.join(f'{n} = {value}' for n, value in numbers.items())};",
-        f"  static constexpr Index {', '.join(f'{n} = {value}' for n, value in sizes.items())};",
-    ]
-    for name in columns:
-        lines.append(f"  static EQK_DEVICE Index {name.lower()}_column(int n, Index channel) {{")
-        lines.append(f"    return {name}_FIRST[n] + channel * {name}_STEP[n];")
-        lines.append("  }")
-    return [*lines, "};", f"using Argument = Contraction<T, {program.reads}>;", "using N = Several<T, Form::NODES>;"]
-
-
-def _reads(program: Symmetric, pack: int, z: bool) -> list[str]:
-    firsts = range(0, program.components, pack)
-    lines = [f"const auto x{s}_{i // pack} = at.x({s}, {i});" for s in range(program.reads) for i in firsts]
-    lines += [f"const N z{k} = at.z({k});" for k in range(len(program.columns_z[0]))] if z else []
-    depths, sets = range(program.correlation), range(program.reads)
-    return [*lines, f"N value, {', '.join(f'p{d}_{s}, q{d}_{s}' for d in depths for s in sets)};", "T w;"]
-
-
-def _indented(lines: list[str]) -> list[str]:
-    return [f"    {line}" for line in lines]
-
-
-@cache
-def node_source(text: str, opens: tuple[int, ...], real: str) -> str:
-    """The kernel that opens z and some of x."""
-    program = parse_symmetric(text)
-    pack = _pack(program, real)
-    body = Body(program, opens, pack)
-    body.visit(tree(program), {}, {})
-    columns, components = range(len(program.columns_z[0])), range(program.components)
-    sums = [f"dz{k}" for k in columns if body.z] + [f"dx{s}_{i}" for s in body.x for i in components]
-    writes = [f"at.write_z({k}, dz{k});" for k in columns if body.z]
-    for s in body.x:
-        for i in components[::pack]:
-            row = ", ".join(f"dx{s}_{n}" for n in range(i, i + pack))
-            writes.append(f"at.write_x({s}, {i}, {{{row}}});")
-    return "\n".join(
-        [
-            *_head(program, real, NODES.get((real, program.order), 1)),
-            f"EQK_CONTRACTION(node_kernel, {THREADS}, Argument) {{",
-            "  Nodes<Form> at(argument, blockIdx.y);",
-            "  if (!at.begin()) return;",
-            "  do {",
-            *_indented(_reads(program, pack, z=bool(body.x))),
-            f"    N {', '.join(f'{name}{{}}' for name in sums)};",
-            *_indented(body.lines),
-            *_indented(writes),
-            "  } while (at.again());",
-            "}",
-            "",
-        ]
-    )
-
-
-@cache
-def weight_source(text: str, real: str) -> tuple[str, int]:
-    """The kernels that open w, sums over chunks of nodes and the sums of these; how many parts w has for the first."""
-    program = parse_symmetric(text)
-    pack, rows = _pack(program, real), len(program.terms)
-    parts = [range(first, min(first + HELD[real], rows)) for first in range(0, rows, HELD[real])]
-    lines = _head(program, real, 1)
-    for n, part in enumerate(parts):
-        body = Body(program, (W,), pack)
-        body.visit(tree(program, part), {}, {})
-        names = [f"dw{row}" for row in ordered(program)[part.start : part.stop]]
-        lines += [
-            f"EQK_DEVICE void part_{n}(const Argument& argument, Index channels) {{",
-            f"  N {', '.join(f'{name}{{}}' for name in names)};",
-            "  for (Chunk<Form> at(argument, channels); at.more();) {",
-            *_indented(_reads(program, pack, z=True)),
-            *_indented(body.lines),
-            "    if (!at.ends()) continue;",
-            *_indented([f"at.write_w({name[2:]}, {name}), {name} = {{}};" for name in names]),
-            "  }",
-            "}",
-        ]
-    lines += [
-        f"EQK_CONTRACTION(chunk_kernel, {THREADS}, Argument) {{",
-        f"  switch (blockIdx.y % {len(parts)}) {{",
-        *(f"    case {n}: return part_{n}(argument, blockIdx.y / {len(parts)});" for n in range(len(parts))),
-        "  }",
-        "}",
-        f"EQK_CONTRACTION(sum_kernel, {THREADS}, Argument) {{ sum_parts<Form>(argument); }}",
-        "",
-    ]
-    return "\n".join(lines), len(parts)
-
-
-# --- the calls
-
-
 def supports(device: str, dtype: torch.dtype) -> str | None:
     """None if the kernels take features on a device and of a dtype, else the reason in words."""
-    return cuda.unavailable(device, dtype)
+    return cuda.unavailable(device, torch.float32 if dtype in NARROW else dtype)
 
 
-def symmetric_contraction(text: str, species: Tensor, operands: list[Tensor], results: list[Tensor | None]) -> None:
+def plan(species: Tensor) -> tuple[Tensor, Tensor]:
+    """The species (N,), ascending, and the nodes that are of them."""
+    return species.sort(stable=True)  # type: ignore[return-value]
+
+
+def symmetric_contraction(
+    text: str, species: list[Tensor], operands: list[Tensor], results: list[Tensor | None]
+) -> None:
     """Write dF/da into the results that are there; operands and results are w, z, x_S ..., absent ones have 1 axis.
 
-    Nothing waits for the device: a node of a species out of range has rows of NaN, and no share in the gradient of w.
+    species: those of the nodes and their plan, which is made where it is missing. Nothing waits for the device: a node
+    of a species out of range has rows of NaN, and no share in the gradient of w.
     """
     program = parse_symmetric(text)
     like = next(r for r in results if r is not None)
     if (reason := supports(like.device.type, like.dtype)) is not None:
         raise BackendError(f"backend 'cuda' cannot run a symmetric contraction: {reason}; use backend 'reference'.")
     with torch.cuda.device(like.device) if like.is_cuda else nullcontext():
-        _start(program, REALS[like.dtype], species.contiguous(), operands, results)
+        planned = species[1:] or plan(species[0])
+        _start(program, reals(like.dtype), [a.contiguous() for a in planned], operands, results)
 
 
 def _start(
-    program: Symmetric, real: str, species: Tensor, operands: list[Tensor], results: list[Tensor | None]
+    program: Symmetric,
+    types: Reals,
+    planned: list[Tensor],
+    operands: list[Tensor],
+    results: list[Tensor | None],
 ) -> None:
-    nodes, size = species.shape[0], len(program.terms) * program.channels
+    nodes, size = planned[0].shape[0], len(program.terms) * program.channels
     opens = tuple(slot for slot, result in enumerate(results) if result is not None)
     count = next(a.shape[0] for a in (results[W], operands[W]) if a is not None)
     if not (nodes and size and count):
         for slot in opens:
             results[slot].fill_(float("nan") if nodes and size else 0.0)  # type: ignore[union-attr]
         return
-    given = [_aligned(a.contiguous()) if a.ndim > 1 else None for a in operands]
-    kinds, order = species.sort(stable=True)
+    given = [aligned(a.contiguous()) if a.ndim > 1 else None for a in operands]
     chunk = max(SHORTEST, -(-nodes // CHUNKS))
     chunks = -(-nodes // chunk)
-    part = ptr = None
-    if W in opens:
-        part = results[W].new_empty(chunks + count, size)  # type: ignore[union-attr]
-        ptr = torch.searchsorted(kinds, torch.arange(count + 1, device=kinds.device))
+    part = None
+    if (dw := results[W]) is not None:
+        part = dw.new_empty(chunks + count, size, dtype=torch.promote_types(dw.dtype, torch.float32))
     # The arguments are those of `Contraction` in symmetric.cuh.
-    tensors = [*given, results[W], results[Z], part, *results[X:], species, order, ptr]
-    words = [*map(_address, tensors), nodes, count, chunk]
+    tensors = [*given, results[W], results[Z], part, *results[X:], *planned]
+    words = [*map(address, tensors), nodes, count, chunk]
     blocks, groups = -(-program.channels // lanes(program)), THREADS // lanes(program)
     if opened := tuple(slot for slot in opens if slot != W):
-        each = groups * NODES.get((real, program.order), 1)
-        source = node_source(program.text, opened, real)
+        each = groups * nodes_of_thread(program, types)
+        source = node_source(program.text, opened, types)
         driver.start(source, "node_kernel", (-(-nodes // each), blocks), THREADS, words)
     if W in opens:
-        source, parts = weight_source(program.text, real)
+        source, parts = chunk_source(program.text, types)
         driver.start(source, "chunk_kernel", (-(-chunks // groups), blocks * parts), THREADS, words)
+        source = sum_source(program.text, types)
         driver.start(source, "sum_kernel", (-(-size // THREADS), count), THREADS, words)

@@ -75,7 +75,9 @@ class _Unit:
                 self._store(f"dw + row * {self.program.dims[W]} + {path.w} + u", f"dw{path.number}")
         names = ", ".join(arguments(sweep))
         head = f"def unit_{self.n}({names}, row, block, u0, {CONSTANTS}):"
-        return "\n".join(["@triton.jit", head, *out.lines])
+        # TritonGPUCoalesce takes time with the square of what is inlined: half a minute here for some layers.
+        apart = "(noinline=True)" if sweep.second and sweep.table else ""
+        return "\n".join([f"@triton.jit{apart}", head, *out.lines])
 
     def _carried(self) -> list[str]:
         """Variables that sum over the edges of a row."""

@@ -84,5 +84,6 @@ def _assembled(ptx: str) -> tuple[int, int]:
         command = [str(tool), "-v", f"--gpu-name={target}", file.name, "-o", "/dev/null"]
         said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
     registers = re.search(r"Used (\d+) registers", said)
-    spilled = re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", said)
-    return int(registers[1]), int(spilled[1]) + int(spilled[2])  # type: ignore[index]
+    # A line for the kernel, and one for each function that is not inlined.
+    spilled = re.findall(r"(\d+) bytes spill stores, (\d+) bytes spill loads", said)
+    return int(registers[1]), sum(int(n) for pair in spilled for n in pair)  # type: ignore[index]
