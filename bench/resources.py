@@ -37,7 +37,6 @@ HARMONICS = "sh 0,1,2,3 component normalize"
 FILE = Path(__file__).with_name("RESOURCES.md")
 TITLES = {"triton": "Triton", "cuda": "CUDA C++", "first use": "First use"}
 BACKENDS = ("triton", "cuda")
-# The layers whose first use is measured.
 CONVOLUTIONS = ("mace-conv", "nequip-conv", "sevennet-conv")
 HEAD = """# What the kernels for GPUs take
 
@@ -60,7 +59,8 @@ FIRST_USE = """
 Every kernel that a convolution needs forward, backward and double backward, in float32 for sm_90: seconds of one core
 that makes them, their sources included, with an empty cache and in a second process; importing torch, loading and
 launching are not in it. Of Triton's second process, 0.3 s is the hash of its own library, which it takes once a
-process; most of the first is one of its passes (TritonGPUCoalesce), whose time grows faster than a kernel does.
+process; most of the first is one of its passes (TritonGPUCoalesce), whose time grows faster than a kernel does. The
+gradient of a table itself takes further kernels.
 
 | case | backend | kernels | empty cache, s | second process, s |
 |---|---|---|---|---|
@@ -79,9 +79,7 @@ class Kernel(NamedTuple):
 def kernels(backend: str) -> Iterator[Kernel]:
     """Of every real layer, in CUDA C++ also the harmonics and symmetric contractions; float64 in CUDA C++ only."""
     programs = {case.id: case.program for case in tagged("real", "channelwise") if case.program.family == "product"}
-    programs["painn message, 128"] = painn_message(128)
-    if backend == "triton":
-        programs |= tables()
+    programs |= {"painn message, 128": painn_message(128)} | tables()
     for dtype in (torch.float32, torch.float64) if backend == "cuda" else (torch.float32,):
         real = str(dtype).removeprefix("torch.")
         for case, program in programs.items():
@@ -99,6 +97,11 @@ def kernels(backend: str) -> Iterator[Kernel]:
 def tables() -> dict[str, Program]:
     """Convolutions whose weights come from a table of splines."""
     return {f"{case}, table": tabled(get(case).program, OFFSETS) for case in CONVOLUTIONS}
+
+
+def convolutions() -> dict[str, Program]:
+    """The layers whose first use is measured."""
+    return {case: get(case).program for case in CONVOLUTIONS} | tables()
 
 
 def of_program(backend: str, text: str, dtype: torch.dtype = torch.float32) -> dict[str, Callable[[int], tuple]]:
@@ -171,7 +174,7 @@ def make(backend: str, case: str) -> None:
     """Print how many kernels a convolution needs, and the seconds that making them took."""
     import triton  # noqa: F401  (not counted)
 
-    text = get(case).program.text
+    text = convolutions()[case].text
     if backend == "cuda":
         version, start = nvrtc.version(), seconds()
         assert version
@@ -193,7 +196,7 @@ def make(backend: str, case: str) -> None:
 def first_use() -> Iterator[str]:
     """The lines of its table; a process for each entry."""
     yield FIRST_USE
-    for case in CONVOLUTIONS:
+    for case in convolutions():
         for backend in BACKENDS:
             if backend == "cuda" and nvrtc.library() is None:
                 raise SystemExit("first use of CUDA C++ is measured with NVRTC: pip install nvidia-cuda-nvrtc")

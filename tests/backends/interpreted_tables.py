@@ -24,12 +24,12 @@ _spec.loader.exec_module(tables)
 @pytest.mark.parametrize("order", [0, 1, 2])
 @pytest.mark.parametrize("id", ["table-mul-5", "table-mixed", "table-edges", "table-no-edges"])
 def test_orders_are_those_of_the_reference(id, order):
-    tables.check_orders("triton", id, torch.float64, order)
+    tables.check_orders("triton", get(id), torch.float64, order)
 
 
 @pytest.mark.parametrize(("dtype", "order"), [(torch.float32, 1), (torch.bfloat16, 0)], ids=["f32", "bf16"])
 def test_factors_are_summed_over_more_channels_than_a_warp_has(dtype, order):
-    tables.check_orders("triton", "table-mul-33", dtype, order)
+    tables.check_orders("triton", get("table-mul-33"), dtype, order)
 
 
 @pytest.mark.parametrize("along", [[[0, 1, 2, 3]], [[0, 1, 2, 3], [1, 2]]], ids=["second", "third"])

@@ -13,9 +13,8 @@ from equikern.testing import assert_close, derivatives, get, inputs, reference, 
 from equikern.testing.cases import KNOTS
 
 
-def check_orders(backend, id, dtype, order):
+def check_orders(backend, case, dtype, order):
     """Value, gradients or second gradients of a case are those of the reference."""
-    case = get(id)
     got = derivatives(case.program, inputs(case, dtype), backend, order)
     assert {g.dtype for g in got.values()} == {dtype}
     assert_close(got, reference(case, dtype, order), tolerance(case.program, dtype, order, case.longest_sum), str(case))

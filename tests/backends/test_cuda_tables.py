@@ -10,9 +10,11 @@ import torch
 
 from equikern import backends
 from equikern.backends import cuda
-from equikern.backends.cuda import driver, resources
-from equikern.backends.cuda.launch import sum_knots
+from equikern.backends.cuda import driver, resources, spline
+from equikern.backends.cuda.emit import rows_source
+from equikern.backends.cuda.launch import reals, sum_knots
 from equikern.backends.gpu import table
+from equikern.testing import get
 
 
 def load(name):
@@ -44,7 +46,12 @@ def on_host(monkeypatch):
 @pytest.mark.parametrize("order", [0, 1, 2])
 @pytest.mark.parametrize("id", ["table-mul-5", "table-mul-33", "table-mixed", "table-edges", "table-no-edges"])
 def test_orders_are_those_of_the_reference(on_host, id, order):
-    tables.check_orders("cuda", id, torch.float64, order)
+    tables.check_orders("cuda", get(id), torch.float64, order)
+
+
+@needs_compiler
+def test_rows_of_more_edges_than_a_warp_has_lanes_are_walked(on_host):
+    tables.check_orders("cuda", get("table-mul-5").sized(edges=140, degree=70), torch.float64, 1)
 
 
 @needs_compiler
@@ -52,7 +59,7 @@ def test_orders_are_those_of_the_reference(on_host, id, order):
     ("dtype", "order"), [(torch.float32, 2), (torch.float16, 0), (torch.bfloat16, 0)], ids=["f32", "f16", "bf16"]
 )
 def test_other_precisions_are_those_of_the_reference(on_host, dtype, order):
-    tables.check_orders("cuda", "table-mul-33", dtype, order)
+    tables.check_orders("cuda", get("table-mul-33"), dtype, order)
 
 
 @needs_compiler
@@ -83,3 +90,10 @@ def test_a_knot_whose_rows_are_not_in_the_table_gives_nan_and_no_fault(on_host, 
 @needs_compiler
 def test_a_convolution_with_a_table_trains_like_one_with_its_module(on_host):
     tables.check_training("cuda")
+
+
+@needs_cuda_compiler
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["f32", "f64"])
+def test_splines_and_the_sum_of_rows_compile_for_the_device_and_spill_nothing(dtype):
+    sources = [spline.source(3, order, reals(dtype).row) for order in (0, 2)] + [rows_source(8, reals(dtype))]
+    assert all(host_cuda.resources_of(source, 90).spilled == 0 for source in sources)

@@ -22,11 +22,16 @@ pytestmark = [
         reason="triton is not installed",
     ),
 ]
+BACKENDS = [
+    "triton",
+    pytest.param("cuda", marks=pytest.mark.skipif(backends.cuda.library() is None, reason="NVRTC is not found")),
+]
 SPEC = uvu_paths("16x0e+8x1o", "0e+1o+2e", 2, "natural")
 NODES, EDGES = 400, 12000
 
 
 # Each derivative of a program takes seconds to compile.
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(
     ("id", "dtype", "orders"),
     [
@@ -36,32 +41,34 @@ NODES, EDGES = 400, 12000
         ("table-hub", torch.float32, (0, 1)),
     ],
 )
-def test_orders_are_those_of_the_reference(id, dtype, orders):
+def test_orders_are_those_of_the_reference(id, dtype, orders, backend):
     case = get(id)
     for order in orders:
-        got = derivatives(case.program, inputs(case, dtype).on("cuda"), "triton", order)
+        got = derivatives(case.program, inputs(case, dtype).on("cuda"), backend, order)
         allowed = tolerance(case.program, dtype, order, case.longest_sum)
         assert_close(got, reference(case, dtype, order), allowed, f"{case} {order}")
 
 
-def test_a_large_layer_gives_what_the_reference_gives_and_the_same_bits_twice():
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_large_layer_gives_what_the_reference_gives_and_the_same_bits_twice(backend):
     case = get("table-mace").sized(edges=1500)
     given = inputs(case, torch.float32).on("cuda")
-    for order in (0, 1):  # its double backward takes a minute to compile
-        got = derivatives(case.program, given, "triton", order)
+    for order in (0, 1) if backend == "triton" else (0, 1, 2):  # Triton compiles a double backward for long
+        got = derivatives(case.program, given, backend, order)
         expected = derivatives(case.program, given.to(torch.float64), "reference", order, draw=torch.float32)
         assert_close(got, expected, tolerance(case.program, torch.float32, order, case.longest_sum))
-        again = derivatives(case.program, given, "triton", order)
+        again = derivatives(case.program, given, backend, order)
         assert all(torch.equal(again[name], got[name]) for name in got)
 
 
 @pytest.mark.parametrize("order", [0, 1, 2, 8])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["f32", "f64"])
-def test_splines_are_those_of_the_reference(order, dtype):
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_splines_are_those_of_the_reference(backend, order, dtype):
     r = torch.linspace(0.3, 5.4, 5000, dtype=dtype)
     r[7] = float("nan")
     op, arguments = torch.ops.equikern.spline.default, ([0.5, 2.0, 4.5, 5.0], [5, 7, 3], order)
-    b, knot = op("triton", r.cuda(), *arguments)
+    b, knot = op(backend, r.cuda(), *arguments)
     expected, rows = op("reference", r, *arguments)
     assert torch.equal(knot.cpu(), rows)
     allowed = 10 * torch.finfo(dtype).eps * float(expected.nan_to_num().abs().max())

@@ -27,6 +27,7 @@ def sweep_source(sweep: Sweep, made: Layout, reals: Reals, chunk: int) -> str:
     """The kernel of a sweep; `chunk`: edges of a row of the grid where z has a row an edge."""
     title = f"// {sweep.text}\n// opens {', '.join(OPENED[s] for s in sweep.open)}"
     title += f" of its derivative along hx, hy, {'hb' if sweep.table else 'hw'}" if sweep.second else ""
+    title += f"\n// weights from rows knot + {sweep.table} of a table, times b" if sweep.table else ""
     units = sweep_units(sweep)
     lines = [title, '#include "sweep.cuh"', "using namespace eqk;", _form(sweep, made, reals, chunk)]
     for n, unit in enumerate(units):
@@ -145,9 +146,8 @@ class _Unit:
         once = "false, false" if self.keep else "false, true"
         names = [(f"X{a.number}", a.start, a.dim, order) for a in self.unit.xs]
         names += [(f"Z{c.number}", c.start, c.dim, order) for c in self.unit.zs]
-        names += [
-            (f"W{p.number}", p.w, 1, "false, false" if self.shared else once) for p in self.unit.paths if p.w >= 0
-        ]
+        weighted = [p for p in self.unit.paths if p.w >= 0 and not self.sweep.table]
+        names += [(f"W{p.number}", p.w, 1, "false, false" if self.shared else once) for p in weighted]
         if X in self.opened and self.sweep.owner == Z:
             at = part_columns(self.sweep)[0]
             names += [(f"P{a.number}", at[self.n, a.number], a.dim, once) for a in self.unit.xs]
