@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,9 @@ from equikern import backends
 from equikern.backends import cuda
 from equikern.backends.cuda import driver, resources, spline
 from equikern.backends.cuda.emit import rows_source
-from equikern.backends.cuda.launch import reals, sum_knots
-from equikern.backends.gpu import table
+from equikern.backends.cuda.launch import maker, reals, sum_knots
+from equikern.backends.gpu import launch, table
+from equikern.program import tabled
 from equikern.testing import get
 
 
@@ -52,6 +54,16 @@ def test_orders_are_those_of_the_reference(on_host, id, order):
 @needs_compiler
 def test_rows_of_more_edges_than_a_warp_has_lanes_are_walked(on_host):
     tables.check_orders("cuda", get("table-mul-5").sized(edges=140, degree=70), torch.float64, 1)
+
+
+@needs_compiler
+@pytest.mark.parametrize("order", [0, 1, 2])
+def test_a_lane_may_have_two_channels(on_host, order):
+    message = get("painn-128")
+    case = replace(message, program=tabled(message.program, (0, 2, 3)), nodes=2, degree=5)
+    sweeps = launch.steps(maker(torch.float32), case.program.text).values()
+    assert all(lanes == 2 for sweep in sweeps for lanes in sweep.layout.lanes)
+    tables.check_orders("cuda", case, torch.float32, order)
 
 
 @needs_compiler

@@ -56,7 +56,10 @@ def tuned(sweep: Sweep, size: int) -> Tuning:
     found = SECOND if sweep.second else FORWARD if sweep.open == (Z,) else BACKWARD
     if sweep.table:
         found = found._replace(registers=ROWS_REGISTERS)
-    return found._replace(widest=min(found.widest, WIDEST)) if size == 8 else found
+    if size == 8:
+        factors = 2 * len(sweep.table) if sweep.second else 0  # and their gradient take the place of other values
+        found = found._replace(widest=min(found.widest, WIDEST) - factors)
+    return found
 
 
 def components(sweep: Sweep, path: UnitPath) -> tuple[int, int, int]:
