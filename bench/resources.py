@@ -3,7 +3,7 @@
     python bench/resources.py [--backend triton cuda]
 
 Needs Triton, and nvcc on the path or NVRTC (`pip install nvidia-cuda-nvrtc`); first use of CUDA C++ is measured with
-NVRTC alone. A backend that is not asked for keeps its table. Takes five minutes on one core.
+NVRTC alone. A backend that is not asked for keeps its table. Takes seven minutes on one core.
 """
 
 from __future__ import annotations
