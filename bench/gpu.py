@@ -9,16 +9,13 @@ reference. `--dry` runs everything small on the CPU, to see that it runs.
 
 from __future__ import annotations
 
-import argparse
-import json
-import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import baselines
 import torch
+from gpu_run import Run, graphed, options, seconds
 
 import equikern
 from equikern.graph import Graph
@@ -121,62 +118,6 @@ def error(name: str, device: str, edges: int = 900) -> float:
         expected = [run(small.ours, doubled) for run in STEPS.values()]
     pairs = [(got[0], expected[0]), *zip(got[1], expected[1], strict=True), *zip(got[2], expected[2], strict=True)]
     return max(float((g - e).abs().max() / e.abs().max()) for g, e in pairs)
-
-
-def seconds(call: Callable[[], Any], device: str, budget: float = 0.25) -> dict[str, float]:
-    """Median and best time of a call, warm."""
-    call()
-    call()
-    if device == "cpu":
-        start = time.perf_counter()
-        call()
-        took = time.perf_counter() - start
-        return {"median": took, "best": took, "runs": 1}
-    torch.cuda.synchronize()
-    start = time.perf_counter()
-    call()
-    torch.cuda.synchronize()
-    runs = max(5, min(50, int(budget / (time.perf_counter() - start + 1e-9))))
-    events = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(runs)]
-    for begin, end in events:
-        begin.record()
-        call()
-        end.record()
-    torch.cuda.synchronize()
-    times = [begin.elapsed_time(end) * 1e-3 for begin, end in events]
-    return {"median": statistics.median(times), "best": min(times), "runs": runs}
-
-
-def graphed(call: Callable[[], Any]) -> Callable[[], Any]:
-    """The call captured in a CUDA graph: its time is the device's alone."""
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(3):
-            call()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        kept = call()
-    return lambda: (graph.replay(), kept)
-
-
-def machine(device: str) -> dict[str, Any]:
-    """What the device is, and its measured copy bandwidth and float32 matrix rate (no TF32)."""
-    n, m = (1 << 30, 8192) if device == "cuda" else (1 << 20, 256)
-    a = torch.randn(n // 4, device=device)
-    b = torch.empty_like(a)
-    copy = seconds(lambda: b.copy_(a), device)["best"]
-    p = torch.randn(m, m, device=device)
-    product = seconds(lambda: p @ p, device)["best"]
-    facts = {"device": "cpu", "torch": torch.__version__, "bandwidth": 2 * n / copy, "float32": 2 * m**3 / product}
-    if device == "cuda":
-        import triton
-
-        properties = torch.cuda.get_device_properties(0)
-        facts |= {"device": properties.name, "multiprocessors": properties.multi_processor_count}
-        facts |= {"memory": properties.total_memory, "triton": triton.__version__, "cuda": torch.version.cuda}
-    return facts
 
 
 def contract(load: Workload, open: list[int], second: bool = False) -> Callable[[], Any]:
@@ -305,29 +246,18 @@ def tables(results: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("bench/out/gpu.json"))
+    parser = options(__doc__, "gpu")
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=CASES)
     parser.add_argument("--edges", nargs="+", type=int, default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--no-steps", action="store_true", help="only the sweeps")
-    parser.add_argument("--table", type=Path, help="print the tables of a file of results, measure nothing")
-    parser.add_argument("--dry", action="store_true", help="small, on the CPU")
-    given = parser.parse_args()
-    if given.table:
-        print(tables(json.loads(given.table.read_text())))
-        return
-    device = "cpu" if given.dry else "cuda"
-    torch.backends.cuda.matmul.allow_tf32 = False
-    results: dict[str, Any] = {"machine": machine(device), "errors": {}, "kernels": [], "steps": []}
-    sizes = [300] if given.dry else given.edges
-    given.out.parent.mkdir(parents=True, exist_ok=True)
+    run = Run(parser, tables, errors={}, kernels=[], steps=[])
+    given, device, results = run.given, run.device, run.results
+    sizes = [300] if run.dry else given.edges
     for name in given.cases:
         start = time.perf_counter()
-        results["errors"][name] = error(name, device)
-        print(
-            f"{name}: error {results['errors'][name]:.1e}, compiled in {time.perf_counter() - start:.1f} s", flush=True
-        )
-        if results["errors"][name] > 1e-5:
+        results["errors"][name] = found = error(name, device)
+        run.save(f"{name}: error {found:.1e}, compiled in {time.perf_counter() - start:.1f} s")
+        if found > 1e-5:
             print(f"{name} disagrees with the reference; it is not timed")
             continue
         for edges in sizes:
@@ -335,12 +265,11 @@ def main() -> None:
             results["kernels"] += kernels(load, results["machine"], device)
             if not given.no_steps:
                 results["steps"] += steps(load, device, graphs=device == "cuda" and edges <= 10_000)
-            given.out.write_text(json.dumps(results, indent=1))
+            run.save()
     if not given.no_steps:
         for edges in sizes:
             results["steps"] += harmonics(edges, device)
-        given.out.write_text(json.dumps(results, indent=1))
-    print(tables(results))
+    run.end()
 
 
 if __name__ == "__main__":

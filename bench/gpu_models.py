@@ -10,13 +10,10 @@ model whose library is not installed is named and left out. `--dry` runs small s
 
 from __future__ import annotations
 
-import argparse
 import copy
-import json
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,7 +23,7 @@ with suppress(ImportError), warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import mace  # noqa: F401  (first: it lets torch load the constants of the e3nn that it needs)
 
-from gpu import graphed, machine, seconds
+from gpu_run import Run, graphed, options, seconds
 from test_models import Rival, crystal, fresh, potential, training_step
 
 import equikern
@@ -123,28 +120,19 @@ def table(results: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("bench/out/gpu_models.json"))
+    parser = options(__doc__, "gpu_models")
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
     parser.add_argument("--repeats", nargs="+", type=int, default=[3, 6])
-    parser.add_argument("--table", type=Path, help="print the table of a file of results, measure nothing")
-    parser.add_argument("--dry", action="store_true", help="small, on the CPU")
-    given = parser.parse_args()
-    if given.table:
-        print(table(json.loads(given.table.read_text())))
-        return
+    run = Run(parser, table, models=[])
     warnings.simplefilter("ignore")
-    device = "cpu" if given.dry else "cuda"
-    results: dict[str, Any] = {"machine": machine(device), "models": []}
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    for name in given.models:
-        for repeat in [1] if given.dry else given.repeats:
+    for name in run.given.models:
+        for repeat in [1] if run.dry else run.given.repeats:
             try:
-                results["models"] += rows(name, repeat, device)
+                run.results["models"] += rows(name, repeat, run.device)
             except (Exception, SystemExit, pytest.skip.Exception) as reason:
-                print(f"{name}, repeat {repeat}: {type(reason).__name__}: {str(reason)[:300]}", flush=True)
-            given.out.write_text(json.dumps(results, indent=1))
-    print(table(results))
+                run.save(f"{name}, repeat {repeat}: {type(reason).__name__}: {str(reason)[:300]}")
+            run.save()
+    run.end()
 
 
 if __name__ == "__main__":

@@ -8,15 +8,13 @@ Timed as in `gpu.py`, after value and gradients agree with e3nn's; the reference
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import e3nn.o3
 import torch
-from gpu import DEGREE, STEPS, graphed, machine, seconds
+from gpu import DEGREE, STEPS
+from gpu_run import Run, graphed, options, seconds
 from torch import Tensor
 
 import equikern
@@ -197,20 +195,13 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("bench/out/gpu_modes.json"))
+    parser = options(__doc__, "gpu_modes")
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=CASES)
-    parser.add_argument("--dry", action="store_true", help="small, on the CPU")
-    given = parser.parse_args()
-    device = "cpu" if given.dry else "cuda"
-    torch.backends.cuda.matmul.allow_tf32 = False
-    results: dict[str, Any] = {"machine": machine(device), "steps": []}
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    for name in given.cases:
-        results["steps"] += measured(name, device, given.dry)
-        given.out.write_text(json.dumps(results, indent=1))
-        print(f"{name}: done", flush=True)
-    print(table(results["steps"]))
+    run = Run(parser, lambda results: table(results["steps"]), steps=[])
+    for name in run.given.cases:
+        run.results["steps"] += measured(name, run.device, run.dry)
+        run.save(f"{name}: done")
+    run.end()
 
 
 if __name__ == "__main__":

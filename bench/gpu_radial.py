@@ -10,18 +10,16 @@ float64. Memory is the peak of a call above what was there before it.
 
 from __future__ import annotations
 
-import argparse
 import copy
-import json
 import time
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import baselines
 import torch
-from gpu import CONVOLUTIONS, DEGREE, graphed, machine, seconds
+from gpu import CONVOLUTIONS, DEGREE
+from gpu_run import Run, graphed, options, seconds
 from test_radial_convolution import R_MAX, Network, Rival
 
 from equikern.graph import Graph
@@ -161,29 +159,24 @@ def table(results: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("bench/out/gpu_radial.json"))
+    parser = options(__doc__, "gpu_radial")
     parser.add_argument("--cases", nargs="+", default=list(CONVOLUTIONS), choices=CONVOLUTIONS)
     parser.add_argument("--edges", nargs="+", type=int, default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--steps", nargs="+", default=list(STEPS), choices=STEPS)
-    parser.add_argument("--dry", action="store_true", help="small, on the CPU")
-    given = parser.parse_args()
-    device = "cpu" if given.dry else "cuda"
-    torch.backends.cuda.matmul.allow_tf32 = False
-    results: dict[str, Any] = {"machine": machine(device), "errors": {}, "rows": []}
-    given.out.parent.mkdir(parents=True, exist_ok=True)
+    run = Run(parser, table, errors={}, rows=[])
+    given, device, results = run.given, run.device, run.results
     for name in given.cases:
         start = time.perf_counter()
         results["errors"][name] = found = errors(name, device)
         said = ", ".join(f"{who} {error:.1e}" for who, error in found.items())
-        print(f"{name}: errors {said}; compiled in {time.perf_counter() - start:.1f} s", flush=True)
+        run.save(f"{name}: errors {said}; compiled in {time.perf_counter() - start:.1f} s")
         if max(found["table"], found["network"]) > 2e-5:
             print(f"{name} is off; it is not timed")
             continue
-        for edges in [600] if given.dry else given.edges:
+        for edges in [600] if run.dry else given.edges:
             results["rows"] += rows(Workload(name, edges, device), name, edges, device, given.steps)
-            given.out.write_text(json.dumps(results, indent=1))
-    print(table(results))
+            run.save()
+    run.end()
 
 
 if __name__ == "__main__":

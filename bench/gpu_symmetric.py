@@ -1,6 +1,6 @@
 """Symmetric contractions on a CUDA device: each kernel against its bandwidth, steps against einsums as MACE has them.
 
-    python bench/gpu_symmetric.py --out bench/out/gpu-symmetric.json [--nodes 1000 30000] [--outputs 0e 0e+1o] [--tune]
+    python bench/gpu_symmetric.py --out bench/out/gpu_symmetric.json [--nodes 1000 30000] [--outputs 0e 0e+1o] [--tune]
 
 128 channels, l <= 3 in, correlation 3, four species at random; float32. The rival is MACE's contraction (Batatia et al.
 2022, equations 8 to 11, mace/modules/symmetric_contraction.py) in plain torch, with coupling tensors of our basis, so
@@ -10,15 +10,13 @@ other numbers of nodes a thread. `--dry` runs everything small on the CPU.
 
 from __future__ import annotations
 
-import argparse
 import itertools
-import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
-from gpu import STEPS, forward, graphed, machine, seconds
+from gpu import STEPS, forward
+from gpu_run import Run, graphed, options, seconds
 from torch import Tensor
 
 from equikern import backends
@@ -199,31 +197,21 @@ def tables(results: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("bench/out/gpu-symmetric.json"))
+    parser = options(__doc__, "gpu_symmetric")
     parser.add_argument("--nodes", nargs="+", type=int, default=[1000, 30_000])
     parser.add_argument("--outputs", nargs="+", default=["0e", "0e+1o"])
     parser.add_argument("--tune", action="store_true", help="kernels for other numbers of nodes a thread too")
-    parser.add_argument("--table", type=Path, help="print the tables of a file of results, measure nothing")
-    parser.add_argument("--dry", action="store_true", help="small, on the CPU")
-    given = parser.parse_args()
-    if given.table:
-        print(tables(json.loads(given.table.read_text())))
-        return
-    device = "cpu" if given.dry else "cuda"
-    torch.backends.cuda.matmul.allow_tf32 = False
-    results: dict[str, Any] = {"machine": machine(device), "kernels": [], "tuned": [], "steps": []}
-    given.out.parent.mkdir(parents=True, exist_ok=True)
+    run = Run(parser, tables, kernels=[], tuned=[], steps=[])
+    given, results = run.given, run.results
     for entries in given.outputs:
-        for nodes in [9] if given.dry else given.nodes:
-            load = Workload(entries.split("+"), nodes, device, channels=4 if given.dry else 128)
+        for nodes in [9] if run.dry else given.nodes:
+            load = Workload(entries.split("+"), nodes, run.device, channels=4 if run.dry else 128)
             results["kernels"] += openings(load, results["machine"])
             if given.tune:
                 results["tuned"] += tuned(load, results["machine"])
             results["steps"] += steps(load)
-            given.out.write_text(json.dumps(results, indent=1))
-            print(f"{entries}, {nodes} nodes: done", flush=True)
-    print(tables(results))
+            run.save(f"{entries}, {nodes} nodes: done")
+    run.end()
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import gpu
+import gpu_run
 import torch
 
 from equikern.backends.cuda import nvrtc
@@ -132,7 +133,7 @@ def measure(job: Job, load: gpu.Workload, makes: dict[str, launch.Make], triton:
             got = call()
             expected = expected or got
             error = max(float((a - b).abs().max() / b.abs().max()) for a, b in zip(got, expected, strict=True))
-            took = gpu.seconds(call, "cuda", budget=0.04)["median"]
+            took = gpu_run.seconds(call, "cuda", budget=0.04)["median"]
         except (BackendError, torch.OutOfMemoryError) as reason:
             print(f"{job.case} {job.form} {name}: {reason}")
             continue
