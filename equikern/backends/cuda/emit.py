@@ -198,23 +198,30 @@ class _Unit:
         return lines
 
     def _path(self, path: UnitPath) -> list[str]:
-        n, before, after = path.number, [], []
-        by_edge, tabled = (path.w >= 0 and of for of in (W in self.opened and not self.shared, self.sweep.table))
+        n, weighted = path.number, path.w >= 0
         names = [f"w{n}", f"hw{n}", f"x{path.x}", f"hx{path.x}", "y", "hy", f"g{path.z}", f"z{path.z}", f"dx{path.x}"]
         arrays = [name if name.endswith("y") else self._array(name) for name in names]
-        if tabled:
-            before = ["T row[Form::Table::ROWS * V];", f"Form::Table::load<{path.w}, MUL, V>(in.w, knot, u, row);"]
-            for k, name in ((0, "b"), (1, "hb")):
-                if name in self.factors:
-                    arrays[k] = names[k]
-                    before += [f"T {names[k]}[V];", f"Form::Table::combine<V>({name}, row, {names[k]});"]
-            after = ["Form::Table::add_gradient<V>(dw, row, db);"] if B in self.opened else []
-        elif by_edge:
+        before: list[str] = []
+        after: list[str] = []
+        if weighted and self.sweep.table:
+            arrays[:2], before = self._combined(path)
+            after = ["Form::Table::add_gradient<V>(dw, row, db);"] * (B in self.opened)
+        elif weighted and W in self.opened and not self.shared:
             after = [f"W{n}::store(in.dw, {self._row_of_w()}, u, dw);"]
         arrays += ["dw" if after else self._array(f"dw{n}"), "dy"]
-        before += ["T dw[V] = {};"] if after else []
-        lines = [*before, f"path<Form, Path{n}, V, T>({', '.join(arrays)});", *after]
-        return ["    {", *(f"      {line}" for line in lines), "    }"] if before else [f"    {lines[0]}"]
+        before += ["T dw[V] = {};"] * bool(after)
+        call = f"path<Form, Path{n}, V, T>({', '.join(arrays)});"
+        if not before:
+            return [f"    {call}"]
+        return ["    {", *(f"      {line}" for line in (*before, call, *after)), "    }"]
+
+    def _combined(self, path: UnitPath) -> tuple[list[str], list[str]]:
+        """The arrays of a path's weight and tangent where they come from a table, and the lines that make them."""
+        lines = ["T row[Form::Table::ROWS * V];", f"Form::Table::load<{path.w}, MUL, V>(in.w, knot, u, row);"]
+        arrays = {"b": "w", "hb": "hw"}
+        for name in self.factors:
+            lines += [f"T {arrays[name]}[V];", f"Form::Table::combine<V>({name}, row, {arrays[name]});"]
+        return [array if name in self.factors else "nullptr" for name, array in arrays.items()], lines
 
     def _end(self) -> list[str]:
         lines = []
