@@ -114,15 +114,17 @@ def assert_near(got, expected, allowed=2e-5):
         assert (g - e).abs().max() <= allowed * e.abs().max()
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("species", [None, 2])
-def test_values_and_forces_are_those_of_the_module_and_nothing_waits(species):
+def test_values_and_forces_are_those_of_the_module_and_nothing_waits(species, backend):
     conv, given = layer(species).eval().cuda(), arguments(species=species)
-    step(conv, *given)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        got = step(conv, *given)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
+    with backends.backend(backend):
+        step(conv, *given)
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            got = step(conv, *given)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
     assert conv.table(length(given[1]), torch.float32, asked=True) is not None
     assert_near(got, exact(conv, *given))
 
@@ -162,7 +164,8 @@ def test_a_captured_step_follows_new_edges_and_says_when_its_parameters_are_othe
     assert got[0].isnan().any(1)[receivers].all()
 
 
-def test_training_with_a_table_gives_the_gradients_of_the_module():
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_training_with_a_table_gives_the_gradients_of_the_module(backend):
     conv, given = layer(table=True).cuda(), arguments()
     x, vec, _, graph, edges = given
 
@@ -173,7 +176,8 @@ def test_training_with_a_table_gives_the_gradients_of_the_module():
         return torch.autograd.grad(out.square().mean() + force.square().mean(), list(conv.parameters()))
 
     assert conv.table(length(vec), torch.float32, asked=True) is not None
-    got = gradients(conv, x, vec)
+    with backends.backend(backend):
+        got = gradients(conv, x, vec)
     doubled = layer(table=False).cuda().double()
     assert_near(got, gradients(doubled, x.double(), vec.double()), 5e-5)
 
