@@ -20,11 +20,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
-# The editable install points at the repository, not at the copy: its finder is taken out.
-RUN = (
-    "import sys; sys.meta_path[:] = [f for f in sys.meta_path if 'Redirecting' not in type(f).__name__];"
-    "sys.path.insert(0, '.'); import pytest; sys.exit(pytest.main(sys.argv[1:]))"
-)
+# The editable install points at the repository, not at the copy: its finder is taken out, in what tests start too.
+SITE = "import sys\nsys.meta_path[:] = [f for f in sys.meta_path if 'Redirecting' not in type(f).__name__]\n"
 
 
 class Fault(NamedTuple):
@@ -51,6 +48,7 @@ def copy(to: Path) -> None:
         if (ROOT / name).is_file():
             (to / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, to / name)
+    (to / "sitecustomize.py").write_text(SITE)
 
 
 def build(root: Path) -> None:
@@ -72,7 +70,8 @@ def build(root: Path) -> None:
 def red(root: Path, tests: tuple[str, ...]) -> bool:
     """Whether the tests fail in a copy."""
     options = ["-x", "-q", "--no-header", "-p", "no:cacheprovider", *tests]
-    done = subprocess.run([sys.executable, "-B", "-c", RUN, *options], cwd=root, capture_output=True, text=True)
+    command, environment = [sys.executable, "-B", "-m", "pytest", *options], os.environ | {"PYTHONPATH": str(root)}
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
     # A fault may break collection, or kill the process, which is red too; anything else is a mistake in the table.
     if done.returncode > 1 and "error" not in done.stdout.lower():
         raise SystemExit(f"pytest could not run {tests}:\n{done.stdout}{done.stderr}")
