@@ -66,18 +66,25 @@ class Painn {
         routines(T()).pack(sizes_, from.data(), pointer<T>(packed));
     }
 
-    // graph: species, sender, receiver, receiver's ptr and order, sender's ptr and order. out: energy and g, or
-    // with `gradient` their cotangents (0: none) and the gradient by vec.
+    // graph: species, sender, receiver, receiver's ptr and order, sender's ptr and order. weights: the tensors, or one
+    // address of what is packed. out: energy and g, or with `gradient` their cotangents (0: none) and the gradient by
+    // vec.
     template <class T>
     void run(bool gradient, int64_t atoms, int64_t edges, const std::array<uintptr_t, 7>& graph, uintptr_t vec,
-             uintptr_t packed, const std::array<uintptr_t, 3>& out, const std::vector<uintptr_t>& d_weights,
-             int threads) const {
+             const std::vector<uintptr_t>& weights, const std::array<uintptr_t, 3>& out,
+             const std::vector<uintptr_t>& d_weights, int threads) const {
         eqk::PainnArgs<T> a{};
         a.atoms = atoms, a.edges = edges;
         const int64_t** arrays[] = {&a.species,        &a.sender,     &a.receiver,    &a.receiver_ptr,
                                     &a.receiver_order, &a.sender_ptr, &a.sender_order};
         for (int n = 0; n < 7; ++n) *arrays[n] = pointer<const int64_t>(graph[n]);
-        a.vec = pointer<const T>(vec), a.packed = pointer<const T>(packed);
+        a.vec = pointer<const T>(vec);
+        const bool packed = weights.size() == 1;
+        const auto tensors = packed ? std::vector<const T*>() : pointers<const T>(weights);
+        if (packed)
+            a.packed = pointer<const T>(weights[0]);
+        else
+            a.weights = tensors.data();
         if (gradient)
             a.d_energy = pointer<const T>(out[0]), a.d_g = pointer<const T>(out[1]), a.d_vec = pointer<T>(out[2]);
         else

@@ -26,9 +26,10 @@ struct PainnArgs {
     int64_t atoms, edges;
     const int64_t *species, *sender, *receiver;
     const int64_t *receiver_ptr, *receiver_order, *sender_ptr, *sender_order;  // edges grouped by each end
-    const T *vec, *packed;                                                     // (E, 3); the weights, packed
+    const T *vec, *packed;                                                     // (E, 3); the weights, packed, or null:
+    const T* const* weights;                                                   // the tensors of the model
     T *energy, *g;                                                             // (N), (E, 3)
-    // With tangents: cotangents of energy and g (null for zero), results; `dweights` null: none of them is wanted.
+    // With tangents: cotangents of energy and g (null for zero), results; `d_vec` or `d_weights` null: not wanted.
     const T *d_energy, *d_g;
     T* d_vec;
     T* const* d_weights;

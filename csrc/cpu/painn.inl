@@ -17,8 +17,8 @@ constexpr int64_t ATOM_BLOCK = 32, PARTS = 16;
 template <class T, bool D>
 class Painn {
    public:
-    Painn(const PainnSizes& s, const PainnArgs<T>& a)
-        : s_(s), a_(a), m_(s, const_cast<T*>(a.packed)), N_(a.atoms), P_(m_.P), threads_(a.threads), layers_(s.layers) {
+    Painn(const PainnSizes& s, const PainnModel<T>& m, const PainnArgs<T>& a)
+        : s_(s), a_(a), m_(m), N_(a.atoms), P_(m_.P), geometry_(!D || a.d_vec), threads_(a.threads), layers_(s.layers) {
         if (N_ <= ATOM_BLOCK) threads_ = 1;
         const int64_t size = carve(nullptr);
         memory_ = Buffer<T>(size);
@@ -37,15 +37,17 @@ class Painn {
         }
         blocks([&](int64_t begin, int64_t end, Scratch& t) { read_out(begin, end, t); });
         if (D && a_.d_weights) gradients_.emplace_back(s_, m_, a_.d_weights), read_out_gradients();
-        std::fill_n(g_length_.p, a_.edges * (1 + D), T(0));
-        std::fill_n(g_unit_.p, 3 * a_.edges * (1 + D), T(0));
+        if (geometry_) {
+            std::fill_n(g_length_.p, a_.edges * (1 + D), T(0));
+            std::fill_n(g_unit_.p, 3 * a_.edges * (1 + D), T(0));
+        }
         for (int64_t l = s_.layers - 1; l >= 0; --l) {
             blocks([&](int64_t begin, int64_t end, Scratch& t) { update_backward_of(l, begin, end, t); });
             send_back(l);
             if (D && a_.d_weights) weight_gradients(l);
             current_ = 1 - current_;
         }
-        blocks_of(a_.edges, 256, [&](int64_t begin, int64_t end, Scratch&) {
+        blocks_of(geometry_ ? a_.edges : 0, 256, [&](int64_t begin, int64_t end, Scratch&) {
             for (int64_t e = begin; e < end; ++e)
                 geometry_backward<T, D>(e, length_, unit_, g_length_, g_unit_, D ? nullptr : a_.g, a_.d_vec);
         });
@@ -137,9 +139,9 @@ class Painn {
                 if (D) std::fill_n(y.q[n] + y.q.half, P_, T(0));
             }
         const Rows<T> s = local({t.s.p, P_, ATOM_BLOCK * P_}, begin);
-        multiply_rows<T, D>(begin, end, y.q, w.phi1, P_, P_, w.phi1_bias, false, y.phi1);
+        multiply<T, D>(begin, end, y.q, w.phi1, P_, P_, w.phi1_bias, false, y.phi1);
         for (int64_t n = begin; n < end; ++n) silu_row<T, D>(P_, y.phi1[n], y.phi1.half, s[n], s.half);
-        multiply_rows<T, D>(begin, end, s, w.phi2, P_, thirds(l) * P_, w.phi2_bias, false, y.phi);
+        multiply<T, D>(begin, end, s, w.phi2, P_, thirds(l) * P_, w.phi2_bias, false, y.phi);
     }
 
     // Messages to a block of atoms, and their update.
@@ -167,12 +169,12 @@ class Painn {
                               Unit<T, D>(unit_, edges[e]), y.x[i], y.x.half, mid[i], mid.half);
             }
         }
-        multiply_rows<T, D>(begin, end, mid, w.mix, P_, 2 * P_, nullptr, false, y.vu, 3);
+        multiply<T, D>(begin, end, mid, w.mix, P_, 2 * P_, nullptr, false, y.vu, 3);
         for (int64_t n = begin; n < end; ++n)
             lengths<T, D>(P_, T(s_.epsilon), y.vu[n], y.vu.half, y.x[n] + P_, y.x.half);
-        multiply_rows<T, D>(begin, end, y.x, w.update1, 2 * P_, P_, w.update1_bias, false, y.hidden);
+        multiply<T, D>(begin, end, y.x, w.update1, 2 * P_, P_, w.update1_bias, false, y.hidden);
         for (int64_t n = begin; n < end; ++n) silu_row<T, D>(P_, y.hidden[n], y.hidden.half, s[n], s.half);
-        multiply_rows<T, D>(begin, end, s, w.update2, P_, updated(l) * P_, w.update2_bias, false, y.a);
+        multiply<T, D>(begin, end, s, w.update2, P_, updated(l) * P_, w.update2_bias, false, y.a);
         const Rows<T> q = more ? layers_[l + 1].q : last_, mu = more ? layers_[l + 1].mu : Rows<T>{};
         for (int64_t n = begin; n < end; ++n)
             update<T, D>(P_, y.a[n], y.a.half, y.vu[n], y.vu.half, y.x[n], y.x.half, mid[n], mid.half, q[n], q.half,
@@ -183,7 +185,7 @@ class Painn {
     void read_out(int64_t begin, int64_t end, Scratch& t) {
         const int64_t H = m_.H;
         const Rows<T> g = D ? gread_ : local({t.s.p, H, ATOM_BLOCK * H}, begin);
-        multiply_rows<T, D>(begin, end, last_, m_.readout, P_, H, m_.readout_bias, false, read_);
+        multiply<T, D>(begin, end, last_, m_.readout, P_, H, m_.readout_bias, false, read_);
         for (int64_t n = begin; n < end; ++n) {
             const Num<T, D> seed = fixed<T, D>(T(1), D && a_.d_energy ? a_.d_energy[n] : T(0));
             Vec<T> energy{};
@@ -196,7 +198,7 @@ class Painn {
             }
             if (!D) a_.energy[n] = sum<T>(energy) + m_.last_bias[0];
         }
-        multiply_rows<T, D>(begin, end, g, m_.readout_t, H, P_, nullptr, false, gq_[current_]);
+        multiply<T, D>(begin, end, g, m_.readout_t, H, P_, nullptr, false, gq_[current_]);
     }
 
     // From the gradients by q and mu after a layer to those between its message and its update, in place.
@@ -210,16 +212,16 @@ class Painn {
         for (int64_t n = begin; n < end; ++n)
             update_backward<T, D>(P_, y.a[n], y.a.half, y.vu[n], y.vu.half, gq[n], gq.half, more ? gmu[n] : nullptr,
                                   gmu.half, ga[n], ga.half, gvu[n], gvu.half);
-        multiply_rows<T, D>(begin, end, ga, w.update2_t, updated(l) * P_, P_, nullptr, false, gs);
+        multiply<T, D>(begin, end, ga, w.update2_t, updated(l) * P_, P_, nullptr, false, gs);
         for (int64_t n = begin; n < end; ++n) silu_backward<T, D>(P_, y.hidden[n], y.hidden.half, gs[n], gs.half);
-        multiply_rows<T, D>(begin, end, gs, w.update1_t, P_, 2 * P_, nullptr, false, gx);
+        multiply<T, D>(begin, end, gs, w.update1_t, P_, 2 * P_, nullptr, false, gx);
         for (int64_t n = begin; n < end; ++n) {
             lengths_backward<T, D>(P_, y.vu[n], y.vu.half, y.x[n] + P_, y.x.half, gx[n] + P_, gx.half, gvu[n],
                                    gvu.half);
             for (int64_t half = 0; half <= D; ++half)
                 for (int64_t c = 0; c < P_; ++c) gq[n][half * gq.half + c] += gx[n][half * gx.half + c];
         }
-        multiply_rows<T, D>(begin, end, gvu, w.mix_t, 2 * P_, P_, nullptr, more, gmu, 3);
+        multiply<T, D>(begin, end, gvu, w.mix_t, 2 * P_, P_, nullptr, more, gmu, 3);
     }
 
     // The message's backward pass, by senders, and that of phi. Fixed parts of the senders keep their own sums for the
@@ -230,16 +232,18 @@ class Painn {
             blocks([&](int64_t begin, int64_t end, Scratch& t) { send_back_block(l, begin, end, t, nullptr); });
             return;
         }
+        T* const total = gradients_[0].layers[l].filter;
         const int64_t size = m_.K * 3 * P_, parts = std::min(PARTS, (N_ + ATOM_BLOCK - 1) / ATOM_BLOCK);
-        Buffer<T> sums(parts * size);
-        std::fill_n(sums.data(), parts * size, T(0));
+        const Buffer<T> sums((parts - 1) * size);  // of all parts but the first
+        std::fill_n(sums.data(), (parts - 1) * size, T(0));
         blocks_of(parts, 1, [&](int64_t part, int64_t, Scratch& t) {
             const int64_t first = N_ * part / parts, last = N_ * (part + 1) / parts;
+            T* const sum = part == 0 ? total : sums.data() + (part - 1) * size;
             for (int64_t begin = first; begin < last; begin += ATOM_BLOCK)
-                send_back_block(l, begin, std::min(last, begin + ATOM_BLOCK), t, sums.data() + part * size);
+                send_back_block(l, begin, std::min(last, begin + ATOM_BLOCK), t, sum);
         });
-        for (int64_t part = 0; part < parts; ++part)
-            for (int64_t c = 0; c < size; ++c) gradients_[0].layers[l].filter[c] += sums[part * size + c];
+        for (int64_t part = 1; part < parts; ++part)
+            for (int64_t c = 0; c < size; ++c) total[c] += sums[(part - 1) * size + c];
     }
 
     void send_back_block(int64_t l, int64_t begin, int64_t end, Scratch& t, T* filter_gradient) {
@@ -259,7 +263,7 @@ class Painn {
         const int64_t last = a_.sender_ptr[end];
         for (int64_t at = a_.sender_ptr[begin]; at < last; at += EDGE_BLOCK) {
             const int64_t count = std::min(EDGE_BLOCK, last - at), *edges = a_.sender_order + at;
-            t.edges.form(w.filter, edges, count, 2, n_columns, length_, jet_);
+            t.edges.form(w.filter, edges, count, geometry_ ? 2 : 1, n_columns, length_, jet_);
             for (int64_t e = 0; e < count; ++e) {
                 const int64_t edge = edges[e], j = a_.sender[edge], i = a_.receiver[edge];
                 const MessageBackward<T> m{filter[e],
@@ -278,12 +282,15 @@ class Painn {
                                            filter_gradient ? product[e] : nullptr,
                                            gphi.half,
                                            to_mu.half};
-                T sums[8];
                 const Unit<T, D> unit(unit_, edge);
-                if (vectors)
-                    message_backward<T, D, true>(P_, m, unit, sums);
-                else
-                    message_backward<T, D, false>(P_, m, unit, sums);
+                if constexpr (D) {
+                    if (!geometry_) {
+                        message_backward<T, D, false>(P_, m, unit, nullptr);
+                        continue;
+                    }
+                }
+                T sums[8];
+                message_backward<T, D, true>(P_, m, unit, sums);
                 for (int64_t half = 0; half <= D; ++half) {
                     g_length_[edge][half * g_length_.half] += sums[4 * half];
                     for (int x = 0; x < 3; ++x) g_unit_[edge][half * g_unit_.half + x] += sums[4 * half + 1 + x];
@@ -296,9 +303,9 @@ class Painn {
             }
         }
         if (!inner) return;
-        multiply_rows<T, D>(begin, end, gphi, w.phi2_t, n_columns, P_, nullptr, false, gphi1);
+        multiply<T, D>(begin, end, gphi, w.phi2_t, n_columns, P_, nullptr, false, gphi1);
         for (int64_t n = begin; n < end; ++n) silu_backward<T, D>(P_, y.phi1[n], y.phi1.half, gphi1[n], gphi1.half);
-        multiply_rows<T, D>(begin, end, gphi1, w.phi1_t, P_, P_, nullptr, true, to_q);
+        multiply<T, D>(begin, end, gphi1, w.phi1_t, P_, P_, nullptr, true, to_q);
     }
 
     // g^T x over all atoms, for a matrix (out, in); each thread takes rows of it.
@@ -358,8 +365,9 @@ class Painn {
 
     const PainnSizes& s_;
     const PainnArgs<T>& a_;
-    const PainnModel<T> m_;
+    const PainnModel<T>& m_;
     const int64_t N_, P_;
+    const bool geometry_;  // whether gradients by the edge vectors are wanted
     int threads_;
     int current_ = 0;
     std::vector<Layer> layers_;
@@ -371,18 +379,29 @@ class Painn {
 };
 
 template <class T>
-void painn_evaluate(const PainnSizes& s, const PainnArgs<T>& a) {
-    Painn<T, false>(s, a).run();
+int64_t painn_packed_size(const PainnSizes& s) {
+    return PainnModel<T>(s, nullptr, Packing::ALL, nullptr).size;
 }
 template <class T>
-void painn_gradient(const PainnSizes& s, const PainnArgs<T>& a) {
-    Painn<T, true>(s, a).run();
+void painn_pack(const PainnSizes& s, const T* const* weights, T* packed) {
+    PainnModel<T>(s, packed, Packing::ALL, weights);
+}
+template <class T, bool D>
+void painn_run(const PainnSizes& s, const PainnArgs<T>& a) {
+    if (a.packed) {
+        const PainnModel<T> packed(s, const_cast<T*>(a.packed), Packing::ALL, nullptr);
+        return Painn<T, D>(s, packed, a).run();
+    }
+    const Packing packing = padded<T>(s) ? Packing::ALL : a.atoms > ATOM_BLOCK ? Packing::FORWARD : Packing::NONE;
+    const Buffer<T> room(PainnModel<T>(s, nullptr, packing, a.weights).size);
+    const PainnModel<T> model(s, room.data(), packing, a.weights);
+    Painn<T, D>(s, model, a).run();
 }
 
 extern const PainnKernels painn_kernels;
 const PainnKernels painn_kernels{
-    {painn_packed_size<float>, painn_pack<float>, painn_evaluate<float>, painn_gradient<float>},
-    {painn_packed_size<double>, painn_pack<double>, painn_evaluate<double>, painn_gradient<double>}};
+    {painn_packed_size<float>, painn_pack<float>, painn_run<float, false>, painn_run<float, true>},
+    {painn_packed_size<double>, painn_pack<double>, painn_run<double, false>, painn_run<double, true>}};
 
 }  // namespace EQK_TARGET
 }  // namespace eqk

@@ -9,15 +9,6 @@ namespace EQK_TARGET {
 
 constexpr int64_t EDGE_BLOCK = 16;  // edges whose filters are formed together
 
-// Rows of a width; where numbers have tangents these lie `half` further. `first` is the row that `p` holds first.
-template <class T>
-struct Rows {
-    T* p = nullptr;
-    int64_t width = 0, half = 0, first = 0;
-    T* operator[](int64_t row) const { return p + (row - first) * width; }
-    explicit operator bool() const { return p != nullptr; }
-};
-
 // Derivatives 0 ... orders-1 by the length d of cutoff times (radial functions, 1), zero from the cutoff on; to
 // (orders, K), the last function being 1. `room` holds 3 rows of K rounded up to whole vectors.
 template <class T>
@@ -123,7 +114,7 @@ struct EdgeBlock {
     Rows<T> product_rows() const { return {product.data(), width, EDGE_BLOCK * width}; }
 
     // Filters of `count` edges: cutoff (g W + b), the first n columns, and their slopes (kinds 2).
-    void form(const Packed<T>& weight, const int64_t* edges, int64_t count, int kinds, int64_t n, Rows<T> length,
+    void form(const Matrix<T>& weight, const int64_t* edges, int64_t count, int kinds, int64_t n, Rows<T> length,
               Rows<T> jet) const {
         for (int kind = 0; kind < kinds; ++kind) {
             const Rows<T> rows = radial_rows(kind), out = filter_rows(kind);
@@ -135,9 +126,7 @@ struct EdgeBlock {
                     for (int64_t k = 0; k < K; ++k) rows[e][rows.half + k] = from[K + k] * change;
                 }
             }
-            for (int64_t half = 0; half < halves; ++half)
-                multiply(count, rows.p + half * rows.half, K, weight, K, n, static_cast<const T*>(nullptr), false,
-                         out.p + half * out.half, width);
+            multiply<T, D>(0, count, rows, weight, K, n, nullptr, false, out);
         }
     }
 };
@@ -182,10 +171,10 @@ struct MessageBackward {
     int64_t g_phi_half, g_mu_half;
 };
 
-// Adds to the gradients of phi_j and mu_j, returns those of the length and the direction (as sums), and keeps the
-// products whose outer product with the radial functions is the filters' gradient.
-template <class T, bool D, bool Vectors>
-EQK_INLINE void message_backward(int64_t P, const MessageBackward<T>& m, const Unit<T, D>& u, T* sums_out) {
+// Adds to the gradients of phi_j and mu_j, returns those of the length and the direction (as sums, if Geometry), and
+// keeps the products whose outer product with the radial functions is the filters' gradient.
+template <class T, bool D, bool Geometry, bool Vectors>
+EQK_INLINE void thirds_backward(int64_t P, const MessageBackward<T>& m, const Unit<T, D>& u, T* sums_out) {
     Num<T, D> gd = fixed<T, D>(0, 0), gu[3] = {gd, gd, gd};
     for (int64_t c = 0; c < P; c += lanes<T>) {
         const auto wr = get<T, D>(m.w + P + c, m.w_half), pr = get<T, D>(m.phi + P + c, m.phi_half);
@@ -195,10 +184,11 @@ EQK_INLINE void message_backward(int64_t P, const MessageBackward<T>& m, const U
         for (int x = 0; x < 3; ++x) {
             gmu[x] = get<T, D>(m.gmu + x * P + c, m.gmu_half);
             gr = gr + gmu[x] * u.c[x];
-            gu[x] = gu[x] + gmu[x] * r;
+            if constexpr (Geometry) gu[x] = gu[x] + gmu[x] * r;
         }
         const auto ts = ps * gs, tr = pr * gr;
-        gd = gd + ts * get<T, D>(m.slope + c, m.w_half) + tr * get<T, D>(m.slope + P + c, m.w_half);
+        if constexpr (Geometry)
+            gd = gd + ts * get<T, D>(m.slope + c, m.w_half) + tr * get<T, D>(m.slope + P + c, m.w_half);
         if (m.product) put(m.product + c, m.w_half, ts), put(m.product + P + c, m.w_half, tr);
         if (m.g_phi) {
             put(m.g_phi + c, m.g_phi_half, get<T, D>(m.g_phi + c, m.g_phi_half) + ws * gs);
@@ -213,16 +203,25 @@ EQK_INLINE void message_backward(int64_t P, const MessageBackward<T>& m, const U
                 put(m.g_mu_j + x * P + c, m.g_mu_half, get<T, D>(m.g_mu_j + x * P + c, m.g_mu_half) + v * gmu[x]);
             }
             const auto tv = pv * gv;
-            gd = gd + tv * get<T, D>(m.slope + 2 * P + c, m.w_half);
+            if constexpr (Geometry) gd = gd + tv * get<T, D>(m.slope + 2 * P + c, m.w_half);
             if (m.product) put(m.product + 2 * P + c, m.w_half, tv);
             put(m.g_phi + 2 * P + c, m.g_phi_half, get<T, D>(m.g_phi + 2 * P + c, m.g_phi_half) + wv * gv);
         }
     }
+    if constexpr (!Geometry) return;
     const Num<T, D>* all[4] = {&gd, &gu[0], &gu[1], &gu[2]};
     for (int n = 0; n < 4; ++n) {
         sums_out[n] = sum<T>(all[n]->v);
         if constexpr (D) sums_out[4 + n] = sum<T>(all[n]->t);
     }
+}
+
+template <class T, bool D, bool Geometry>
+EQK_INLINE void message_backward(int64_t P, const MessageBackward<T>& m, const Unit<T, D>& u, T* sums) {
+    if (m.mu_j)
+        thirds_backward<T, D, Geometry, true>(P, m, u, sums);
+    else
+        thirds_backward<T, D, Geometry, false>(P, m, u, sums);
 }
 
 }  // namespace EQK_TARGET

@@ -6,16 +6,6 @@
 namespace eqk {
 namespace EQK_TARGET {
 
-// C = A B + bias for rows [begin, end), tangents too (without the bias): the first k rows and n columns of B.
-// A row may hold `repeat` rows of the product: the components of vectors.
-template <class T, bool D>
-void multiply_rows(int64_t begin, int64_t end, Rows<T> a, const Packed<T>& b, int64_t k, int64_t n, const T* bias,
-                   bool add, Rows<T> c, int64_t repeat = 1) {
-    for (int64_t half = 0; half <= D; ++half)
-        multiply((end - begin) * repeat, a[begin] + half * a.half, a.width / repeat, b, k, n, half ? nullptr : bias,
-                 add, c[begin] + half * c.half, c.width / repeat);
-}
-
 // The tangent of sum over rows of a^T b, (m, n), to C or added to it: A's values with B's tangents and the other way
 // round.
 template <class T>

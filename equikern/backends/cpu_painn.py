@@ -45,23 +45,29 @@ def packed_size(text: str, dtype: torch.dtype) -> int:
 
 
 def pack(text: str, weights: list[Tensor]) -> Tensor:
-    """The weights as the kernels read them, one flat tensor."""
+    """The weights as the kernels read them fastest, one flat tensor: for many evaluations."""
     kernel, like = _kernel(text), weights[0]
     _require(like)
     double = like.dtype == torch.float64
     packed = like.new_empty(packed_size(text, like.dtype))
-    held = [w.detach().contiguous() for w in weights]
+    held = [w.contiguous() for w in weights]
     (kernel.pack_double if double else kernel.pack_float)([w.data_ptr() for w in held], packed.data_ptr())
     return packed
 
 
 def _run(
-    text: str, vec: Tensor, graph: list[Tensor], packed: Tensor, out: list[Tensor | None], weights: list[Tensor] | None
+    text: str,
+    vec: Tensor,
+    graph: list[Tensor],
+    weights: list[Tensor],
+    out: list[Tensor | None],
+    d_weights: list[Tensor],
 ) -> None:
     kernel, species = _kernel(text), graph[0]
     _require(vec)
     run = kernel.run_double if vec.dtype == torch.float64 else kernel.run_float
     held = [vec.contiguous(), *(t.contiguous() for t in graph), *(None if t is None else t.contiguous() for t in out)]
+    weights = [w.contiguous() for w in weights]
     address = [0 if t is None else t.data_ptr() for t in held]
     try:
         run(
@@ -70,19 +76,19 @@ def _run(
             vec.shape[0],
             address[1:8],
             address[0],
-            packed.data_ptr(),
+            [w.data_ptr() for w in weights],
             [*address[8:], 0][:3],
-            [w.data_ptr() for w in weights or []],
+            [w.data_ptr() for w in d_weights],
             threads(),
         )
     except IndexError as error:
         raise ShapeError(f"{error}\n  model     {text}") from None
 
 
-def evaluate(text: str, vec: Tensor, graph: list[Tensor], packed: Tensor) -> tuple[Tensor, Tensor]:
-    """Atomic energies (N,) and the derivative of their sum by vec (E, 3), of packed weights."""
+def evaluate(text: str, vec: Tensor, graph: list[Tensor], weights: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Atomic energies (N,) and the derivative of their sum by vec (E, 3); weights may be the packed ones alone."""
     energy, g = vec.new_empty(graph[0].shape[0]), vec.new_empty(vec.shape)
-    _run(text, vec, graph, packed, [energy, g], None)
+    _run(text, vec, graph, weights, [energy, g], [])
     return energy, g
 
 
@@ -91,14 +97,14 @@ def gradient(
     vec: Tensor,
     graph: list[Tensor],
     weights: list[Tensor],
-    packed: Tensor,
     cotangents: tuple[Tensor | None, Tensor | None],
+    need_vec: bool,
     need_weights: bool,
-) -> tuple[Tensor, list[Tensor]]:
-    """Gradients by vec and by the weights of cotangents . (energies, derivatives by vec)."""
-    d_vec = vec.new_empty(vec.shape)
+) -> list[Tensor]:
+    """Gradients by vec (if wanted) and by each weight (likewise) of cotangents . (energies, derivatives by vec)."""
+    d_vec = vec.new_empty(vec.shape) if need_vec else None
     d_weights = [torch.empty_like(w, memory_format=torch.contiguous_format) for w in weights] if need_weights else []
     if d_weights and "centres" in parse_painn(text).weights:
         d_weights[-1].zero_()  # they are not trained
-    _run(text, vec, graph, packed, [*cotangents, d_vec], d_weights)
-    return d_vec, d_weights
+    _run(text, vec, graph, weights, [*cotangents, d_vec], d_weights)
+    return d_weights if d_vec is None else [d_vec, *d_weights]

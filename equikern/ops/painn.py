@@ -21,18 +21,17 @@ from equikern.backends._painn import PaiNNConfig, parse_painn
 from equikern.errors import BackendError, ShapeError
 from equikern.ops.engine import LIBRARY, in_float32, plain, wanted
 
-LIBRARY.define("painn(str spec, Tensor vec, Tensor[] graph, Tensor[] weights) -> (Tensor, Tensor, Tensor)")
+LIBRARY.define("painn(str spec, Tensor vec, Tensor[] graph, Tensor[] weights) -> (Tensor, Tensor)")
 LIBRARY.define(
-    "painn_backward(str spec, Tensor vec, Tensor[] graph, Tensor[] weights, Tensor packed, Tensor? d_energy, "
-    "Tensor? d_g, bool need_weights) -> (Tensor, Tensor[])"
+    "painn_backward(str spec, Tensor vec, Tensor[] graph, Tensor[] weights, Tensor? d_energy, Tensor? d_g, "
+    "bool need_vec, bool need_weights) -> Tensor[]"
 )
 _ops = torch.ops.equikern
 
 
-def _painn(spec: str, vec: Tensor, graph: list[Tensor], weights: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+def _painn(spec: str, vec: Tensor, graph: list[Tensor], weights: list[Tensor]) -> tuple[Tensor, Tensor]:
     _check(parse_painn(spec), vec, graph, weights)
-    packed = cpu_painn.pack(spec, weights)
-    return (*cpu_painn.evaluate(spec, vec, graph, packed), packed)
+    return cpu_painn.evaluate(spec, vec, graph, weights)
 
 
 def _painn_backward(
@@ -40,23 +39,21 @@ def _painn_backward(
     vec: Tensor,
     graph: list[Tensor],
     weights: list[Tensor],
-    packed: Tensor,
     d_energy: Tensor | None,
     d_g: Tensor | None,
+    need_vec: bool,
     need_weights: bool,
-) -> tuple[Tensor, list[Tensor]]:
+) -> list[Tensor]:
     _check(parse_painn(spec), vec, graph, weights)
     atoms = graph[0].shape[0]
     for name, given, shape in (("energy", d_energy, (atoms,)), ("g", d_g, vec.shape)):
         if given is not None and (given.shape != shape or given.dtype != vec.dtype or not given.is_cpu):
             raise ShapeError(f"painn: the cotangent of {name} is {tuple(given.shape)} {given.dtype}; expected {shape}.")
-    _check_packed(spec, vec, packed)
-    return cpu_painn.gradient(spec, vec, graph, weights, packed, (d_energy, d_g), need_weights)
+    return cpu_painn.gradient(spec, vec, graph, weights, (d_energy, d_g), need_vec, need_weights)
 
 
-def _fake_painn(spec: str, vec: Tensor, graph: list[Tensor], weights: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    packed = vec.new_empty(cpu_painn.packed_size(spec, vec.dtype))
-    return vec.new_empty(graph[0].shape[0]), vec.new_empty(vec.shape), packed
+def _fake_painn(spec: str, vec: Tensor, graph: list[Tensor], weights: list[Tensor]) -> tuple[Tensor, Tensor]:
+    return vec.new_empty(graph[0].shape[0]), vec.new_empty(vec.shape)
 
 
 def _fake_backward(
@@ -64,12 +61,12 @@ def _fake_backward(
     vec: Tensor,
     graph: list[Tensor],
     weights: list[Tensor],
-    packed: Tensor,
     d_energy: Tensor | None,
     d_g: Tensor | None,
+    need_vec: bool,
     need_weights: bool,
-) -> tuple[Tensor, list[Tensor]]:
-    return vec.new_empty(vec.shape), [w.new_empty(w.shape) for w in weights if need_weights]
+) -> list[Tensor]:
+    return [t.new_empty(t.shape) for t in [vec] * need_vec + weights * need_weights]
 
 
 class _PaiNN(torch.autograd.Function):
@@ -79,17 +76,16 @@ class _PaiNN(torch.autograd.Function):
         ctx.spec, ctx.split = spec, split
         graph, weights = list(tensors[:split]), list(tensors[split:])
         if direct:
-            energy, g, packed = _painn(spec, vec, graph, weights)
+            energy, g = _painn(spec, vec, graph, weights)
         else:
             with torch._C._AutoDispatchBelowAutograd():
-                energy, g, packed = _ops.painn(spec, vec, graph, weights)
-        ctx.mark_non_differentiable(packed)
-        ctx.save_for_backward(vec, packed, *tensors)
-        return energy, g, packed
+                energy, g = _ops.painn(spec, vec, graph, weights)
+        ctx.save_for_backward(vec, *tensors)
+        return energy, g
 
     @staticmethod
-    def backward(ctx: Any, d_energy: Tensor | None, d_g: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
-        vec, packed, *tensors = ctx.saved_tensors
+    def backward(ctx: Any, d_energy: Tensor | None, d_g: Tensor | None) -> tuple[Tensor | None, ...]:
+        vec, *tensors = ctx.saved_tensors
         graph, weights = tensors[: ctx.split], tensors[ctx.split :]
         need_vec = bool(wanted(ctx, first=3, count=1))
         # They come together, so one that is wanted answers for all; and if vec is not wanted, one of them is. To ask
@@ -98,11 +94,11 @@ class _PaiNN(torch.autograd.Function):
         need_weights = not need_vec or any(wanted(ctx, first + n, count=1) for n in range(len(weights)))
         if d_energy is None and d_g is None:
             return (None,) * (4 + len(tensors))
-        given = (ctx.spec, vec, graph, weights, packed, d_energy, d_g, need_weights)
+        given = (ctx.spec, vec, graph, weights, d_energy, d_g, need_vec, need_weights)
         direct = not torch.is_grad_enabled() and plain([t for t in (vec, d_energy, d_g) if t is not None], graph)
-        d_vec, d_weights = _painn_backward(*given) if direct else _ops.painn_backward(*given)
-        unwanted = [None] * len(weights)
-        return None, None, None, d_vec if need_vec else None, *([None] * ctx.split), *(d_weights or unwanted)
+        found = iter(_painn_backward(*given) if direct else _ops.painn_backward(*given))
+        d_vec = next(found) if need_vec else None
+        return None, None, None, d_vec, *([None] * ctx.split), *(found if need_weights else [None] * len(weights))
 
 
 def _autograd_painn(spec: str, vec: Tensor, graph: list[Tensor], weights: list[Tensor], direct: bool = False) -> Any:
@@ -121,9 +117,9 @@ def _autograd_backward(
     vec: Tensor,
     graph: list[Tensor],
     weights: list[Tensor],
-    packed: Tensor,
     d_energy: Tensor | None,
     d_g: Tensor | None,
+    need_vec: bool,
     need_weights: bool,
 ) -> Any:
     given = [t for t in (vec, *weights, d_energy, d_g) if t is not None]
@@ -134,7 +130,7 @@ def _autograd_backward(
             "call the model itself."
         )
     with torch._C._AutoDispatchBelowAutograd():
-        return _ops.painn_backward(spec, vec, graph, weights, packed, d_energy, d_g, need_weights)
+        return _ops.painn_backward(spec, vec, graph, weights, d_energy, d_g, need_vec, need_weights)
 
 
 def _refuse_centres(spec: str, weights: list[Tensor]) -> None:
@@ -210,8 +206,8 @@ def painn(
     graph, weights = list(graph), list(weights)
     if backends.select_painn(vec.device.type, vec.dtype) == "cpu":
         if plain((vec, *weights), graph):  # past the dispatcher, which would convert all lists twice
-            return _autograd_painn(config.text, vec, graph, weights, direct=True)[:2]  # type: ignore[no-any-return]
-        return _ops.painn(config.text, vec, graph, weights)[:2]  # type: ignore[no-any-return]
+            return _autograd_painn(config.text, vec, graph, weights, direct=True)  # type: ignore[no-any-return]
+        return _ops.painn(config.text, vec, graph, weights)  # type: ignore[no-any-return]
     _check(config, vec, graph, weights)
     records = torch.is_grad_enabled() and any(t.requires_grad for t in (vec, *weights))
     with torch.enable_grad():
@@ -236,4 +232,4 @@ def evaluate_packed(config: PaiNNConfig, vec: Tensor, graph: Sequence[Tensor], p
     """`painn` without derivatives, of packed weights."""
     _check_graph(vec, graph)
     _check_packed(config.text, vec, packed)
-    return cpu_painn.evaluate(config.text, vec, list(graph), packed)
+    return cpu_painn.evaluate(config.text, vec, list(graph), [packed])

@@ -125,11 +125,27 @@ def test_frozen_weights_get_no_gradient_and_change_nothing():
     torch.testing.assert_close([energy.detach(), g.detach()], full[:2], rtol=0, atol=0)
 
 
-def test_packed_weights_give_the_same():
-    config = CONFIGS["wide"]
-    vec, graph, weights = painn_inputs(config, 9, torch.float32)
-    packed = evaluate_packed(config, vec, graph, pack(config, weights))
-    assert all(torch.equal(a, b) for a, b in zip(packed, painn(config, vec, graph, weights), strict=True))
+@pytest.mark.parametrize("atoms", [9, 70])
+def test_gradients_of_weights_need_none_of_the_vectors(atoms):
+    config = CONFIGS["trained-size"]
+    vec, graph, weights = painn_inputs(config, atoms, torch.float64)
+    expected = gradients(config, vec, graph, weights)[3:]
+    trained = [w.requires_grad_() for w in weights[:-1]]
+    energy, g = painn(config, vec, graph, weights)
+    generator = torch.Generator().manual_seed(1)
+    c, h = (torch.randn(t.shape, generator=generator, dtype=t.dtype) for t in (energy, g))
+    found = torch.autograd.grad((energy * c).sum() + (g * h).sum(), trained)
+    for name, a, b in zip(config.weights, found, expected, strict=False):
+        assert (a - b).norm() <= LIMITS[torch.float64] * b.norm(), name
+
+
+@pytest.mark.parametrize("dtype", LIMITS)
+@pytest.mark.parametrize("atoms", [9, 70])
+def test_packed_weights_give_the_same(atoms, dtype):
+    for id in ("wide", "bessel", "trained-size"):
+        vec, graph, weights = painn_inputs(config := CONFIGS[id], atoms, dtype)
+        packed = evaluate_packed(config, vec, graph, pack(config, weights))
+        assert all(torch.equal(a, b) for a, b in zip(packed, painn(config, vec, graph, weights), strict=True))
 
 
 def test_a_second_derivative_is_refused_with_the_way_out():
