@@ -134,13 +134,14 @@ EQK_INLINE void transpose(Vec<T>* v, std::integer_sequence<int, I...> all) {
 template <class T>
 EQK_INLINE void turn(const T* from, int64_t from_row, int64_t count, T* to, int64_t to_row) {
     constexpr int L = lanes<T>;
-    for (int64_t k = 0; k < count; k += L, from += L, to += L * to_row) {
+    for (int64_t k = 0; k < count; k += L, from += L) {
         Vec<T> v[L];
+        const T* row = from;
 #pragma GCC unroll 16
-        for (int n = 0; n < L; ++n) v[n] = load(from + n * from_row);
+        for (int n = 0; n < L; ++n, row += from_row) v[n] = load(row), hide(row);
         transpose<T>(v, std::make_integer_sequence<int, L>{});
 #pragma GCC unroll 16
-        for (int n = 0; n < L; ++n) store(to + n * to_row, v[n]);
+        for (int n = 0; n < L; ++n, to += to_row) store(to, v[n]), hide(to);
     }
 }
 
