@@ -67,11 +67,11 @@ class Painn {
     }
 
     // graph: species, sender, receiver, receiver's ptr and order, sender's ptr and order. weights: the tensors, or one
-    // address of what is packed. out: energy and g, or with `gradient` their cotangents (0: none) and the gradient by
-    // vec.
+    // address of what is packed. out: energy, g and forces, or with `gradient` their cotangents (0: none) and the
+    // gradient by vec.
     template <class T>
     void run(bool gradient, int64_t atoms, int64_t edges, const std::array<uintptr_t, 7>& graph, uintptr_t vec,
-             const std::vector<uintptr_t>& weights, const std::array<uintptr_t, 3>& out,
+             const std::vector<uintptr_t>& weights, const std::array<uintptr_t, 4>& out,
              const std::vector<uintptr_t>& d_weights, int threads) const {
         eqk::PainnArgs<T> a{};
         a.atoms = atoms, a.edges = edges;
@@ -85,10 +85,13 @@ class Painn {
             a.packed = pointer<const T>(weights[0]);
         else
             a.weights = tensors.data();
-        if (gradient)
-            a.d_energy = pointer<const T>(out[0]), a.d_g = pointer<const T>(out[1]), a.d_vec = pointer<T>(out[2]);
-        else
-            a.energy = pointer<T>(out[0]), a.g = pointer<T>(out[1]);
+        if (gradient) {
+            const T** cotangents[] = {&a.d_energy, &a.d_g, &a.d_forces};
+            for (int n = 0; n < 3; ++n) *cotangents[n] = pointer<const T>(out[n]);
+            a.d_vec = pointer<T>(out[3]);
+        } else {
+            a.energy = pointer<T>(out[0]), a.g = pointer<T>(out[1]), a.forces = pointer<T>(out[2]);
+        }
         const auto gradients = d_weights.empty() ? std::vector<T*>() : pointers<T>(d_weights);
         a.d_weights = d_weights.empty() ? nullptr : gradients.data();
         a.threads = threads < 1 ? 1 : threads;

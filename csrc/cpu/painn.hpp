@@ -28,9 +28,11 @@ struct PainnArgs {
     const int64_t *receiver_ptr, *receiver_order, *sender_ptr, *sender_order;  // edges grouped by each end
     const T *vec, *packed;                                                     // (E, 3); the weights, packed, or null:
     const T* const* weights;                                                   // the tensors of the model
-    T *energy, *g;                                                             // (N), (E, 3)
-    // With tangents: cotangents of energy and g (null for zero), results; `d_vec` or `d_weights` null: not wanted.
-    const T *d_energy, *d_g;
+    // Without tangents. g is d(sum e_n)/d(vec), `forces` its sum over the edges an atom receives less that over those
+    // it sends, null if not wanted.
+    T *energy, *g, *forces;  // (N), (E, 3), (N, 3)
+    // With tangents: cotangents of the above (null for zero), results; `d_vec` or `d_weights` null: not wanted.
+    const T *d_energy, *d_g, *d_forces;
     T* d_vec;
     T* const* d_weights;
     int threads;

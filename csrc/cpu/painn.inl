@@ -28,8 +28,11 @@ class Painn {
 
     void run() {
         blocks_of(a_.edges, 256, [&](int64_t begin, int64_t end, Scratch& t) {
-            for (int64_t e = begin; e < end; ++e)
-                geometry<T, D>(s_, m_.centres, e, a_.vec, a_.d_g, length_, unit_, jet_, t.room.data());
+            for (int64_t e = begin; e < end; ++e) {
+                T h[3];
+                if constexpr (D) direction(e, h);
+                geometry<T, D>(s_, m_.centres, e, a_.vec, h, length_, unit_, jet_, t.room.data());
+            }
         });
         for (int64_t l = 0; l < s_.layers; ++l) {
             blocks([&](int64_t begin, int64_t end, Scratch& t) { features(l, begin, end, t); });
@@ -51,6 +54,7 @@ class Painn {
             for (int64_t e = begin; e < end; ++e)
                 geometry_backward<T, D>(e, length_, unit_, g_length_, g_unit_, D ? nullptr : a_.g, a_.d_vec);
         });
+        if (!D && a_.forces) blocks([&](int64_t begin, int64_t end, Scratch&) { forces(begin, end); });
         if (D && a_.d_weights) {
             PainnGradients<T>& g = gradients_[0];
             for (int64_t n = 0; n < N_; ++n) {
@@ -128,6 +132,25 @@ class Painn {
     }
     int64_t thirds(int64_t layer) const { return layer == 0 ? 2 : 3; }               // of phi: no vectors at the start
     int64_t updated(int64_t layer) const { return layer + 1 == s_.layers ? 2 : 3; }  // of a: no vectors at the end
+
+    // The tangent of an edge's vector: the cotangent of its g.
+    void direction(int64_t e, T* h) const {
+        for (int x = 0; x < 3; ++x) {
+            h[x] = a_.d_g ? a_.d_g[3 * e + x] : T(0);
+            if (a_.d_forces) h[x] += a_.d_forces[3 * a_.receiver[e] + x] - a_.d_forces[3 * a_.sender[e] + x];
+        }
+    }
+
+    void forces(int64_t begin, int64_t end) const {
+        for (int64_t n = begin; n < end; ++n) {
+            T f[3] = {};
+            for (int64_t at = a_.receiver_ptr[n]; at < a_.receiver_ptr[n + 1]; ++at)
+                for (int x = 0; x < 3; ++x) f[x] += a_.g[3 * a_.receiver_order[at] + x];
+            for (int64_t at = a_.sender_ptr[n]; at < a_.sender_ptr[n + 1]; ++at)
+                for (int x = 0; x < 3; ++x) f[x] -= a_.g[3 * a_.sender_order[at] + x];
+            std::copy_n(f, 3, a_.forces + 3 * n);
+        }
+    }
 
     // phi of a block of atoms.
     void features(int64_t l, int64_t begin, int64_t end, Scratch& t) {

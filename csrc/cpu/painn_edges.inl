@@ -56,7 +56,7 @@ void radial_jet(const PainnSizes& s, const T* centres, T d, int orders, T* room,
         for (int64_t k = 0; k < K; ++k) to[2 * K + k] = f2 * g0[k] + T(2) * f1 * g1[k] + f0 * g2[k];
 }
 
-// Lengths and directions of edges, their tangents along h, and the radial functions. A vector of zero has no direction.
+// An edge's length and direction, their tangents along h, and its radial functions. A vector of zero has no direction.
 template <class T, bool D>
 void geometry(const PainnSizes& s, const T* centres, int64_t edge, const T* vec, const T* h, Rows<T> length,
               Rows<T> unit, Rows<T> jet, T* room) {
@@ -67,10 +67,9 @@ void geometry(const PainnSizes& s, const T* centres, int64_t edge, const T* vec,
     for (int x = 0; x < 3; ++x) u[x] = d == T(0) ? T(0) : v[x] / d;
     radial_jet(s, centres, d, D ? 3 : 2, room, jet[edge]);
     if constexpr (D) {
-        const T zero[3] = {}, *t = h ? h + 3 * edge : zero;
-        const T change = u[0] * t[0] + u[1] * t[1] + u[2] * t[2];
+        const T change = u[0] * h[0] + u[1] * h[1] + u[2] * h[2];
         length[edge][length.half] = change;
-        for (int x = 0; x < 3; ++x) u[unit.half + x] = d == T(0) ? T(0) : (t[x] - u[x] * change) / d;
+        for (int x = 0; x < 3; ++x) u[unit.half + x] = d == T(0) ? T(0) : (h[x] - u[x] * change) / d;
     }
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 
 import torch
@@ -71,13 +72,13 @@ def _run(
     address = [0 if t is None else t.data_ptr() for t in held]
     try:
         run(
-            len(out) == 3,
+            len(out) == 4,
             species.shape[0],
             vec.shape[0],
             address[1:8],
             address[0],
             [w.data_ptr() for w in weights],
-            [*address[8:], 0][:3],
+            [*address[8:], 0][:4],
             [w.data_ptr() for w in d_weights],
             threads(),
         )
@@ -85,11 +86,15 @@ def _run(
         raise ShapeError(f"{error}\n  model     {text}") from None
 
 
-def evaluate(text: str, vec: Tensor, graph: list[Tensor], weights: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """Atomic energies (N,) and the derivative of their sum by vec (E, 3); weights may be the packed ones alone."""
-    energy, g = vec.new_empty(graph[0].shape[0]), vec.new_empty(vec.shape)
-    _run(text, vec, graph, weights, [energy, g], [])
-    return energy, g
+def evaluate(text: str, vec: Tensor, graph: list[Tensor], weights: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """Atomic energies (N,), the derivative of their sum by vec (E, 3), the forces (N, 3).
+
+    weights: the model's, or the packed ones alone.
+    """
+    atoms = graph[0].shape[0]
+    found = vec.new_empty(atoms), vec.new_empty(vec.shape), vec.new_empty((atoms, 3))
+    _run(text, vec, graph, weights, [*found], [])
+    return found
 
 
 def gradient(
@@ -97,13 +102,14 @@ def gradient(
     vec: Tensor,
     graph: list[Tensor],
     weights: list[Tensor],
-    cotangents: tuple[Tensor | None, Tensor | None],
+    cotangents: Sequence[Tensor | None],
     need_vec: bool,
     need_weights: bool,
 ) -> list[Tensor]:
-    """Gradients by vec (if wanted) and by each weight (likewise) of cotangents . (energies, derivatives by vec)."""
+    """Gradients of cotangents times what `evaluate` gives, by vec and by every weight: those that are wanted."""
     d_vec = vec.new_empty(vec.shape) if need_vec else None
-    d_weights = [torch.empty_like(w, memory_format=torch.contiguous_format) for w in weights] if need_weights else []
+    weights = [w.contiguous() for w in weights]
+    d_weights = [torch.empty_like(w) for w in weights] if need_weights else []
     if d_weights and "centres" in parse_painn(text).weights:
         d_weights[-1].zero_()  # they are not trained
     _run(text, vec, graph, weights, [*cotangents, d_vec], d_weights)

@@ -13,7 +13,7 @@ from equikern.errors import EquikernError, ShapeError
 from equikern.graph import Graph
 from equikern.models._parts import xavier
 from equikern.nn import PaiNNMessage
-from equikern.ops import PaiNNConfig, painn, radial, radial_embedding, spherical_harmonics
+from equikern.ops import PaiNNConfig, painn, painn_forces, radial, radial_embedding, spherical_harmonics
 
 
 class Interaction(nn.Module):
@@ -161,7 +161,7 @@ class PaiNN(nn.Module):
         if edge_vec.device.type != "cpu":
             return self._by_layers(species, edge_vec, graph)
         config, weights = self.whole()
-        return painn(config, edge_vec, [species, *graph.index[:4], *graph.by_sender], weights)
+        return painn(config, edge_vec, _arrays(species, graph), weights)
 
     def _by_layers(self, species: Tensor, edge_vec: Tensor, graph: Graph) -> tuple[Tensor, Tensor]:
         records = torch.is_grad_enabled() and any(t.requires_grad for t in (edge_vec, *self.parameters()))
@@ -194,10 +194,17 @@ class PaiNN(nn.Module):
         edge_vec = positions[graph.sender] - positions[graph.receiver]
         if offsets is not None:
             edge_vec = edge_vec + offsets
-        energies, g = self.energies_and_gradients(species, edge_vec, edge_index, graph)
-        forces = (
-            positions.new_zeros(positions.shape).index_add(0, graph.receiver, g).index_add(0, graph.sender, g, alpha=-1)
-        )
+        if edge_vec.device.type == "cpu":
+            config, weights = self.whole()
+            energies, forces = painn_forces(config, edge_vec, _arrays(species, graph), weights)
+        else:
+            energies, g = self._by_layers(species, edge_vec, graph)
+            forces = torch.zeros_like(positions).index_add(0, graph.receiver, g)
+            forces = forces.index_add(0, graph.sender, g, alpha=-1)
         if batch is None:
-            return energies.sum().reshape(1), forces
+            return energies.sum(0, keepdim=True), forces
         return energies.new_zeros(num_graphs).index_add(0, batch, energies), forces
+
+
+def _arrays(species: Tensor, graph: Graph) -> list[Tensor]:
+    return [species, *graph.index[:4], *graph.by_sender]

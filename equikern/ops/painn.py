@@ -1,4 +1,4 @@
-"""`equikern::painn`: a whole PaiNN as one op, atomic energies with their derivatives by the edge vectors.
+"""`equikern::painn`: a whole PaiNN as one op, atomic energies with their derivatives by the edge vectors, and forces.
 
 A model of many small layers is bound by the calls when molecules are small; here energy and forces are one call, and
 the gradient of a training loss by all weights is one more. `graph` holds species, sender, receiver, and the edges
@@ -21,15 +21,15 @@ from equikern.backends._painn import PaiNNConfig, parse_painn
 from equikern.errors import BackendError, ShapeError
 from equikern.ops.engine import LIBRARY, in_float32, plain, wanted
 
-LIBRARY.define("painn(str spec, Tensor vec, Tensor[] graph, Tensor[] weights) -> (Tensor, Tensor)")
+LIBRARY.define("painn(str spec, Tensor vec, Tensor[] graph, Tensor[] weights) -> (Tensor, Tensor, Tensor)")
 LIBRARY.define(
     "painn_backward(str spec, Tensor vec, Tensor[] graph, Tensor[] weights, Tensor? d_energy, Tensor? d_g, "
-    "bool need_vec, bool need_weights) -> Tensor[]"
+    "Tensor? d_forces, bool need_vec, bool need_weights) -> Tensor[]"
 )
 _ops = torch.ops.equikern
 
 
-def _painn(spec: str, vec: Tensor, graph: list[Tensor], weights: list[Tensor]) -> tuple[Tensor, Tensor]:
+def _painn(spec: str, vec: Tensor, graph: list[Tensor], weights: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     _check(parse_painn(spec), vec, graph, weights)
     return cpu_painn.evaluate(spec, vec, graph, weights)
 
@@ -41,19 +41,22 @@ def _painn_backward(
     weights: list[Tensor],
     d_energy: Tensor | None,
     d_g: Tensor | None,
+    d_forces: Tensor | None,
     need_vec: bool,
     need_weights: bool,
 ) -> list[Tensor]:
     _check(parse_painn(spec), vec, graph, weights)
     atoms = graph[0].shape[0]
-    for name, given, shape in (("energy", d_energy, (atoms,)), ("g", d_g, vec.shape)):
+    shapes = ("energy", d_energy, (atoms,)), ("g", d_g, vec.shape), ("forces", d_forces, (atoms, 3))
+    for name, given, shape in shapes:
         if given is not None and (given.shape != shape or given.dtype != vec.dtype or not given.is_cpu):
             raise ShapeError(f"painn: the cotangent of {name} is {tuple(given.shape)} {given.dtype}; expected {shape}.")
-    return cpu_painn.gradient(spec, vec, graph, weights, (d_energy, d_g), need_vec, need_weights)
+    return cpu_painn.gradient(spec, vec, graph, weights, (d_energy, d_g, d_forces), need_vec, need_weights)
 
 
-def _fake_painn(spec: str, vec: Tensor, graph: list[Tensor], weights: list[Tensor]) -> tuple[Tensor, Tensor]:
-    return vec.new_empty(graph[0].shape[0]), vec.new_empty(vec.shape)
+def _fake_painn(spec: str, vec: Tensor, graph: list[Tensor], weights: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    atoms = graph[0].shape[0]
+    return vec.new_empty(atoms), vec.new_empty(vec.shape), vec.new_empty((atoms, 3))
 
 
 def _fake_backward(
@@ -63,6 +66,7 @@ def _fake_backward(
     weights: list[Tensor],
     d_energy: Tensor | None,
     d_g: Tensor | None,
+    d_forces: Tensor | None,
     need_vec: bool,
     need_weights: bool,
 ) -> list[Tensor]:
@@ -76,15 +80,15 @@ class _PaiNN(torch.autograd.Function):
         ctx.spec, ctx.split = spec, split
         graph, weights = list(tensors[:split]), list(tensors[split:])
         if direct:
-            energy, g = _painn(spec, vec, graph, weights)
+            found = _painn(spec, vec, graph, weights)
         else:
             with torch._C._AutoDispatchBelowAutograd():
-                energy, g = _ops.painn(spec, vec, graph, weights)
+                found = _ops.painn(spec, vec, graph, weights)
         ctx.save_for_backward(vec, *tensors)
-        return energy, g
+        return found
 
     @staticmethod
-    def backward(ctx: Any, d_energy: Tensor | None, d_g: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
         vec, *tensors = ctx.saved_tensors
         graph, weights = tensors[: ctx.split], tensors[ctx.split :]
         need_vec = bool(wanted(ctx, first=3, count=1))
@@ -92,11 +96,12 @@ class _PaiNN(torch.autograd.Function):
         # costs 60 us: for a leaf torch answers by an exception.
         first = 4 + ctx.split
         need_weights = not need_vec or any(wanted(ctx, first + n, count=1) for n in range(len(weights)))
-        if d_energy is None and d_g is None:
+        given = [t for t in cotangents if t is not None]
+        if not given:
             return (None,) * (4 + len(tensors))
-        given = (ctx.spec, vec, graph, weights, d_energy, d_g, need_vec, need_weights)
-        direct = not torch.is_grad_enabled() and plain([t for t in (vec, d_energy, d_g) if t is not None], graph)
-        found = iter(_painn_backward(*given) if direct else _ops.painn_backward(*given))
+        direct = not torch.is_grad_enabled() and plain([vec, *given], graph)
+        backward: Any = _painn_backward if direct else _ops.painn_backward
+        found = iter(backward(ctx.spec, vec, graph, weights, *cotangents, need_vec, need_weights))
         d_vec = next(found) if need_vec else None
         return None, None, None, d_vec, *([None] * ctx.split), *(found if need_weights else [None] * len(weights))
 
@@ -119,10 +124,11 @@ def _autograd_backward(
     weights: list[Tensor],
     d_energy: Tensor | None,
     d_g: Tensor | None,
+    d_forces: Tensor | None,
     need_vec: bool,
     need_weights: bool,
 ) -> Any:
-    given = [t for t in (vec, *weights, d_energy, d_g) if t is not None]
+    given = [t for t in (vec, *weights, d_energy, d_g, d_forces) if t is not None]
     _refuse_tangents(given)
     if torch.is_grad_enabled() and any(t.requires_grad for t in given):
         raise BackendError(
@@ -130,7 +136,7 @@ def _autograd_backward(
             "call the model itself."
         )
     with torch._C._AutoDispatchBelowAutograd():
-        return _ops.painn_backward(spec, vec, graph, weights, d_energy, d_g, need_vec, need_weights)
+        return _ops.painn_backward(spec, vec, graph, weights, d_energy, d_g, d_forces, need_vec, need_weights)
 
 
 def _refuse_centres(spec: str, weights: list[Tensor]) -> None:
@@ -161,14 +167,14 @@ def _check(spec: PaiNNConfig, vec: Tensor, graph: Sequence[Tensor], weights: Seq
 
 
 def _check_weights(spec: PaiNNConfig, like: Tensor, weights: Sequence[Tensor]) -> None:
-    names = spec.weights
+    names, dtype, device = spec.weights, like.dtype, like.device
     if len(weights) != len(names):
         raise ShapeError(f"painn: got {len(weights)} weights; the model has {len(names)}.")
     for w, (name, shape) in zip(weights, names.items(), strict=True):
-        if w.shape != shape or w.dtype is not like.dtype or w.device != like.device:
+        if w.shape != shape or w.dtype is not dtype or w.device != device:
             raise ShapeError(
-                f"painn: {name} is {tuple(w.shape)} {w.dtype} on {w.device}; it must be {shape} {like.dtype} on "
-                f"{like.device}, as the edge vectors are."
+                f"painn: {name} is {tuple(w.shape)} {w.dtype} on {w.device}; it must be {shape} {dtype} on "
+                f"{device}, as the edge vectors are."
             )
 
 
@@ -203,18 +209,31 @@ def painn(
     in the order of `config.weights`. Raises ShapeError for tensors that do not fit, BackendError for derivatives of
     second order.
     """
-    graph, weights = list(graph), list(weights)
+    return _evaluate(config, vec, list(graph), list(weights))[:2]
+
+
+@in_float32
+def painn_forces(
+    config: PaiNNConfig, vec: Tensor, graph: Sequence[Tensor], weights: Sequence[Tensor]
+) -> tuple[Tensor, Tensor]:
+    """As `painn`, but with the forces (N, 3) on atoms, where vec is position[sender] - position[receiver]."""
+    energy, _, forces = _evaluate(config, vec, list(graph), list(weights))
+    return energy, forces
+
+
+def _evaluate(config: PaiNNConfig, vec: Tensor, graph: list[Tensor], weights: list[Tensor]) -> Any:
     if backends.select_painn(vec.device.type, vec.dtype) == "cpu":
         if plain((vec, *weights), graph):  # past the dispatcher, which would convert all lists twice
-            return _autograd_painn(config.text, vec, graph, weights, direct=True)  # type: ignore[no-any-return]
-        return _ops.painn(config.text, vec, graph, weights)  # type: ignore[no-any-return]
+            return _autograd_painn(config.text, vec, graph, weights, direct=True)
+        return _ops.painn(config.text, vec, graph, weights)
     _check(config, vec, graph, weights)
     records = torch.is_grad_enabled() and any(t.requires_grad for t in (vec, *weights))
     with torch.enable_grad():
         inner = vec.view_as(vec) if vec.requires_grad else vec.detach().requires_grad_()
         energy = reference_painn.energies(config, inner, graph, weights)
         (g,) = torch.autograd.grad(energy.sum(), inner, create_graph=records)
-    return (energy, g) if records else (energy.detach(), g)
+    forces = g.new_zeros(graph[0].shape[0], 3).index_add(0, graph[2], g).index_add(0, graph[1], g, alpha=-1)
+    return (energy if records else energy.detach()), g, forces
 
 
 def packs(vec: Tensor) -> bool:
@@ -232,4 +251,4 @@ def evaluate_packed(config: PaiNNConfig, vec: Tensor, graph: Sequence[Tensor], p
     """`painn` without derivatives, of packed weights."""
     _check_graph(vec, graph)
     _check_packed(config.text, vec, packed)
-    return cpu_painn.evaluate(config.text, vec, list(graph), [packed])
+    return cpu_painn.evaluate(config.text, vec, list(graph), [packed])[:2]

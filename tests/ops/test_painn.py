@@ -5,7 +5,7 @@ import torch
 
 import equikern
 from equikern.errors import BackendError, EquikernError, ProgramError, ShapeError
-from equikern.ops import PaiNNConfig, painn
+from equikern.ops import PaiNNConfig, painn, painn_forces
 from equikern.ops.painn import evaluate_packed, pack
 from equikern.testing.painn import CONFIGS, painn_inputs
 
@@ -123,6 +123,28 @@ def test_frozen_weights_get_no_gradient_and_change_nothing():
     full = gradients(config, vec, graph, weights)
     assert weights[1].grad is not None and all(w.grad is None for w in weights[2:])
     torch.testing.assert_close([energy.detach(), g.detach()], full[:2], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+@pytest.mark.parametrize("atoms", [9, 70])
+def test_forces_are_minus_the_gradient_by_positions_and_differentiable(atoms, backend):
+    config = CONFIGS["bessel"]
+    vec, graph, weights = painn_inputs(config, atoms, torch.float64)
+    receiver, sender = graph[2], graph[1]
+    ends = torch.zeros(atoms, len(vec), dtype=vec.dtype)
+    ends[receiver, torch.arange(len(vec))] += 1
+    ends[sender, torch.arange(len(vec))] -= 1
+    leaves = [t.requires_grad_() for t in (vec, *weights)]
+    cotangent = torch.randn(atoms, 3, generator=torch.Generator().manual_seed(2), dtype=vec.dtype)
+    with equikern.backend(backend):
+        energy, forces = painn_forces(config, vec, graph, weights)
+        same_energy, g = painn(config, vec, graph, weights)
+        torch.testing.assert_close(energy, same_energy, rtol=0, atol=0)
+        torch.testing.assert_close(forces, ends @ g, rtol=1e-12, atol=1e-12)
+        expected = torch.autograd.grad((ends @ g * cotangent).sum() + same_energy.sum(), leaves)
+        found = torch.autograd.grad((forces * cotangent).sum() + energy.sum(), leaves)
+    for a, b in zip(found, expected, strict=True):
+        assert (a - b).norm() <= LIMITS[torch.float64] * b.norm()
 
 
 @pytest.mark.parametrize("atoms", [9, 70])
