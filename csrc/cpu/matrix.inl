@@ -154,11 +154,9 @@ struct Strip {
 
 constexpr int64_t TURNED_ROWS = 128;  // a strip of W^T, which stays in the first-level cache
 
-// The rows of B from `first` on that lie together, at most up to row k; `room` holds those that are turned.
+// The rows of W or W^T from `first` on that lie together, at most up to row k; `room` holds those that are turned.
 template <class T>
-Strip<T> strip(const Matrix<T>& b, int64_t at, int64_t count, int64_t first, int64_t k, T* room) {
-    constexpr int64_t width = TILE_VECTORS * lanes<T>;
-    if (b.packed) return {b.packed + at * b.k, std::min(width, b.n - at), k};
+Strip<T> in_place(const Matrix<T>& b, int64_t at, int64_t count, int64_t first, int64_t k, T* room) {
     if (!b.turned) return {b.sections[first / b.section] + at, b.n, std::min(b.section, k - first)};
     const int64_t rows = std::min(TURNED_ROWS, k - first);
     for (int64_t j = 0; j < count; j += lanes<T>) {
@@ -166,6 +164,13 @@ Strip<T> strip(const Matrix<T>& b, int64_t at, int64_t count, int64_t first, int
         turn(w + first, b.k, rows, room + j, count);
     }
     return {room, count, rows};
+}
+
+template <class T>
+EQK_INLINE Strip<T> strip(const Matrix<T>& b, int64_t at, int64_t count, int64_t first, int64_t k, T* room) {
+    constexpr int64_t width = TILE_VECTORS * lanes<T>;
+    if (b.packed) return {b.packed + at * b.k, std::min(width, b.n - at), k};
+    return in_place(b, at, count, first, k, room);
 }
 
 // C = A B + bias for rows [begin, end), tangents too (without the bias), or C += A B: the first k rows and n columns of
