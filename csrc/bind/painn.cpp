@@ -59,6 +59,12 @@ class Painn {
         return f64 ? routines(double()).packed_size(sizes_) : routines(float()).packed_size(sizes_);
     }
 
+    // For how many atoms at most products are kept, and how many numbers for each.
+    std::pair<int64_t, int64_t> kept(bool f64) const {
+        const eqk::PainnKept k = f64 ? routines(double()).kept(sizes_) : routines(float()).kept(sizes_);
+        return {k.atoms, k.each};
+    }
+
     template <class T>
     void pack(const std::vector<uintptr_t>& weights, uintptr_t packed) const {
         const auto from = pointers<const T>(weights);
@@ -71,14 +77,14 @@ class Painn {
     // gradient by vec.
     template <class T>
     void run(bool gradient, int64_t atoms, int64_t edges, const std::array<uintptr_t, 7>& graph, uintptr_t vec,
-             const std::vector<uintptr_t>& weights, const std::array<uintptr_t, 4>& out,
+             const std::vector<uintptr_t>& weights, uintptr_t kept, const std::array<uintptr_t, 4>& out,
              const std::vector<uintptr_t>& d_weights, int threads) const {
         eqk::PainnArgs<T> a{};
         a.atoms = atoms, a.edges = edges;
         const int64_t** arrays[] = {&a.species,        &a.sender,     &a.receiver,    &a.receiver_ptr,
                                     &a.receiver_order, &a.sender_ptr, &a.sender_order};
         for (int n = 0; n < 7; ++n) *arrays[n] = pointer<const int64_t>(graph[n]);
-        a.vec = pointer<const T>(vec);
+        a.vec = pointer<const T>(vec), a.kept = pointer<T>(kept);
         const bool packed = weights.size() == 1;
         const auto tensors = packed ? std::vector<const T*>() : pointers<const T>(weights);
         if (packed)
@@ -121,6 +127,7 @@ void bind_painn(py::module_& m) {
     py::class_<Painn>(m, "Painn", "PaiNN of given sizes.")
         .def(py::init<int64_t, int64_t, int64_t, int64_t, int64_t, bool, double, double, double>())
         .def("packed_size", &Painn::packed_size)
+        .def("kept", &Painn::kept)
         .def("pack_float", &Painn::pack<float>)
         .def("pack_double", &Painn::pack<double>)
         .def("run_float", &Painn::run<float>)

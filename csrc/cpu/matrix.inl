@@ -174,10 +174,10 @@ EQK_INLINE Strip<T> strip(const Matrix<T>& b, int64_t at, int64_t count, int64_t
 }
 
 // C = A B + bias for rows [begin, end), tangents too (without the bias), or C += A B: the first k rows and n columns of
-// B. A row may hold `repeat` rows of the product: the components of vectors.
+// B. A row may hold `repeat` rows of the product: the components of vectors. Values that are there already are left.
 template <class T, bool D>
 void multiply(int64_t begin, int64_t end, Rows<T> a, const Matrix<T>& b, int64_t k, int64_t n, const T* bias, bool add,
-              Rows<T> c, int64_t repeat = 1) {
+              Rows<T> c, int64_t repeat = 1, bool there = false) {
     constexpr int64_t width = TILE_VECTORS * lanes<T>;
     alignas(64) T room[TURNED_ROWS * width];
     const int64_t rows = (end - begin) * repeat, a_row = a.width / repeat, c_row = c.width / repeat;
@@ -185,7 +185,7 @@ void multiply(int64_t begin, int64_t end, Rows<T> a, const Matrix<T>& b, int64_t
         const int64_t count = std::min(width, n - at);
         for (int64_t first = 0; first < k;) {
             const Strip<T> s = strip(b, at, count, first, k, room);
-            for (int64_t half = 0; half <= D; ++half) {
+            for (int64_t half = there; half <= D; ++half) {
                 const Factors<T> f{a[begin] + half * a.half + first, s.data, a_row, 1, s.row, s.k};
                 const T* start = bias && !half ? bias + at : nullptr;
                 T* const to = c[begin] + half * c.half + at;

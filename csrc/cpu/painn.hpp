@@ -31,6 +31,8 @@ struct PainnArgs {
     // Without tangents. g is d(sum e_n)/d(vec), `forces` its sum over the edges an atom receives less that over those
     // it sends, null if not wanted.
     T *energy, *g, *forces;  // (N), (E, 3), (N, 3)
+    // Values of products, which the pass without tangents writes and the one with tangents reads; null: not kept.
+    T* kept;
     // With tangents: cotangents of the above (null for zero), results; `d_vec` or `d_weights` null: not wanted.
     const T *d_energy, *d_g, *d_forces;
     T* d_vec;
@@ -38,9 +40,14 @@ struct PainnArgs {
     int threads;
 };
 
+struct PainnKept {
+    int64_t atoms, each;  // for how many atoms at most, and numbers of each
+};
+
 template <class T>
 struct PainnRoutines {
     int64_t (*packed_size)(const PainnSizes&);
+    PainnKept (*kept)(const PainnSizes&);
     void (*pack)(const PainnSizes&, const T* const* weights, T* packed);
     void (*evaluate)(const PainnSizes&, const PainnArgs<T>&);
     void (*gradient)(const PainnSizes&, const PainnArgs<T>&);

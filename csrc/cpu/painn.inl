@@ -14,12 +14,21 @@ namespace EQK_TARGET {
 
 constexpr int64_t ATOM_BLOCK = 32, PARTS = 16;
 
+// Columns of the products of a pass without tangents: of a layer 14 P forward, a third of phi or a less in the first and
+// the last, and 8 P back, without those of phi in the first; P and H of the read-out.
+template <class T>
+PainnKept painn_kept(const PainnSizes& s) {
+    const int64_t P = round_up<T>(s.channels), H = round_up<T>(s.hidden);
+    return {ATOM_BLOCK, (22 * s.layers - 3) * P + H};
+}
+
 template <class T, bool D>
 class Painn {
    public:
     Painn(const PainnSizes& s, const PainnModel<T>& m, const PainnArgs<T>& a)
         : s_(s), a_(a), m_(m), N_(a.atoms), P_(m_.P), geometry_(!D || a.d_vec), threads_(a.threads), layers_(s.layers) {
         if (N_ <= ATOM_BLOCK) threads_ = 1;
+        if (kept_) kept_left_ = N_ * painn_kept<T>(s).each;
         const int64_t size = carve(nullptr);
         memory_ = Buffer<T>(size);
         carve(memory_.data());
@@ -130,6 +139,22 @@ class Painn {
         rows.first = first;
         return rows;
     }
+    // C = A B + bias, or C += A B, for a block of atoms. Of few atoms, one block, the pass without tangents keeps the
+    // values of its products one after another, and the pass with tangents takes them: it has the same products, then
+    // those before the first message.
+    void multiply_rows(int64_t begin, int64_t end, Rows<T> a, const Matrix<T>& b, int64_t k, int64_t n, const T* bias,
+                       bool add, Rows<T> c, int64_t repeat = 1) {
+        const int64_t rows = (end - begin) * repeat, row = c.width / repeat;
+        const bool keeps = rows * n <= kept_left_;
+        T* const values = c[begin];
+        if (D && keeps)
+            for (int64_t r = 0; r < rows; ++r) std::copy_n(kept_ + r * n, n, values + r * row);
+        multiply<T, D>(begin, end, a, b, k, n, bias, add, c, repeat, D && keeps);
+        if (!D && keeps)
+            for (int64_t r = 0; r < rows; ++r) std::copy_n(values + r * row, n, kept_ + r * n);
+        if (keeps) kept_ += rows * n, kept_left_ -= rows * n;
+    }
+
     int64_t thirds(int64_t layer) const { return layer == 0 ? 2 : 3; }               // of phi: no vectors at the start
     int64_t updated(int64_t layer) const { return layer + 1 == s_.layers ? 2 : 3; }  // of a: no vectors at the end
 
@@ -162,9 +187,9 @@ class Painn {
                 if (D) std::fill_n(y.q[n] + y.q.half, P_, T(0));
             }
         const Rows<T> s = local({t.s.p, P_, ATOM_BLOCK * P_}, begin);
-        multiply<T, D>(begin, end, y.q, w.phi1, P_, P_, w.phi1_bias, false, y.phi1);
+        multiply_rows(begin, end, y.q, w.phi1, P_, P_, w.phi1_bias, false, y.phi1);
         for (int64_t n = begin; n < end; ++n) silu_row<T, D>(P_, y.phi1[n], y.phi1.half, s[n], s.half);
-        multiply<T, D>(begin, end, s, w.phi2, P_, thirds(l) * P_, w.phi2_bias, false, y.phi);
+        multiply_rows(begin, end, s, w.phi2, P_, thirds(l) * P_, w.phi2_bias, false, y.phi);
     }
 
     // Messages to a block of atoms, and their update.
@@ -192,12 +217,12 @@ class Painn {
                               Unit<T, D>(unit_, edges[e]), y.x[i], y.x.half, mid[i], mid.half);
             }
         }
-        multiply<T, D>(begin, end, mid, w.mix, P_, 2 * P_, nullptr, false, y.vu, 3);
+        multiply_rows(begin, end, mid, w.mix, P_, 2 * P_, nullptr, false, y.vu, 3);
         for (int64_t n = begin; n < end; ++n)
             lengths<T, D>(P_, T(s_.epsilon), y.vu[n], y.vu.half, y.x[n] + P_, y.x.half);
-        multiply<T, D>(begin, end, y.x, w.update1, 2 * P_, P_, w.update1_bias, false, y.hidden);
+        multiply_rows(begin, end, y.x, w.update1, 2 * P_, P_, w.update1_bias, false, y.hidden);
         for (int64_t n = begin; n < end; ++n) silu_row<T, D>(P_, y.hidden[n], y.hidden.half, s[n], s.half);
-        multiply<T, D>(begin, end, s, w.update2, P_, updated(l) * P_, w.update2_bias, false, y.a);
+        multiply_rows(begin, end, s, w.update2, P_, updated(l) * P_, w.update2_bias, false, y.a);
         const Rows<T> q = more ? layers_[l + 1].q : last_, mu = more ? layers_[l + 1].mu : Rows<T>{};
         for (int64_t n = begin; n < end; ++n)
             update<T, D>(P_, y.a[n], y.a.half, y.vu[n], y.vu.half, y.x[n], y.x.half, mid[n], mid.half, q[n], q.half,
@@ -208,7 +233,7 @@ class Painn {
     void read_out(int64_t begin, int64_t end, Scratch& t) {
         const int64_t H = m_.H;
         const Rows<T> g = D ? gread_ : local({t.s.p, H, ATOM_BLOCK * H}, begin);
-        multiply<T, D>(begin, end, last_, m_.readout, P_, H, m_.readout_bias, false, read_);
+        multiply_rows(begin, end, last_, m_.readout, P_, H, m_.readout_bias, false, read_);
         for (int64_t n = begin; n < end; ++n) {
             const Num<T, D> seed = fixed<T, D>(T(1), D && a_.d_energy ? a_.d_energy[n] : T(0));
             Vec<T> energy{};
@@ -221,7 +246,7 @@ class Painn {
             }
             if (!D) a_.energy[n] = sum<T>(energy) + m_.last_bias[0];
         }
-        multiply<T, D>(begin, end, g, m_.readout_t, H, P_, nullptr, false, gq_[current_]);
+        multiply_rows(begin, end, g, m_.readout_t, H, P_, nullptr, false, gq_[current_]);
     }
 
     // From the gradients by q and mu after a layer to those between its message and its update, in place.
@@ -235,16 +260,16 @@ class Painn {
         for (int64_t n = begin; n < end; ++n)
             update_backward<T, D>(P_, y.a[n], y.a.half, y.vu[n], y.vu.half, gq[n], gq.half, more ? gmu[n] : nullptr,
                                   gmu.half, ga[n], ga.half, gvu[n], gvu.half);
-        multiply<T, D>(begin, end, ga, w.update2_t, updated(l) * P_, P_, nullptr, false, gs);
+        multiply_rows(begin, end, ga, w.update2_t, updated(l) * P_, P_, nullptr, false, gs);
         for (int64_t n = begin; n < end; ++n) silu_backward<T, D>(P_, y.hidden[n], y.hidden.half, gs[n], gs.half);
-        multiply<T, D>(begin, end, gs, w.update1_t, P_, 2 * P_, nullptr, false, gx);
+        multiply_rows(begin, end, gs, w.update1_t, P_, 2 * P_, nullptr, false, gx);
         for (int64_t n = begin; n < end; ++n) {
             lengths_backward<T, D>(P_, y.vu[n], y.vu.half, y.x[n] + P_, y.x.half, gx[n] + P_, gx.half, gvu[n],
                                    gvu.half);
             for (int64_t half = 0; half <= D; ++half)
                 for (int64_t c = 0; c < P_; ++c) gq[n][half * gq.half + c] += gx[n][half * gx.half + c];
         }
-        multiply<T, D>(begin, end, gvu, w.mix_t, 2 * P_, P_, nullptr, more, gmu, 3);
+        multiply_rows(begin, end, gvu, w.mix_t, 2 * P_, P_, nullptr, more, gmu, 3);
     }
 
     // The message's backward pass, by senders, and that of phi. Fixed parts of the senders keep their own sums for the
@@ -326,9 +351,9 @@ class Painn {
             }
         }
         if (!inner) return;
-        multiply<T, D>(begin, end, gphi, w.phi2_t, n_columns, P_, nullptr, false, gphi1);
+        multiply_rows(begin, end, gphi, w.phi2_t, n_columns, P_, nullptr, false, gphi1);
         for (int64_t n = begin; n < end; ++n) silu_backward<T, D>(P_, y.phi1[n], y.phi1.half, gphi1[n], gphi1.half);
-        multiply<T, D>(begin, end, gphi1, w.phi1_t, P_, P_, nullptr, true, to_q);
+        multiply_rows(begin, end, gphi1, w.phi1_t, P_, P_, nullptr, true, to_q);
     }
 
     // g^T x over all atoms, for a matrix (out, in); each thread takes rows of it.
@@ -392,6 +417,8 @@ class Painn {
     const int64_t N_, P_;
     const bool geometry_;  // whether gradients by the edge vectors are wanted
     int threads_;
+    T* kept_ = a_.kept;
+    int64_t kept_left_ = 0;
     int current_ = 0;
     std::vector<Layer> layers_;
     Rows<T> last_, read_, gread_, ga_, gs_, gvu_, gphi_, gphi1_, length_, unit_, g_length_, g_unit_, jet_;
@@ -423,8 +450,9 @@ void painn_run(const PainnSizes& s, const PainnArgs<T>& a) {
 
 extern const PainnKernels painn_kernels;
 const PainnKernels painn_kernels{
-    {painn_packed_size<float>, painn_pack<float>, painn_run<float, false>, painn_run<float, true>},
-    {painn_packed_size<double>, painn_pack<double>, painn_run<double, false>, painn_run<double, true>}};
+    {painn_packed_size<float>, painn_kept<float>, painn_pack<float>, painn_run<float, false>, painn_run<float, true>},
+    {painn_packed_size<double>, painn_kept<double>, painn_pack<double>, painn_run<double, false>,
+     painn_run<double, true>}};
 
 }  // namespace EQK_TARGET
 }  // namespace eqk

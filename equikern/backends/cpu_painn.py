@@ -45,6 +45,17 @@ def packed_size(text: str, dtype: torch.dtype) -> int:
     return _kernel(text).packed_size(dtype == torch.float64)  # type: ignore[no-any-return]
 
 
+@cache
+def _kept(text: str, dtype: torch.dtype) -> tuple[int, int]:
+    return _kernel(text).kept(dtype == torch.float64)  # type: ignore[no-any-return]
+
+
+def kept_size(text: str, dtype: torch.dtype, atoms: int) -> int:
+    """How many numbers `evaluate` keeps for `gradient`: of few atoms, whose products are most of the work."""
+    few, each = _kept(text, dtype)
+    return atoms * each if atoms <= few else 0
+
+
 def pack(text: str, weights: list[Tensor]) -> Tensor:
     """The weights as the kernels read them fastest, one flat tensor: for many evaluations."""
     kernel, like = _kernel(text), weights[0]
@@ -61,6 +72,7 @@ def _run(
     vec: Tensor,
     graph: list[Tensor],
     weights: list[Tensor],
+    kept: Tensor,
     out: list[Tensor | None],
     d_weights: list[Tensor],
 ) -> None:
@@ -78,6 +90,7 @@ def _run(
             address[1:8],
             address[0],
             [w.data_ptr() for w in weights],
+            kept.data_ptr(),
             [*address[8:], 0][:4],
             [w.data_ptr() for w in d_weights],
             threads(),
@@ -86,15 +99,18 @@ def _run(
         raise ShapeError(f"{error}\n  model     {text}") from None
 
 
-def evaluate(text: str, vec: Tensor, graph: list[Tensor], weights: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    """Atomic energies (N,), the derivative of their sum by vec (E, 3), the forces (N, 3).
+def evaluate(
+    text: str, vec: Tensor, graph: list[Tensor], weights: list[Tensor], keep: bool = False
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Atomic energies (N,), the derivative of their sum by vec (E, 3), forces (N, 3), and what `gradient` reads.
 
-    weights: the model's, or the packed ones alone.
+    weights: the model's, or the packed ones alone. The last is empty unless `keep`.
     """
     atoms = graph[0].shape[0]
     found = vec.new_empty(atoms), vec.new_empty(vec.shape), vec.new_empty((atoms, 3))
-    _run(text, vec, graph, weights, [*found], [])
-    return found
+    kept = vec.new_empty(kept_size(text, vec.dtype, atoms) if keep else 0)
+    _run(text, vec, graph, weights, kept, [*found], [])
+    return *found, kept
 
 
 def gradient(
@@ -102,15 +118,19 @@ def gradient(
     vec: Tensor,
     graph: list[Tensor],
     weights: list[Tensor],
+    kept: Tensor,
     cotangents: Sequence[Tensor | None],
     need_vec: bool,
     need_weights: bool,
 ) -> list[Tensor]:
-    """Gradients of cotangents times what `evaluate` gives, by vec and by every weight: those that are wanted."""
+    """Gradients of cotangents times what `evaluate` gives, by vec and by every weight: those that are wanted.
+
+    kept: what `evaluate` kept of the same inputs, or nothing, (0,).
+    """
     d_vec = vec.new_empty(vec.shape) if need_vec else None
     weights = [w.contiguous() for w in weights]
     d_weights = [torch.empty_like(w) for w in weights] if need_weights else []
     if d_weights and "centres" in parse_painn(text).weights:
         d_weights[-1].zero_()  # they are not trained
-    _run(text, vec, graph, weights, [*cotangents, d_vec], d_weights)
+    _run(text, vec, graph, weights, kept, [*cotangents, d_vec], d_weights)
     return d_weights if d_vec is None else [d_vec, *d_weights]

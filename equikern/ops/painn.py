@@ -21,17 +21,21 @@ from equikern.backends._painn import PaiNNConfig, parse_painn
 from equikern.errors import BackendError, ShapeError
 from equikern.ops.engine import LIBRARY, in_float32, plain, wanted
 
-LIBRARY.define("painn(str spec, Tensor vec, Tensor[] graph, Tensor[] weights) -> (Tensor, Tensor, Tensor)")
 LIBRARY.define(
-    "painn_backward(str spec, Tensor vec, Tensor[] graph, Tensor[] weights, Tensor? d_energy, Tensor? d_g, "
-    "Tensor? d_forces, bool need_vec, bool need_weights) -> Tensor[]"
+    "painn(str spec, Tensor vec, Tensor[] graph, Tensor[] weights, bool keep=False) -> (Tensor, Tensor, Tensor, Tensor)"
+)
+LIBRARY.define(
+    "painn_backward(str spec, Tensor vec, Tensor[] graph, Tensor[] weights, Tensor kept, Tensor? d_energy, "
+    "Tensor? d_g, Tensor? d_forces, bool need_vec, bool need_weights) -> Tensor[]"
 )
 _ops = torch.ops.equikern
 
 
-def _painn(spec: str, vec: Tensor, graph: list[Tensor], weights: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+def _painn(
+    spec: str, vec: Tensor, graph: list[Tensor], weights: list[Tensor], keep: bool = False
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     _check(parse_painn(spec), vec, graph, weights)
-    return cpu_painn.evaluate(spec, vec, graph, weights)
+    return cpu_painn.evaluate(spec, vec, graph, weights, keep)
 
 
 def _painn_backward(
@@ -39,6 +43,7 @@ def _painn_backward(
     vec: Tensor,
     graph: list[Tensor],
     weights: list[Tensor],
+    kept: Tensor,
     d_energy: Tensor | None,
     d_g: Tensor | None,
     d_forces: Tensor | None,
@@ -51,12 +56,20 @@ def _painn_backward(
     for name, given, shape in shapes:
         if given is not None and (given.shape != shape or given.dtype != vec.dtype or not given.is_cpu):
             raise ShapeError(f"painn: the cotangent of {name} is {tuple(given.shape)} {given.dtype}; expected {shape}.")
-    return cpu_painn.gradient(spec, vec, graph, weights, (d_energy, d_g, d_forces), need_vec, need_weights)
+    sizes = 0, cpu_painn.kept_size(spec, vec.dtype, atoms)
+    if kept.ndim != 1 or kept.shape[0] not in sizes or kept.dtype is not vec.dtype or not kept.is_cpu:
+        raise ShapeError(f"painn: what was kept is {tuple(kept.shape)} {kept.dtype}; it is not of these inputs.")
+    return cpu_painn.gradient(
+        spec, vec, graph, weights, kept.contiguous(), (d_energy, d_g, d_forces), need_vec, need_weights
+    )
 
 
-def _fake_painn(spec: str, vec: Tensor, graph: list[Tensor], weights: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+def _fake_painn(
+    spec: str, vec: Tensor, graph: list[Tensor], weights: list[Tensor], keep: bool = False
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     atoms = graph[0].shape[0]
-    return vec.new_empty(atoms), vec.new_empty(vec.shape), vec.new_empty((atoms, 3))
+    kept = vec.new_empty(cpu_painn.kept_size(spec, vec.dtype, atoms) if keep else 0)
+    return vec.new_empty(atoms), vec.new_empty(vec.shape), vec.new_empty((atoms, 3)), kept
 
 
 def _fake_backward(
@@ -64,6 +77,7 @@ def _fake_backward(
     vec: Tensor,
     graph: list[Tensor],
     weights: list[Tensor],
+    kept: Tensor,
     d_energy: Tensor | None,
     d_g: Tensor | None,
     d_forces: Tensor | None,
@@ -80,41 +94,45 @@ class _PaiNN(torch.autograd.Function):
         ctx.spec, ctx.split = spec, split
         graph, weights = list(tensors[:split]), list(tensors[split:])
         if direct:
-            found = _painn(spec, vec, graph, weights)
+            found = _painn(spec, vec, graph, weights, keep=True)
         else:
             with torch._C._AutoDispatchBelowAutograd():
-                found = _ops.painn(spec, vec, graph, weights)
-        ctx.save_for_backward(vec, *tensors)
+                found = _ops.painn(spec, vec, graph, weights, keep=True)
+        ctx.mark_non_differentiable(found[3])
+        ctx.save_for_backward(vec, found[3], *tensors)
         return found
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
-        vec, *tensors = ctx.saved_tensors
+        vec, kept, *tensors = ctx.saved_tensors
         graph, weights = tensors[: ctx.split], tensors[ctx.split :]
         need_vec = bool(wanted(ctx, first=3, count=1))
         # They come together, so one that is wanted answers for all; and if vec is not wanted, one of them is. To ask
         # costs 60 us: for a leaf torch answers by an exception.
         first = 4 + ctx.split
         need_weights = not need_vec or any(wanted(ctx, first + n, count=1) for n in range(len(weights)))
+        cotangents = cotangents[:3]
         given = [t for t in cotangents if t is not None]
         if not given:
             return (None,) * (4 + len(tensors))
         direct = not torch.is_grad_enabled() and plain([vec, *given], graph)
         backward: Any = _painn_backward if direct else _ops.painn_backward
-        found = iter(backward(ctx.spec, vec, graph, weights, *cotangents, need_vec, need_weights))
+        found = iter(backward(ctx.spec, vec, graph, weights, kept, *cotangents, need_vec, need_weights))
         d_vec = next(found) if need_vec else None
         return None, None, None, d_vec, *([None] * ctx.split), *(found if need_weights else [None] * len(weights))
 
 
-def _autograd_painn(spec: str, vec: Tensor, graph: list[Tensor], weights: list[Tensor], direct: bool = False) -> Any:
+def _autograd_painn(
+    spec: str, vec: Tensor, graph: list[Tensor], weights: list[Tensor], keep: bool = False, direct: bool = False
+) -> Any:
     _refuse_tangents([vec, *weights])
     if torch.is_grad_enabled() and any(t.requires_grad for t in (vec, *weights)):
         _refuse_centres(spec, weights)
         return _PaiNN.apply(spec, direct, len(graph), vec, *graph, *weights)
     if direct:
-        return _painn(spec, vec, graph, weights)
+        return _painn(spec, vec, graph, weights, keep)
     with torch._C._AutoDispatchBelowAutograd():
-        return _ops.painn(spec, vec, graph, weights)
+        return _ops.painn(spec, vec, graph, weights, keep)
 
 
 def _autograd_backward(
@@ -122,6 +140,7 @@ def _autograd_backward(
     vec: Tensor,
     graph: list[Tensor],
     weights: list[Tensor],
+    kept: Tensor,
     d_energy: Tensor | None,
     d_g: Tensor | None,
     d_forces: Tensor | None,
@@ -136,7 +155,7 @@ def _autograd_backward(
             "call the model itself."
         )
     with torch._C._AutoDispatchBelowAutograd():
-        return _ops.painn_backward(spec, vec, graph, weights, d_energy, d_g, d_forces, need_vec, need_weights)
+        return _ops.painn_backward(spec, vec, graph, weights, kept, d_energy, d_g, d_forces, need_vec, need_weights)
 
 
 def _refuse_centres(spec: str, weights: list[Tensor]) -> None:
@@ -224,8 +243,8 @@ def painn_forces(
 def _evaluate(config: PaiNNConfig, vec: Tensor, graph: list[Tensor], weights: list[Tensor]) -> Any:
     if backends.select_painn(vec.device.type, vec.dtype) == "cpu":
         if plain((vec, *weights), graph):  # past the dispatcher, which would convert all lists twice
-            return _autograd_painn(config.text, vec, graph, weights, direct=True)
-        return _ops.painn(config.text, vec, graph, weights)
+            return _autograd_painn(config.text, vec, graph, weights, direct=True)[:3]
+        return _ops.painn(config.text, vec, graph, weights)[:3]
     _check(config, vec, graph, weights)
     records = torch.is_grad_enabled() and any(t.requires_grad for t in (vec, *weights))
     with torch.enable_grad():

@@ -10,7 +10,7 @@ from equikern.ops.painn import evaluate_packed, pack
 from equikern.testing.painn import CONFIGS, painn_inputs
 
 LIMITS = {torch.float64: 1e-12, torch.float32: 3e-4}
-op = torch.ops.equikern.painn.default
+op, backward = torch.ops.equikern.painn.default, torch.ops.equikern.painn_backward.default
 
 
 def gradients(config, vec, graph, weights, backend="auto"):
@@ -161,6 +161,17 @@ def test_gradients_of_weights_need_none_of_the_vectors(atoms):
         assert (a - b).norm() <= LIMITS[torch.float64] * b.norm(), name
 
 
+@pytest.mark.parametrize("atoms", [9, 70])
+def test_a_gradient_taken_twice_has_the_same_bits(atoms):
+    config = CONFIGS["trained-size"]
+    vec, graph, weights = painn_inputs(config, atoms, torch.float32)
+    trained = [w.requires_grad_() for w in weights[:-1]]
+    energy, g = painn(config, vec, graph, weights)
+    loss = energy.square().sum() + g.square().sum()
+    first = torch.autograd.grad(loss, trained, retain_graph=True)
+    assert all(torch.equal(a, b) for a, b in zip(first, torch.autograd.grad(loss, trained), strict=True))
+
+
 @pytest.mark.parametrize("dtype", LIMITS)
 @pytest.mark.parametrize("atoms", [9, 70])
 def test_packed_weights_give_the_same(atoms, dtype):
@@ -230,6 +241,10 @@ def test_the_op_itself_refuses_what_the_kernels_cannot_read():
         evaluate_packed(config, vec, graph, pack(config, weights)[1:])
     with pytest.raises(ShapeError, match="use one dtype"):
         evaluate_packed(config, vec.float(), graph, pack(config, weights))
+    energy, *_, kept = op(config.text, vec, graph, weights, True)
+    for wrong in (kept[1:], kept.float()):
+        with pytest.raises(ShapeError, match="kept"):
+            backward(config.text, vec, graph, weights, wrong, energy, None, None, True, True)
 
 
 @pytest.mark.parametrize(
