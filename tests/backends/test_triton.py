@@ -65,7 +65,7 @@ def test_what_it_has_no_kernel_for_is_named(id, reason, chosen):
 
 
 @needs_triton
-def test_cuda_tensors_go_to_triton():
+def test_without_nvrtc_cuda_tensors_go_to_triton():
     assert backends.select(PROGRAMS["mace"].text, "cuda", torch.bfloat16) == "triton"
 
 
