@@ -147,7 +147,7 @@ def rows(part: str, name: str, edges: int, device: str, found: dict[str, Any]) -
 
 def tables(results: dict[str, Any]) -> str:
     """What was measured, as markdown."""
-    facts, missing = results["machine"], defaultdict(list)
+    facts, missing = results["machine"], defaultdict(dict)  # reasons, and where
     lines = [f"{facts['device']}, torch {facts['torch']}, float32; µs, in brackets the peak of memory in MB."]
     for part, title in (("weights", "weights given"), ("network", "harmonics and network on both sides")):
         here = [row for row in results["rows"] if row["part"] == part]
@@ -162,8 +162,8 @@ def tables(results: dict[str, Any]) -> str:
         for row in here:
             for who in (OURS, *peers):
                 if "skipped" in row[who]:
-                    missing[f"{who}: {row[who]['skipped']}"].append(f"{row['case']} {row['edges']} {row['step']}")
-    return "\n".join([*lines, "", *(f"- {reason} ({', '.join(where)})" for reason, where in missing.items())])
+                    missing[f"{who}: {row[who]['skipped']}"][f"{row['case']} {row['edges']}, {title}"] = None
+    return "\n".join([*lines, "", *(f"- {reason} ({'; '.join(where)})" for reason, where in missing.items())])
 
 
 def _cell(time: dict[str, Any]) -> str:
