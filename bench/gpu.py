@@ -63,12 +63,14 @@ def program_of(name: str) -> Program:
 class Workload:
     """A program on a random graph of degree 30: tensors x y w, ours and its rival as functions of them."""
 
-    def __init__(self, name: str, edges: int, device: str) -> None:
+    def __init__(self, name: str, edges: int, device: str, edge_index: torch.Tensor | None = None) -> None:
         torch.manual_seed(0)
         self.name, self.edges, self.nodes = name, edges, max(edges // DEGREE, 1)
         self.program = program_of(name)
-        receivers = torch.arange(self.nodes).repeat_interleave(edges // self.nodes + 1)[:edges]
-        self.edge_index = torch.stack([torch.randint(0, self.nodes, (edges,)), receivers]).to(device)
+        if edge_index is None:
+            receivers = torch.arange(self.nodes).repeat_interleave(edges // self.nodes + 1)[:edges]
+            edge_index = torch.stack([torch.randint(0, self.nodes, (edges,)), receivers])
+        self.edge_index = edge_index.to(device)
         rows = {"edge": edges, "sender": self.nodes}
         self.tensors = [torch.randn(rows[slot.row], slot.dim, device=device) for slot in self.program.operands[:3]]
         if name in ("painn", "schnet"):
@@ -112,10 +114,15 @@ class Workload:
 def error(name: str, device: str, edges: int = 900) -> float:
     """Largest relative difference to the float64 reference: value, gradients, gradients of the gradients."""
     small = Workload(name, edges, device)
-    got = [run(small.ours, small.tensors) for run in STEPS.values()]
+    return difference(small, small.ours)
+
+
+def difference(load: Workload, f: Callable[..., torch.Tensor]) -> float:
+    """The same of a function that should be ours."""
+    got = [run(f, load.tensors) for run in STEPS.values()]
     with equikern.backend("reference"):
-        doubled = [t.double() for t in small.tensors]
-        expected = [run(small.ours, doubled) for run in STEPS.values()]
+        doubled = [t.double() for t in load.tensors]
+        expected = [run(load.ours, doubled) for run in STEPS.values()]
     pairs = [(got[0], expected[0]), *zip(got[1], expected[1], strict=True), *zip(got[2], expected[2], strict=True)]
     return max(float((g - e).abs().max() / e.abs().max()) for g, e in pairs)
 

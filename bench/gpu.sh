@@ -4,6 +4,7 @@
 #   conformance   tests/gpu, against the float64 reference
 #   sanitize      small cases under compute-sanitizer
 #   bench         sweeps and steps of layers; modes, radial, symmetric: other layers, each against its rival
+#   peers         convolutions against cuEquivariance and OpenEquivariance, where PYTHONPATH has them
 #   tune          CUDA C++ under many layouts, beside Triton (tune_cuda.py)
 #   models        whole potentials; needs the libraries whose models they are (sevenn, nequip, mace-torch with e3nn 0.4.4)
 #   all           all of them
@@ -11,7 +12,7 @@
 # Results go to $OUT (bench/out if it is not set). No stage takes more than a few minutes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-stages="env, conformance, sanitize, bench, modes, radial, symmetric, tune, models or all"
+stages="env, conformance, sanitize, bench, modes, radial, symmetric, peers, tune, models or all"
 stage="${1:?$stages}"
 shift
 export OUT="${OUT:-bench/out}" PYTHONPATH=".:bench:${PYTHONPATH:-}" PYTHONUNBUFFERED=1
@@ -47,13 +48,13 @@ conformance) conformance "$@" ;;
 sanitize) sanitize "$@" ;;
 bench) measure gpu "$@" ;;
 tune) measure tune_cuda "$@" ;;
-modes | radial | symmetric | models) measure "gpu_$stage" "$@" ;;
+modes | radial | symmetric | peers | models) measure "gpu_$stage" "$@" ;;
 all)
     environment
     conformance
     sanitize
     measure gpu
-    for suite in modes radial symmetric models; do measure "gpu_$suite"; done
+    for suite in modes radial symmetric peers models; do measure "gpu_$suite"; done
     ;;
 *)
     echo "unknown stage $stage; use $stages" >&2

@@ -26,6 +26,7 @@ from equikern.graph import Graph
 from equikern.nn import RadialConvolution
 
 Layer = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+Step = Callable[[Layer, torch.Tensor, torch.Tensor], list[torch.Tensor]]
 WHO = ("table", "network", "e3nn")
 
 
@@ -47,7 +48,7 @@ def inner(f: Layer, x: torch.Tensor, vec: torch.Tensor) -> list[torch.Tensor]:
     return list(torch.autograd.grad(f(*leaves).square().sum(), leaves))
 
 
-STEPS = {"forward": forward, "forces": forces, "inner layer": inner}
+STEPS: dict[str, Step] = {"forward": forward, "forces": forces, "inner layer": inner}
 
 
 @cache
@@ -66,11 +67,13 @@ def modules(name: str, device: str) -> tuple[RadialConvolution, RadialConvolutio
 class Workload:
     """A layer on a random graph of degree 30, edges of 1 to 5 in random directions: ours twice, and the rival."""
 
-    def __init__(self, name: str, edges: int, device: str) -> None:
+    def __init__(self, name: str, edges: int, device: str, index: torch.Tensor | None = None) -> None:
         torch.manual_seed(0)
         nodes = max(edges // DEGREE, 1)
-        receivers = torch.arange(nodes).repeat_interleave(edges // nodes + 1)[:edges]
-        self.index = torch.stack([torch.randint(0, nodes, (edges,)), receivers]).to(device)
+        if index is None:
+            receivers = torch.arange(nodes).repeat_interleave(edges // nodes + 1)[:edges]
+            index = torch.stack([torch.randint(0, nodes, (edges,)), receivers])
+        self.index = index.to(device)
         tabled, plain, self.rival = modules(name, device)
         self.table, graph = tabled.table, Graph(self.index, nodes)
         self.x = torch.randn(nodes, tabled.irreps_x.dim, device=device)
@@ -83,27 +86,26 @@ class Workload:
         }
 
 
-def errors(name: str, device: str, edges: int = 3000) -> dict[str, float]:
+def errors(load: Workload, gradients: Step = inner) -> dict[str, float]:
     """Largest relative difference of values and gradients to e3nn's in float64."""
-    load = Workload(name, edges, device)
     if reason := load.table.why_not():
-        raise SystemExit(f"{name} has no table: {reason}")
+        raise SystemExit(f"there is no table: {reason}")
     exact = copy.deepcopy(load.rival).double()
     doubled = [lambda x, vec: exact(x, vec, load.index), load.x.double(), load.vec.double()]
-    expected = [*forward(*doubled), *inner(*doubled)]
+    expected = [*forward(*doubled), *gradients(*doubled)]
     return {
         who: max(
             float((g - e).abs().max() / e.abs().max())
-            for g, e in zip([*forward(f, load.x, load.vec), *inner(f, load.x, load.vec)], expected, strict=True)
+            for g, e in zip([*forward(f, load.x, load.vec), *gradients(f, load.x, load.vec)], expected, strict=True)
         )
         for who, f in load.layers.items()
     }
 
 
-def measured(call: Callable[[], Any], device: str, graph: bool) -> dict[str, Any]:
+def measured(call: Callable[[], Any], device: str, graph: bool = False, budget: float = 0.25) -> dict[str, Any]:
     """Times and memory of a call, or why there are none."""
     try:
-        found: dict[str, Any] = seconds(call, device)
+        found: dict[str, Any] = seconds(call, device, budget)
         if device == "cuda":
             before = torch.cuda.memory_allocated()
             torch.cuda.reset_peak_memory_stats()
@@ -167,7 +169,7 @@ def main() -> None:
     given, device, results = run.given, run.device, run.results
     for name in given.cases:
         start = time.perf_counter()
-        results["errors"][name] = found = errors(name, device)
+        results["errors"][name] = found = errors(Workload(name, 3000, device))
         said = ", ".join(f"{who} {error:.1e}" for who, error in found.items())
         run.save(f"{name}: errors {said}; compiled in {time.perf_counter() - start:.1f} s")
         if max(found["table"], found["network"]) > 2e-5:

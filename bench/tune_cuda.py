@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from itertools import repeat
+from math import exp, log
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -36,32 +37,38 @@ from equikern.program.program import X
 
 CASES = ("mace", "nequip", "sevennet", "painn")
 FORMS = {"forward": [3], "backward": [0, 1, 2], "double backward": [0, 1, 2, 3]}
+
+
+def staged(values: int, registers: int, stages: int, **more: Any) -> Tuning:
+    """What is read ahead waits in the memory of the block."""
+    return Tuning(values, registers, ahead=0, stages=stages, **more)
+
+
 # values (so, channels a lane), registers (so, warps on a multiprocessor), warps of a block, edges read ahead, values of
-# a unit, whether caches keep what is read and written once
+# a unit, whether caches keep what is read and written once, stages
 TUNINGS = {
     "forward": [
-        *(Tuning(v, r) for v, r in ((1, 255), (1, 128), (1, 96), (1, 80), (128, 128), (168, 168), (255, 255))),
-        *(Tuning(v, r, ahead=0) for v, r in ((1, 96), (128, 128), (168, 168))),
-        *(Tuning(v, r, ahead=2) for v, r in ((1, 128), (128, 128), (168, 168))),
-        Tuning(128, 128, warps=4),
-        Tuning(128, 128, keep=True),
-        Tuning(128, 128, widest=30),
+        *(staged(v, r, n) for v, r in ((1, 64), (1, 80), (128, 96), (128, 128), (168, 128)) for n in (2, 3, 4)),
+        *(staged(255, 255, n) for n in (2, 3)),
+        staged(168, 128, 6),
+        staged(168, 128, 3, warps=4),
+        staged(168, 128, 3, keep=True),
+        *(Tuning(168, 168, ahead=n) for n in (0, 1)),
     ],
     "backward": [
-        *(Tuning(v, r) for v, r in ((1, 255), (1, 168), (1, 128), (1, 96), (128, 128), (168, 168), (255, 255))),
-        *(Tuning(v, r, ahead=0) for v, r in ((1, 96), (1, 128), (168, 168))),
-        *(Tuning(v, r, ahead=2) for v, r in ((1, 168), (168, 168))),
-        Tuning(128, 128, warps=4),
-        Tuning(128, 128, keep=True),
-        Tuning(128, 128, widest=30),
+        *(staged(v, r, n) for v, r in ((1, 80), (1, 96), (150, 128), (168, 168), (183, 168)) for n in (2, 3, 4)),
+        *(staged(255, 255, n) for n in (2, 3)),
+        staged(168, 168, 3, warps=4),
+        staged(168, 168, 3, keep=True),
+        *(Tuning(183, 168, ahead=n) for n in (0, 1)),
     ],
     "double backward": [
-        *(Tuning(v, r, widest=80) for v, r in ((1, 255), (1, 168), (145, 168), (220, 255), (255, 255))),
-        *(Tuning(v, r, ahead=0, widest=80) for v, r in ((1, 128), (1, 168), (220, 255))),
-        *(Tuning(v, r, ahead=2, widest=80) for v, r in ((1, 255), (220, 255))),
-        Tuning(145, 168, warps=4, widest=80),
-        Tuning(145, 168, widest=80, keep=True),
-        *(Tuning(v, r, widest=w) for v, r, w in ((1, 168, 56), (220, 255, 56), (1, 168, 38), (1, 128, 38))),
+        *(staged(v, r, n, widest=80) for v, r in ((1, 128), (1, 168), (183, 168), (220, 255)) for n in (2, 3, 4)),
+        *(staged(255, 255, n, widest=80) for n in (2, 3)),
+        staged(183, 168, 3, warps=4, widest=80),
+        staged(183, 168, 3, widest=80, keep=True),
+        Tuning(255, 255, widest=80),
+        Tuning(145, 168, widest=62),
     ],
 }
 
@@ -98,16 +105,20 @@ class Job:
         return lambda: launch.sweep(make, self.program, operands, load.graph.index, rows, second=self.second)
 
 
-def candidates(job: Job, few: bool) -> dict[str, launch.Make]:
-    """Layouts by tuning, those of equal kernels once, the one in use first."""
-    found: dict[str, launch.Make] = {}
-    seen: set[tuple[str, ...]] = set()
-    for given in [None, *TUNINGS[job.form][: 1 if few else None]]:
-        make = maker(torch.float32, given)
-        if (sources := tuple(job.sources(make))) not in seen:
-            seen.add(sources)
-            found["in use" if given is None else " ".join(str(int(n)) for n in given)] = make
-    return found
+class Candidates:
+    """Layouts by tuning, those of equal kernels once, the one in use first; `same`: the layout's name, by tuning."""
+
+    def __init__(self, job: Job, few: bool) -> None:
+        self.makes: dict[str, launch.Make] = {}
+        self.same: dict[Tuning, str] = {}
+        seen: dict[tuple[str, ...], str] = {}
+        for given in [None, *TUNINGS[job.form][: 1 if few else None]]:
+            make = maker(torch.float32, given)
+            sources = tuple(job.sources(make))
+            name = seen.setdefault(sources, "in use" if given is None else " ".join(str(int(n)) for n in given))
+            self.makes.setdefault(name, make)
+            if given is not None:
+                self.same[given] = name
 
 
 def compile(source: str, arch: int) -> str | None:
@@ -144,10 +155,28 @@ def measure(job: Job, load: gpu.Workload, makes: dict[str, launch.Make], triton:
     return found
 
 
+def ranking(
+    rows: list[dict[str, Any]], same: dict[tuple[str, str], dict[Tuning, str]]
+) -> dict[str, list[tuple[float, Tuning]]]:
+    """For each form, the geometric mean over cases of the time over the best, for tunings that ran in all of them."""
+    took = {(row["case"], row["form"], row["layout"]): row["ms"] for row in rows}
+    found: dict[str, list[tuple[float, Tuning]]] = {}
+    for form, tunings in TUNINGS.items():
+        cases = [case for case in CASES if (case, form) in same]
+        best = {c: min(ms for (case, of, _), ms in took.items() if (case, of) == (c, form)) for c in cases}
+        for tuning in tunings:
+            times = [took.get((c, form, same[c, form].get(tuning, ""))) for c in cases]
+            if None not in times:
+                logs = [log(t / best[c]) for c, t in zip(cases, times, strict=True)]  # type: ignore[operator]
+                found.setdefault(form, []).append((exp(sum(logs) / len(logs)), tuning))
+        found.get(form, []).sort()
+    return found
+
+
 def table(rows: list[dict[str, Any]]) -> str:
     """As markdown, the fastest of each sweep first."""
     lines = [
-        "| case | sweep | values registers warps ahead widest keep | channels a lane | ms | difference |",
+        "| case | sweep | values registers warps ahead widest keep stages | channels a lane | ms | difference |",
         "|" + "---|" * 6,
     ]
     for row in sorted(rows, key=lambda r: (CASES.index(r["case"]), list(FORMS).index(r["form"]), r["ms"])):
@@ -171,8 +200,8 @@ def main() -> None:
         return
     start = time.perf_counter()
     jobs = [Job(case, form) for case in given.cases for form in FORMS]
-    makes = {(job.case, job.form): candidates(job, given.dry) for job in jobs}
-    sources = {source for job in jobs for make in makes[job.case, job.form].values() for source in job.sources(make)}
+    made = {(job.case, job.form): Candidates(job, given.dry) for job in jobs}
+    sources = {s for job in jobs for make in made[job.case, job.form].makes.values() for s in job.sources(make)}
     triton = not (given.no_triton or given.dry)
     warming = [warm_triton(job.case, job.form) for job in jobs] if triton else []
     with ProcessPoolExecutor(mp_context=get_context("fork")) as pool:
@@ -188,10 +217,15 @@ def main() -> None:
     for case in given.cases:
         load = gpu.Workload(case, given.edges, "cuda")
         for job in (job for job in jobs if job.case == case):
-            rows += measure(job, load, makes[job.case, job.form], triton)
+            rows += measure(job, load, made[job.case, job.form].makes, triton)
+    ranks = ranking(rows, {key: of.same for key, of in made.items()})
+    found = {"device": torch.cuda.get_device_name(), "edges": given.edges, "rows": rows, "ranking": ranks}
     given.out.parent.mkdir(parents=True, exist_ok=True)
-    given.out.write_text(json.dumps({"device": torch.cuda.get_device_name(), "edges": given.edges, "rows": rows}))
-    print(f"{torch.cuda.get_device_name()}, {given.edges} edges, {time.perf_counter() - start:.0f} s\n{table(rows)}")
+    given.out.write_text(json.dumps(found))
+    print(f"{found['device']}, {given.edges} edges, {time.perf_counter() - start:.0f} s\n{table(rows)}")
+    for form, order in ranks.items():
+        print(f"{form}, mean of the time over the best of each case:")
+        print(*(f"  {mean:.3f}  {Tuning(*tuning)}" for mean, tuning in order[:6]), sep="\n")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@
 #else
 #define EQK_DEVICE __device__ __forceinline__
 #define EQK_TABLE __device__ const
+#define EQK_SHARED __shared__
 /// `blocks`: how many of them a multiprocessor is to have room for, which bounds the registers of a thread.
 #define EQK_BOUNDED_KERNEL(name, threads, blocks, Argument) \
     extern "C" __global__ void __launch_bounds__(threads, blocks) name(const __grid_constant__ Argument argument)
@@ -27,6 +28,23 @@ EQK_DEVICE unsigned short half_of_float(float x) {
 EQK_DEVICE long long opaque(long long n) {
     asm("" : "+l"(n));
     return n;
+}
+
+/// Starts a copy of 4, 8 or 16 bytes into the memory of the block.
+template <int BYTES>
+EQK_DEVICE void start_copy(void* to, const void* from) {
+    const unsigned at = unsigned(__cvta_generic_to_shared(to));
+    if constexpr (BYTES == 16)
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(at), "l"(from) : "memory");
+    else
+        asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(at), "l"(from), "n"(BYTES) : "memory");
+}
+/// The copies since the last mark are one batch.
+EQK_DEVICE void mark_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+/// Waits for the thread's own copies, but those of the last LATER batches.
+template <int LATER>
+EQK_DEVICE void await_copies() {
+    asm volatile("cp.async.wait_group %0;" ::"n"(LATER) : "memory");
 }
 #endif
 #define EQK_KERNEL(name, threads, Argument) EQK_BOUNDED_KERNEL(name, threads, 1, Argument)
@@ -94,6 +112,15 @@ template <class P>
 EQK_DEVICE void write_once(P* to, P value) {
     using Bits = typename Word<sizeof(P)>::Type;
     __stcs(reinterpret_cast<Bits*>(to), reinterpret_cast<const Bits&>(value));
+}
+
+/// Copies it into the memory of the block, where it is once `await_copies` returns.
+template <class P>
+EQK_DEVICE void copy_ahead(P* to, const P* from) {
+    if constexpr (sizeof(P) >= 4)
+        start_copy<sizeof(P)>(to, from);
+    else
+        *to = *from;
 }
 
 }  // namespace eqk

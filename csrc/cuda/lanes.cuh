@@ -30,6 +30,24 @@ struct Segment {
         }
     }
 
+    /// The same in two steps: `fetch` starts copies into the memory of the block, from where `take` loads.
+    template <class S>
+    static EQK_DEVICE void fetch(const S* tensor, Index row, int u, int lane, S* to) {
+        const S* from = tensor + first(row, inside(u) ? u : 0);
+#pragma unroll
+        for (int p = 0; p < D; ++p)
+            copy_ahead(slot(to, p, lane), reinterpret_cast<const Pack<S, V>*>(from + pack(p)));
+    }
+    template <class S, class T>
+    static EQK_DEVICE void take(S* from, int lane, T* to) {
+#pragma unroll
+        for (int p = 0; p < D; ++p) {
+            const Pack<S, V> read = *slot(from, p, lane);
+#pragma unroll
+            for (int v = 0; v < V; ++v) to[element(p * V + v)] = T(read.value[v]);
+        }
+    }
+
     template <class S, class T>
     static EQK_DEVICE void store(S* tensor, Index row, int u, const T* from) {
         if (!inside(u)) return;
@@ -53,6 +71,10 @@ struct Segment {
     /// Where a lane's numbers begin, but for the constant of each pack.
     static EQK_DEVICE Index first(Index row, int u) { return opaque(row + Index(u) * (MUL_IR ? D : 1)); }
     static EQK_DEVICE constexpr int pack(int p) { return START + p * (MUL_IR ? V : MUL); }
+    template <class S>
+    static EQK_DEVICE Pack<S, V>* slot(S* in, int p, int lane) {
+        return reinterpret_cast<Pack<S, V>*>(in) + p * WARP + lane;
+    }
     /// Which element of its array a lane's n-th number is.
     static EQK_DEVICE constexpr int element(int n) { return MUL_IR ? n % D * V + n / D : n; }
 };
@@ -74,6 +96,13 @@ struct Spread {
         for (int n = 0; n < N; n += WARP) part[n / WARP] = n + lane < N ? T(row[n + lane]) : T(0);
     }
 
+    /// Starts copies into the memory of the block, from where `load` reads as from a row.
+    template <class S>
+    static EQK_DEVICE void fetch(const S* row, int lane, S* to) {
+#pragma unroll
+        for (int n = 0; n < N; n += WARP)
+            if (n + lane < N) copy_ahead(to + n + lane, row + n + lane);
+    }
     /// The numbers at the columns of `C`, for every lane.
     template <int... C>
     EQK_DEVICE void gather(T* to) const {

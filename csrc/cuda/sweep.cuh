@@ -77,10 +77,22 @@ struct Ahead {
 };
 
 template <class F, class Unit>
-EQK_DEVICE void walk(const Operands<F>& in, Index row, int task, int u, int lane) {
+EQK_DEVICE void compute(const Operands<F>& in, Edge edge, typename Unit::Reads& reads, int task, int u, int lane,
+                        typename F::T* held) {
+    Unit::missing(edge, reads);
+    const bool lost = edge.knot < 0;
+    typename F::T dy[F::YDIM] = {}, db[F::Table::SIZE];
+    fill(db, lost ? not_a_number<typename F::T>() : typename F::T(0));
+    Unit::edge(in, reads, edge.number, lost ? 0 : edge.knot, u, held, dy, db);
+    const Index part = edge.number * F::TASKS + task;
+    if constexpr (F::Y) store_sums<F::YDIM>(dy, Unit::inside(u), lane, in.dy + part * F::YDIM);
+    if constexpr (F::B) store_sums<F::Table::ROWS>(db, Unit::inside(u), lane, in.db + part * F::Table::ROWS);
+}
+
+/// What is read for the edges ahead waits in registers.
+template <class F, class Unit>
+EQK_DEVICE void walk_registers(const Operands<F>& in, Index row, int task, int u, int lane, typename F::T* held) {
     constexpr int AHEAD = F::AHEAD;
-    typename F::T held[Unit::HELD] = {};
-    Unit::begin(in, row, u, held);
     Edges<F> edges(in, row);
     Ahead<Unit> ring[AHEAD ? AHEAD : 1];
 #pragma unroll
@@ -94,36 +106,74 @@ EQK_DEVICE void walk(const Operands<F>& in, Index row, int task, int u, int lane
                 if (!AHEAD) ring[0].load(in, edges.at(in, t, lane), u, lane);
                 Ahead<Unit> now = ring[n];
                 if (AHEAD && t + n + AHEAD < edges.count) ring[n].load(in, edges.at(in, t + n + AHEAD, lane), u, lane);
-                Unit::missing(now.edge, now.reads);
-                const bool lost = now.edge.knot < 0;
-                typename F::T dy[F::YDIM] = {}, db[F::Table::SIZE];
-                fill(db, lost ? not_a_number<typename F::T>() : typename F::T(0));
-                Unit::edge(in, now.reads, now.edge.number, lost ? 0 : now.edge.knot, u, held, dy, db);
-                const Index part = now.edge.number * F::TASKS + task;
-                if constexpr (F::Y) store_sums<F::YDIM>(dy, Unit::inside(u), lane, in.dy + part * F::YDIM);
-                if constexpr (F::B)
-                    store_sums<F::Table::ROWS>(db, Unit::inside(u), lane, in.db + part * F::Table::ROWS);
+                compute<F, Unit>(in, now.edge, now.reads, task, u, lane, held);
             }
+}
+
+/// It waits in the memory of the block, each lane's where no other lane looks: nothing is synchronised.
+template <class F, class Unit>
+EQK_DEVICE void walk_stages(const Operands<F>& in, Index row, int task, int u, int lane, typename F::T* held,
+                            typename F::Real* stages) {
+    Edges<F> ahead(in, row), edges(in, row);
+    const auto fetch = [&](int t) {
+        if (t < ahead.count) {
+            const Edge edge = ahead.at(in, t, lane);
+            Unit::fetch(in, edge.number, edge.other, u, lane, stages + t % F::STAGES * Unit::STAGE);
+        }
+        mark_copies();
+    };
+#pragma unroll
+    for (int t = 0; t < F::STAGES - 1; ++t) fetch(t);
+#pragma unroll 1
+    for (int t = 0; t < edges.count; ++t) {
+        fetch(t + F::STAGES - 1);
+        await_copies<F::STAGES - 1>();
+        typename Unit::Reads reads;
+        Unit::take(stages + t % F::STAGES * Unit::STAGE, lane, reads);
+        compute<F, Unit>(in, edges.at(in, t, lane), reads, task, u, lane, held);
+    }
+}
+
+template <class F, class Unit>
+EQK_DEVICE void walk(const Operands<F>& in, Index row, int task, int u, int lane, typename F::Real* stages) {
+    typename F::T held[Unit::HELD] = {};
+    Unit::begin(in, row, u, held);
+    if constexpr (F::STAGES > 0)
+        walk_stages<F, Unit>(in, row, task, u, lane, held, stages);
+    else
+        walk_registers<F, Unit>(in, row, task, u, lane, held);
     Unit::end(in, row, u, held);
 }
 
 /// The units of a form: TASKS warps for each of them in turn, for every row.
 template <class First, class... Rest>
 struct Units {
+    /// Numbers that an edge of any of them takes in the memory of the block.
+    static EQK_DEVICE constexpr int stage() {
+        int most = First::STAGE;
+        ((most = Rest::STAGE > most ? Rest::STAGE : most), ...);
+        return most;
+    }
+
     template <class F>
-    static EQK_DEVICE void walk(const Operands<F>& in, Index row, int task, int of_unit, int lane) {
+    static EQK_DEVICE void walk(const Operands<F>& in, Index row, int task, int of_unit, int lane,
+                                typename F::Real* stages) {
         if constexpr (sizeof...(Rest) > 0)
-            if (of_unit >= First::TASKS) return Units<Rest...>::walk(in, row, task, of_unit - First::TASKS, lane);
-        eqk::walk<F, First>(in, row, task, (of_unit * WARP + lane) * First::V, lane);
+            if (of_unit >= First::TASKS)
+                return Units<Rest...>::walk(in, row, task, of_unit - First::TASKS, lane, stages);
+        eqk::walk<F, First>(in, row, task, (of_unit * WARP + lane) * First::V, lane, stages);
     }
 };
 
 template <class F, class Units>
 EQK_DEVICE void sweep(const Operands<F>& in) {
+    constexpr int SIZE = F::STAGES * Units::stage();  // of a warp
+    alignas(16) EQK_SHARED char memory[F::WARPS * SIZE * sizeof(typename F::Real) + 16];
     const int warp = F::WARPS == 1 ? 0 : __shfl_sync(ALL, int(threadIdx.x / WARP), 0);
+    auto* stages = reinterpret_cast<typename F::Real*>(memory) + warp * SIZE;
     const Index item = Index(blockIdx.x) * F::WARPS + warp, row = item / F::TASKS;
     const int task = int(item % F::TASKS), lane = threadIdx.x % WARP;
-    if (row < in.rows) Units::walk(in, row, task, task, lane);
+    if (row < in.rows) Units::walk(in, row, task, task, lane, stages);
 }
 
 }  // namespace eqk

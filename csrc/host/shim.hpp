@@ -10,6 +10,7 @@
 #define EQK_VISIBLE extern "C" __attribute__((visibility("default")))
 #define EQK_DEVICE inline
 #define EQK_TABLE static const
+#define EQK_SHARED static thread_local
 #define EQK_BOUNDED_KERNEL(name, threads, blocks, Argument)                                                  \
     static void name(const Argument& argument);                                                              \
     EQK_VISIBLE void name##_on_host(unsigned x, unsigned y, const Argument* argument) {                      \
@@ -73,3 +74,10 @@ void __stcs(T* to, T value) {
     *to = value;
 }
 inline long long opaque(long long n) { return n; }
+template <int BYTES>
+void start_copy(void* to, const void* from) {
+    std::memcpy(to, from, BYTES);
+}
+inline void mark_copies() {}
+template <int LATER>
+void await_copies() {}

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from equikern.backends import coupled, cpu, linear, species, staged, triton
+from equikern.backends import coupled, cpu, cuda, linear, species, staged, triton
 from equikern.backends._derived import base_of, expanded
 from equikern.backends.species_rows import tiled
 from equikern.program import Program
@@ -57,7 +57,7 @@ def _sweep(
 def _channelwise(base: Program, operands: list[Tensor], index: list[Tensor], open: dict[int, int]) -> list[Tensor]:
     """The sweep of a backend that has a kernel for it here; else by the matrix products of `coupled`."""
     like = next(a for a in operands if a.ndim == 2)
-    for backend in (cpu, triton):
+    for backend in (cpu, cuda, triton):
         if backend.supports(base, like.device.type, like.dtype) is None:
             return backend.contract(base, operands, index, list(open.values()), list(open))
     return coupled.sweep(base, operands, index, open)

@@ -6,14 +6,19 @@ and molecular spectra", ICML 2021. Initialisation as there: Xavier uniform, zero
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from equikern.errors import EquikernError, ShapeError
 from equikern.graph import Graph
 from equikern.models._parts import xavier
 from equikern.nn import PaiNNMessage
 from equikern.ops import PaiNNConfig, painn, painn_forces, radial, radial_embedding, spherical_harmonics
+from equikern.ops.engine import HALF, autocasts, in_float32
 
 
 class Interaction(nn.Module):
@@ -164,12 +169,24 @@ class PaiNN(nn.Module):
         return painn(config, edge_vec, _arrays(species, graph), weights)
 
     def _by_layers(self, species: Tensor, edge_vec: Tensor, graph: Graph) -> tuple[Tensor, Tensor]:
-        records = torch.is_grad_enabled() and any(t.requires_grad for t in (edge_vec, *self.parameters()))
-        with torch.enable_grad():
-            inner = edge_vec.view_as(edge_vec) if edge_vec.requires_grad else edge_vec.detach().requires_grad_()
-            energies = self(species, inner, graph.edge_index, graph)
-            (g,) = torch.autograd.grad(energies.sum(), inner, create_graph=records)
-        return (energies, g) if records else (energies.detach(), g)
+        """What the op gives, in its precision: half types and autocast are computed in float32."""
+
+        def derived(vec: Tensor, call: Callable[..., Tensor] = self, tensors: Sequence[Tensor] = ()) -> Any:
+            records = torch.is_grad_enabled() and any(t.requires_grad for t in (vec, *self.parameters()))
+            with torch.enable_grad():
+                inner = vec.view_as(vec) if vec.requires_grad else vec.detach().requires_grad_()
+                energies = call(*tensors, species, inner, graph.edge_index, graph)
+                (g,) = torch.autograd.grad(energies.sum(), inner, create_graph=records)
+            return (energies, g) if records else (energies.detach(), g)
+
+        if edge_vec.dtype not in HALF and not autocasts(edge_vec):
+            return derived(edge_vec)  # type: ignore[no-any-return]
+        own = dict(self.named_parameters()) | dict(self.named_buffers())
+
+        def widened(*given: Any) -> Tensor:
+            return functional_call(self, dict(zip(own, given, strict=False)), given[len(own) :])  # type: ignore[no-any-return]
+
+        return in_float32(derived)(edge_vec, widened, list(own.values()))  # type: ignore[no-any-return]
 
     def energy_and_forces(
         self,

@@ -14,8 +14,9 @@ from equikern import backends
 from equikern.backends import cuda
 from equikern.backends.cuda import driver, nvrtc, resources
 from equikern.backends.cuda import harmonics as cuda_harmonics
+from equikern.backends.cuda import launch as cuda_launch
 from equikern.backends.cuda.launch import maker
-from equikern.backends.cuda.layout import Tuning
+from equikern.backends.cuda.layout import Tuning, tuned
 from equikern.backends.gpu import launch
 from equikern.errors import BackendError
 from equikern.ops import evaluate, plan
@@ -90,6 +91,17 @@ def test_narrow_results_are_rounded_to_nearest(on_host, dtype):
     given = [x, ones, factor.expand(4, 64).contiguous(), torch.empty(0)]
     (z,) = cuda.contract(program, given, index, [4], [3])
     assert torch.equal(z.nan_to_num(7), (x.float() * factor.float()).to(dtype).nan_to_num(7))
+
+
+@needs_compiler
+@pytest.mark.parametrize("warps", [1, 4])
+@pytest.mark.parametrize("id", ["mul-33", "ir-mul", "painn-128", "table-mul-5", "shared-mixed", "rows-edge"])
+def test_what_is_read_ahead_may_wait_in_the_memory_of_a_block(on_host, monkeypatch, id, warps):
+    monkeypatch.setattr(cuda_launch, "tuned", lambda *given: tuned(*given)._replace(stages=3, warps=warps))
+    launch.kernels.cache_clear()
+    for order in (0, 1, 2):
+        check(get(id), torch.float64, order)
+    launch.kernels.cache_clear()
 
 
 def operands(program, edges, nodes):
@@ -248,10 +260,10 @@ def test_half_types_are_for_sweeps_alone(monkeypatch, dtype):
 
 
 @needs_compiler
-def test_it_is_never_chosen_by_itself(on_host):
-    program = get("mul-5").program.text
-    assert backends.reasons(program, "cuda", torch.float32)["cuda"] is None
-    assert backends.select(program, "cuda", torch.float32) != "cuda"
+def test_cuda_tensors_go_to_it_first(on_host):
+    for dtype in (torch.float32, torch.float64, torch.bfloat16):
+        assert backends.select(get("mul-5").program.text, "cuda", dtype) == "cuda"
+    assert backends.select(get("mode-uvw").program.text, "cuda", torch.float32) == "matmul"
 
 
 def test_where_cuda_or_its_compiler_is_missing_the_reason_is_said(monkeypatch):

@@ -12,8 +12,8 @@ import torch
 from equikern import backends
 from equikern.backends import cuda
 from equikern.backends.cuda import driver, resources, spline
-from equikern.backends.cuda.emit import rows_source
 from equikern.backends.cuda.launch import maker, reals, sum_knots
+from equikern.backends.cuda.sums import rows_source
 from equikern.backends.gpu import launch, table
 from equikern.program import tabled
 from equikern.testing import get

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from equikern import backends
-from equikern.backends.triton import emit, harmonics, kernels
+from equikern.backends.triton import emit, harmonics, kernels, spline
 from equikern.backends.triton.launch import own_pass, steps
 from equikern.errors import BackendError
 from equikern.program import painn_message, schnet_message
@@ -65,7 +65,7 @@ def test_what_it_has_no_kernel_for_is_named(id, reason, chosen):
 
 
 @needs_triton
-def test_cuda_tensors_go_to_triton():
+def test_without_nvrtc_cuda_tensors_go_to_triton():
     assert backends.select(PROGRAMS["mace"].text, "cuda", torch.bfloat16) == "triton"
 
 
@@ -84,6 +84,15 @@ def test_a_compiled_kernel_does_not_depend_on_how_many_rows_there_are(name):
     for jit in (*sweeps, harmonics.kernel("sh 0,1,2 norm normalize", 0).jit):
         counts = [p for p in jit.params if p.name == "edges" or p.name.endswith("_rows")]
         assert all(p.do_not_specialize for p in counts) and (counts or jit in sweeps)
+
+
+@needs_triton
+@pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="interpreted kernels have no cache")
+def test_kernels_read_no_globals():
+    """Triton compares those with themselves at every start, and NaN is not NaN."""
+    sweeps = [made.sweep_kernel(torch.float32).jit for made in steps(get("table-mul-5").program.text).values()]
+    for jit in (*sweeps, spline._kernel(3, 0).jit, harmonics.kernel("sh 0,1,2 norm normalize", 0).jit):
+        assert jit.cache_key and not jit.used_global_vals
 
 
 def test_a_kernel_is_looked_up_again_where_a_kind_of_argument_changes(monkeypatch):

@@ -84,7 +84,7 @@ def test_tensors_that_begin_anywhere_and_other_counts_give_the_same(backend):
 
 @pytest.mark.parametrize("program", [schnet_message(48), painn_message(48)], ids=["schnet", "painn"])
 def test_first_and_second_derivatives_are_those_of_finite_differences(program):
-    assert backends.select(program.text, "cuda", torch.float64) == "triton"
+    assert backends.select(program.text, "cuda", torch.float64) == ("cuda" if backends.cuda.library() else "triton")
     torch.manual_seed(0)
     edges = torch.randint(4, (2, 7), device="cuda")
     x, y, w = (

@@ -65,6 +65,22 @@ def test_what_runs_on_a_device_is_the_op(frozen):
         assert not any(t.requires_grad for t in model._by_layers(species, vec, graph))
 
 
+@pytest.mark.parametrize("half", [torch.float16, torch.bfloat16], ids=["f16", "bf16"])
+def test_what_runs_on_a_device_computes_half_types_and_under_autocast_in_single_precision(half):
+    model = PaiNN(SMALL).to(half)
+    species, positions, edges = molecule()
+    graph, vec = Graph(edges, 9), (positions[edges[0]] - positions[edges[1]]).to(half)
+    single = copy.deepcopy(model).float()._by_layers(species, vec.float(), graph)
+    rounded = model._by_layers(species, vec, graph)
+    assert all(torch.equal(a, b.to(half)) for a, b in zip(rounded, single, strict=True))
+    rounded[1].float().square().sum().backward()
+    assert {p.grad.dtype for p in model.layers.parameters() if p.grad is not None} == {half}
+    with torch.autocast("cpu", torch.bfloat16):
+        for widened, given in ((model, vec), (copy.deepcopy(model).float(), vec.float())):
+            for a, b in zip(widened._by_layers(species, given, graph), single, strict=True):
+                assert a.dtype == torch.float32 and torch.equal(a, b)
+
+
 def native(model, species, vec, graph):
     """Energies and gradients by the op."""
     return model.energies_and_gradients(species, vec, graph.edge_index, graph)

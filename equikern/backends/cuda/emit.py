@@ -6,13 +6,11 @@ from functools import cache
 from itertools import accumulate, groupby
 from typing import NamedTuple
 
-from equikern.backends.cuda.layout import Layout, columns, components
+from equikern.backends.cuda.layout import WARP, Layout, columns, components
 from equikern.backends.gpu.sweep import HB, HW, HX, HY, OPENED, OPERANDS, B, Sweep, part_columns, sweep_units
-from equikern.backends.gpu.units import Cell, UnitPath, segments
+from equikern.backends.gpu.units import Cell, UnitPath
 from equikern.program import SHARED
 from equikern.program.program import W, X, Y, Z
-
-SUM_THREADS = 128
 
 
 class Reals(NamedTuple):
@@ -53,6 +51,7 @@ def _form(sweep: Sweep, made: Layout, reals: Reals, chunk: int) -> str:
     dims = dict(zip(("XDIM", "WDIM", "ZDIM"), (sweep.program.dims[s] for s in (X, W, Z)), strict=True))
     dims |= {"PARTS": part_columns(sweep)[1]}
     counts = {"YDIM": sweep.program.dims[Y], "TASKS": parts, "WARPS": made.warps, "AHEAD": made.ahead, "CHUNK": chunk}
+    counts |= {"STAGES": made.stages}
     lines = [
         *(f"  using {name} = {kind};" for name, kind in types.items()),
         f"  using Table = eqk::Table<{', '.join(map(str, (sweep.program.dims[W], *sweep.table)))}>;",
@@ -94,6 +93,7 @@ class _Unit:
         # Of an edge, for every lane: columns of y, factors of a table's rows.
         self.columns, self.factors = ([OPERANDS[s] for s in of if s in self.given] for of in ((Y, HY), (B, HB)))
         self.spread = dict.fromkeys(self.columns, "Form::YDIM") | dict.fromkeys(self.factors, "Form::Table::ROWS")
+        self._columns = dict.fromkeys(self.columns, program.dims[Y]) | dict.fromkeys(self.factors, len(sweep.table))
         own = sweep.owner == Z and not sweep.by_edge
         # Of the row, held from edge to edge: where they lie, over V.
         held = [(f"g{c.number}", c.dim) for c in self.unit.zs if own and Z in self.given]
@@ -111,7 +111,7 @@ class _Unit:
                 f"struct Unit{self.n} {{",
                 "  using T = Form::T;",
                 f"  static constexpr int MUL = {self.unit.mul}, V = {self.lanes}, TASKS = {self.tasks};",
-                f"  static constexpr int HELD = {max(self.all_held, 1)} * V;",
+                f"  static constexpr int HELD = {max(self.all_held, 1)} * V, STAGE = {self._stage()[1]};",
                 *self._names(),
                 "  struct Reads {",
                 *(f"    T {name}[{size} * V];" for name, size, *_ in reads),
@@ -121,6 +121,7 @@ class _Unit:
                 *(f"    {known}{segment}::load({row}, u, to.{name});" for name, _, segment, row, known in reads),
                 *(f"    to.{name}.load(in.{name} + e * {size}, lane);" for name, size in self.spread.items()),
                 "  }",
+                *self._staged(),
                 "  static EQK_DEVICE void missing(const Edge& edge, Reads& of) {",
                 *(f"    if (edge.other < 0) fill(of.{name}, not_a_number<T>());" for name, *_, known in reads if known),
                 *(f"    if (edge.knot < 0) fill(of.{name}.part, not_a_number<T>());" for name in self.factors),
@@ -168,6 +169,30 @@ class _Unit:
                     name = OPERANDS[slot]
                     found.append((f"{name}{path.number}", 1, f"W{path.number}", f"in.{name}, {self._row_of_w()}", ""))
         return found
+
+    def _stage(self) -> tuple[dict[str, int], int]:
+        """Where what is read for an edge lies in the memory of the block, in numbers, and how many they are."""
+        sizes = {name: size * self.lanes * WARP for name, size, *_ in self._reads()}
+        sizes |= {name: -(-self._columns[name] // WARP) * WARP for name in self.spread}
+        ends = list(accumulate(sizes.values(), initial=0))
+        return dict(zip(sizes, ends, strict=False)), ends[-1]
+
+    def _staged(self) -> list[str]:
+        """The functions that copy what is read for an edge into the memory of the block, and load it from there."""
+        at, reads, spread = self._stage()[0], self._reads(), self.spread.items()
+        fetch = [f"{known}{s}::fetch({row}, u, lane, to + {at[name]});" for name, _, s, row, known in reads]
+        fetch += [f"Spread<{n}, T>::fetch(in.{name} + e * {n}, lane, to + {at[name]});" for name, n in spread]
+        take = [f"{s}::take(from + {at[name]}, lane, to.{name});" for name, _, s, *_ in reads]
+        take += [f"to.{name}.load(from + {at[name]}, lane);" for name, _ in spread]
+        return [
+            "  static EQK_DEVICE void fetch(const Operands<Form>& in, Index e, Index s, int u, int lane,",
+            "                               Form::Real* to) {",
+            *(f"    {line}" for line in fetch),
+            "  }",
+            "  static EQK_DEVICE void take(Form::Real* from, int lane, Reads& to) {",
+            *(f"    {line}" for line in take),
+            "  }",
+        ]
 
     def _row_of_w(self) -> str:
         return "0" if self.shared else "e * Form::WDIM"
@@ -244,41 +269,3 @@ class _Unit:
             return f"of.{name}"
         letters = name.rstrip("0123456789")
         return name if letters in ("dx", "z") and {"dx": X, "z": Z}[letters] in self.opened else "nullptr"
-
-
-@cache
-def sum_source(sweep: Sweep, reals: Reals) -> str:
-    """The kernel that sums the gradients of x that a sweep wrote for each edge, over the edges of a row of x."""
-    at, width = part_columns(sweep)
-    order = "true" if sweep.program.layout == "mul_ir" else "false"
-    summed = []
-    for segment in segments(sweep.program.operands[X].irreps):  # type: ignore[arg-type]
-        firsts = [first for (_, number), first in at.items() if number == segment.number]
-        if firsts:
-            numbers = ", ".join(map(str, (segment.start, segment.mul, segment.dim, order, *firsts)))
-            summed.append(f"Summed<{numbers}>")
-    lines = [
-        f"// {sweep.text}",
-        '#include "sum.cuh"',
-        "using namespace eqk;",
-        f"using Segments = Concatenated<{', '.join(summed)}>;",
-        f"using Argument = Parts<{reals.wide}, {reals.row}>;",
-        f"EQK_KERNEL(sum_kernel, {SUM_THREADS}, Argument) {{",
-        f"  sum<Segments, {width}, {sweep.program.dims[X]}, {SUM_THREADS}>(argument);",
-        "}",
-    ]
-    return "\n".join([*lines, ""])
-
-
-@cache
-def rows_source(count: int, reals: Reals) -> str:
-    """The kernel that sums, for each knot, what its edges give to each of its `count` rows of a table."""
-    lines = [
-        '#include "table.cuh"',
-        "using namespace eqk;",
-        f"using Argument = Rows<{reals.wide}, {reals.row}>;",
-        "EQK_KERNEL(rows_kernel, WARP, Argument) {",
-        f"  rows<{count}>(argument);",
-        "}",
-    ]
-    return "\n".join([*lines, ""])

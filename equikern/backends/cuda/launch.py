@@ -11,6 +11,7 @@ from torch import Tensor
 from equikern.backends.cuda import driver, emit
 from equikern.backends.cuda.emit import Reals
 from equikern.backends.cuda.layout import CHUNK, WARP, Tuning, layout, tuned
+from equikern.backends.cuda.sums import SUM_THREADS, rows_source, sum_source
 from equikern.backends.gpu import launch, table
 from equikern.backends.gpu.sweep import OPENED, OPERANDS, Sweep
 from equikern.program import Program
@@ -44,7 +45,7 @@ class CudaKernels(launch.Kernels):
     @cached_property
     def sum_source(self) -> str:
         """Of the sum of the gradients of x that the sweep writes by edge."""
-        return emit.sum_source(self.sweep, self.reals)
+        return sum_source(self.sweep, self.reals)
 
     def run(self, values: dict[str, Any], rows: int, dtype: torch.dtype) -> None:
         """Start the sweep. The arguments are those of `Operands` in sweep.cuh."""
@@ -62,7 +63,7 @@ class CudaKernels(launch.Kernels):
     def run_sum(self, part: Tensor, dx: Tensor, graph: tuple[Tensor, ...]) -> None:
         """Start the sum of the gradients of x. The arguments are those of `Parts` in sum.cuh."""
         tensors = [part, dx, *(graph or (None, None))]
-        driver.start(self.sum_source, "sum_kernel", (dx.shape[0], 1), emit.SUM_THREADS, [*map(address, tensors)])
+        driver.start(self.sum_source, "sum_kernel", (dx.shape[0], 1), SUM_THREADS, [*map(address, tensors)])
 
 
 def address(tensor: Tensor | None) -> int:
@@ -89,7 +90,7 @@ def sweep(base: Program, operands: list[Tensor], *arguments: Any, **options: Any
 def sum_knots(dw: Tensor, b: Tensor, sums: Tensor, ptr: Tensor, order: Tensor, u0: int) -> None:
     """Start the sums of a table's gradient for each knot (`gpu.table.SumKnots`)."""
     rows, count, columns = sums.shape
-    source = emit.rows_source(count, reals(dw.dtype))
+    source = rows_source(count, reals(dw.dtype))
     # The arguments are those of `Rows` in table.cuh.
     words = [*map(address, (dw, b, sums, ptr, order)), u0, columns, dw.shape[1]]
     driver.start(source, "rows_kernel", (rows, -(-columns // WARP)), WARP, words)

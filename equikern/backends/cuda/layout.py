@@ -19,8 +19,9 @@ CHUNK = 16  # edges of a row of the grid where z has a row an edge
 
 class Tuning(NamedTuple):
     """What a device decides. `values`: registers that a lane's values may take, which says how many channels it has;
-    `registers`: that the compiler may give a lane; `warps` of a block; `ahead`: edges that are read ahead; `widest`:
-    values a channel of a unit; `keep`: whether caches keep what is read or written once.
+    `registers`: that the compiler may give a lane; `warps` of a block; `ahead`: edges that are read ahead, into
+    registers; `widest`: values a channel of a unit; `keep`: whether caches keep what is read or written once; `stages`:
+    edges that have a place in the memory of the block, where what is read ahead waits instead, 0 if none has.
     """
 
     values: int
@@ -29,10 +30,14 @@ class Tuning(NamedTuple):
     ahead: int = 1
     widest: int = WIDEST
     keep: bool = False
+    stages: int = 0
 
 
-FORWARD, BACKWARD, SECOND = Tuning(150, 128), Tuning(183, 168), Tuning(145, 168, widest=62)
-ROWS_REGISTERS = 168  # where a path waits for the rows of a table
+# Those of bench/tune_cuda.py on an H200: within 3 % of the best of each layer.
+FORWARD, BACKWARD, SECOND = Tuning(150, 128), Tuning(183, 168), Tuning(220, 255, widest=80)
+# Where weights come from a table, a path waits for its rows; double precision has half the room.
+TABLE_REGISTERS, CLOSE_SECOND = 168, Tuning(145, 168, widest=62)
+LIGHT = 3  # coefficients a path: with so few, warps in numbers hide more than reads ahead
 
 
 class Layout(NamedTuple):
@@ -44,6 +49,7 @@ class Layout(NamedTuple):
     blocks: int
     ahead: int
     keep: bool
+    stages: int
 
     @property
     def all_tasks(self) -> int:
@@ -53,13 +59,23 @@ class Layout(NamedTuple):
 
 def tuned(sweep: Sweep, size: int) -> Tuning:
     """The one in use, by form, for numbers that are computed in `size` bytes."""
-    found = SECOND if sweep.second else FORWARD if sweep.open == (Z,) else BACKWARD
+    if sweep.second:
+        found = CLOSE_SECOND if sweep.table or size == 8 else SECOND
+    else:
+        found = FORWARD if sweep.open == (Z,) else BACKWARD
     if sweep.table:
-        found = found._replace(registers=ROWS_REGISTERS)
+        found = found._replace(registers=TABLE_REGISTERS)
+    elif _light(sweep):
+        found = found._replace(ahead=0)
     if size == 8:
         factors = 2 * len(sweep.table) if sweep.second else 0  # and their gradient take the place of other values
         found = found._replace(widest=min(found.widest, WIDEST) - factors)
     return found
+
+
+def _light(sweep: Sweep) -> bool:
+    cells = [len(path.cells) for unit in sweep_units(sweep) for path in unit.paths]
+    return sum(cells) <= LIGHT * len(cells)
 
 
 def components(sweep: Sweep, path: UnitPath) -> tuple[int, int, int]:
@@ -113,4 +129,4 @@ def layout(sweep: Sweep, size: int, given: Tuning) -> Layout:
     lanes = tuple(_lanes(sweep, unit, given, size) for unit in units)
     tasks = tuple(-(-unit.mul // (n * WARP)) for unit, n in zip(units, lanes, strict=True))
     blocks = FILE // (min(given.registers * size // 4, 255) * given.warps * WARP)
-    return Layout(lanes, tasks, given.warps, max(blocks, 1), given.ahead, given.keep)
+    return Layout(lanes, tasks, given.warps, max(blocks, 1), given.ahead, given.keep, given.stages)

@@ -131,7 +131,7 @@ class _Unit:
         out = self.out
         if self.sweep.indexed:
             rows = "x_rows" if self.sweep.owner == Z else "z_rows"
-            out.add(f"known = (s >= 0) & (s < {rows})", "fill = tl.where(known, 0.0, NAN)")
+            out.add(f"known = (s >= 0) & (s < {rows})", "fill = tl.where(known, 0.0, float('nan'))")
         self._load_edge()
         for path in self.unit.paths:
             self._path(path)

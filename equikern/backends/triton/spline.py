@@ -46,7 +46,7 @@ def source(pieces: int, order: int) -> str:
     scale = " * ".join(["steps"] * order)
     out.add(f"scale = ({scale} / {WHOLE}).to(T)" if order else f"scale = tl.full([EDGES], 1 / {WHOLE}, T)")
     out.add(*["scale = tl.where(beyond, 0.0, scale)"] * bool(order))
-    out.add("scale = tl.where(length == length, scale, NAN)")
+    out.add("scale = tl.where(length == length, scale, float('nan'))")
     for c, polynomial in enumerate(POLYNOMIALS):
         *lower, value = [f"{a}.0" for a in derivative(polynomial, order)] or ["0.0"]
         for a in reversed(lower):

@@ -20,7 +20,7 @@ LANES = 64  # columns of an instance of the sum
 
 def load_factors(out: Lines, sweep: Sweep) -> None:
     """The factors of edge e's rows, and where its first row, k, begins."""
-    out.add(f"there = (k >= 0) & (k < w_rows - {sweep.table[-1]})", "lost = tl.where(there, 0.0, NAN)")
+    out.add(f"there = (k >= 0) & (k < w_rows - {sweep.table[-1]})", "lost = tl.where(there, 0.0, float('nan'))")
     for slot, pointer, name in ((B, "b", "factor"), (HB, "hb", "hfactor")):
         if slot in sweep.given:
             at = f"{pointer} + e * {len(sweep.table)}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-HEADER = "import triton\nimport triton.language as tl\n\nNAN = tl.constexpr(float('nan'))\n\n\n"
+HEADER = "import triton\nimport triton.language as tl\n\n\n"
 
 
 class Lines:
