@@ -35,8 +35,7 @@ struct Segment {
     static EQK_DEVICE void fetch(const S* tensor, Index row, int u, int lane, S* to) {
         const S* from = tensor + first(row, inside(u) ? u : 0);
 #pragma unroll
-        for (int p = 0; p < D; ++p)
-            copy_ahead(slot(to, p, lane), reinterpret_cast<const Pack<S, V>*>(from + pack(p)));
+        for (int p = 0; p < D; ++p) copy_ahead(slot(to, p, lane), reinterpret_cast<const Pack<S, V>*>(from + pack(p)));
     }
     template <class S, class T>
     static EQK_DEVICE void take(S* from, int lane, T* to) {
