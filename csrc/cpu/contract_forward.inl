@@ -1,16 +1,20 @@
 // The value alone: z[receiver] = sum over its edges of C w x y, path by path over a chunk of edges.
 //
 // A receiver's sum of a path and a few vectors of channels stays in registers over its edges and is written once, in
-// the order outside. Weights are read once, where they are, and fetched a tile ahead; those of a table are formed in
-// registers, from a piece of the table that stays in the first-level cache for the whole chunk.
+// the order outside. Weights are read once, where they are, and fetched a tile ahead; those of a table are formed
+// first, a tile of a path for the whole chunk: edges that read the same rows follow each other, and these stay in
+// registers.
+#include <numeric>
+
 #include "contract_table.inl"
 
 namespace eqk {
 namespace EQK_TARGET {
 
 constexpr int64_t STREAMED = 32;     // edges of a chunk: their x rows stay in the caches, their weights come in time
-constexpr int64_t TABULATED = 2048;  // of a table: edges that share a piece of it while it is in the first-level cache
-constexpr int TABLE_TILE = 2;        // vectors of channels of a piece: more would not fit that cache
+constexpr int64_t TABULATED = 1024;  // of a table: edges whose weights are formed together
+constexpr int MOST_TILE = 4;         // vectors of channels that are summed at once, at most
+constexpr int ROW_TILE = 2;  // vectors of channels that are formed at once: so many of all rows fit the registers
 
 enum class Weights { by_edge, shared, table };
 
@@ -31,22 +35,27 @@ struct Stretch {
 template <class T>
 struct Chunk {
     std::vector<Stretch> stretches;
-    std::vector<const T*> x, w;  // rows by edge
-    std::vector<int64_t> knot;   // of a table
-    Buffer<T> b;                 // factors of its rows, (most, kMostRows), zero beyond the window
-    Buffer<T> m, y;              // lanes of edges side by side, (m_size, lanes) for each `lanes` of edges
-    Buffer<T> piece;             // of the table: a tile's columns of all rows
-    int64_t m_size, most;
+    std::vector<const T*> x, w;               // rows by edge
+    std::vector<int64_t> knot, sorted, ends;  // of a table; its edges in the order of their knots, and where each ends
+    Buffer<T> b;       // factors of its rows, in that order, (most, kMostRows), zero beyond the window
+    Buffer<T> m, y;    // lanes of edges side by side, (m_size, lanes) for each `lanes` of edges
+    Buffer<T> formed;  // of a table: weights of a tile, (most, MOST_TILE lanes)
+    int64_t m_size, most, edges = 0;
+    int shift = 0;  // edges are in the order of knot >> shift: so many places as they are
     Chunk(const Lowered& p, int64_t most, int64_t rows)
         : x(most + 1),
           w(most + 1),
           knot(rows ? most : 0),
+          sorted(rows ? most : 0),
           b(rows ? most * kMostRows : 0),
           m((most + lanes<T>)*p.m_size),
           y(lanes<T> * p.y_dim),
-          piece(rows * TABLE_TILE * lanes<T>),
+          formed(rows ? most * MOST_TILE * lanes<T> : 0),
           m_size(p.m_size),
-          most(most) {}
+          most(most) {
+        while (rows >> shift > most) ++shift;
+        ends.resize((rows >> shift) + 2);
+    }
     const T* m_of(int64_t at) const {
         const uint64_t lane = static_cast<uint64_t>(at) % lanes<T>;
         return m.data() + (at - lane) * m_size + lane;
@@ -100,18 +109,35 @@ EQK_INLINE Vec<T> load_some(const T* p, int64_t count) {
     return v;
 }
 
-// Columns [u, u + N lanes) of a path, of all rows of the table, side by side; zero beyond the path.
+// The weights of all edges, for channels [u, u + N lanes) of a path, `step` numbers between those of two edges; where N
+// is 1, some may be padding.
 template <class T, int N>
-void cut_piece(Chunk<T>& c, const Block& b, const Table<T>& table, int64_t u) {
-    constexpr int width = N * lanes<T>;
-    const int64_t count = std::min<int64_t>(width, b.mul - u);
-    for (int64_t row = 0; row < table.rows; ++row) {
-        T* const to = c.piece.data() + row * width;
-        const T* const from = table.first + row * table.w_dim + b.column + u;
-        if (count == width)
-            for (int n = 0; n < N; ++n) store<T>(to + n * lanes<T>, load<T>(from + n * lanes<T>));
-        else
-            std::fill_n(std::copy_n(from, count, to), width - count, T(0));
+__attribute__((noinline)) void form_weights(const Chunk<T>& c, const Block& b, const Table<T>& table, int64_t u, T* to,
+                                            int64_t step) {
+    constexpr int L = lanes<T>;
+    const int64_t rest = b.mul - u;
+    Vec<T> row[kMostRows][N] = {};  // of the knot
+    int64_t knot = -1;
+    for (int64_t n = 0; n < c.edges; ++n) {
+        const int64_t at = c.sorted[n];
+        if (c.knot[at] != knot) {
+            knot = c.knot[at];
+#pragma GCC unroll 8
+            for (int r = 0; r < kMostRows; ++r) {
+                const int64_t at_row = knot + (r < table.window ? table.offsets[r] : 0);
+                const T* const from = table.first + at_row * table.w_dim + b.column + u;
+                for (int k = 0; k < N; ++k)
+                    row[r][k] = N > 1 || rest >= L ? load<T>(from + k * L) : load_some<T>(from, rest);
+            }
+        }
+        const T* factor = c.b.data() + n * kMostRows;
+        hide(factor);
+        Vec<T> w[N];
+        for (int k = 0; k < N; ++k) w[k] = row[0][k] * factor[0];
+#pragma GCC unroll 8
+        for (int r = 1; r < kMostRows; ++r)
+            for (int k = 0; k < N; ++k) w[k] += row[r][k] * factor[r];
+        for (int k = 0; k < N; ++k) store<T>(to + at * step + k * L, w[k]);
     }
 }
 
@@ -122,9 +148,11 @@ EQK_INLINE void sum_tile(Chunk<T>& c, const Block& b, const Target<T>& to, const
     constexpr int L = lanes<T>;
     const int64_t rest = b.mul - u;
     const auto weights = [&](const T* p) { return N > 1 || rest >= L ? load<T>(p) : load_some<T>(p, rest); };
-    if constexpr (Of == Weights::table) cut_piece<T, N>(c, b, table, u);
-    int64_t steps[kMostRows];
-    for (int r = 0; r < kMostRows; ++r) steps[r] = (r < table.window ? table.offsets[r] : 0) * N * L;
+    if constexpr (Of == Weights::table) {
+        constexpr int at_once = N < ROW_TILE ? N : ROW_TILE;
+        for (int n = 0; n < N; n += at_once)
+            form_weights<T, at_once>(c, b, table, u + n * L, c.formed.data() + n * L, N * L);
+    }
     Vec<T> w[N];
     if constexpr (Of == Weights::shared)
         for (int n = 0; n < N; ++n) w[n] = weights(shared + u + n * L);
@@ -144,12 +172,9 @@ EQK_INLINE void sum_tile(Chunk<T>& c, const Block& b, const Target<T>& to, const
                 }
             }
             if constexpr (Of == Weights::table) {
-                const T *row = c.piece.data() + c.knot[at] * N * L, *factor = c.b.data() + at * kMostRows;
-                hide(row), hide(factor);
-                for (int n = 0; n < N; ++n) w[n] = load<T>(row + n * L) * factor[0];
-#pragma GCC unroll 8
-                for (int r = 1; r < kMostRows; ++r)
-                    for (int n = 0; n < N; ++n) w[n] += load<T>(row + steps[r] + n * L) * factor[r];
+                const T* from = c.formed.data() + at * N * L;
+                hide(from);
+                for (int n = 0; n < N; ++n) w[n] = load<T>(from + n * L);
             }
 #pragma GCC unroll 8
             for (int i = 0; i < D1; ++i) {
@@ -174,7 +199,7 @@ template <class T, int D1, int D3, Weights Of>
 __attribute__((noinline)) void sum_block(Chunk<T>& c, const Block& b, const Target<T>& to, const Table<T>& table,
                                          const T* shared) {
     constexpr int L = lanes<T>, fit = (REGISTERS - 8) / D3;
-    constexpr int N = Of == Weights::table ? (fit >= TABLE_TILE ? TABLE_TILE : 1) : fit >= 4 ? 4 : fit >= 2 ? 2 : 1;
+    constexpr int N = fit >= MOST_TILE ? MOST_TILE : fit >= 2 ? 2 : 1;
     int64_t u = 0;
     for (; u + N * L <= b.mul; u += N * L) sum_tile<T, D1, D3, N, Of>(c, b, to, table, shared, u);
     for (; u < b.mul; u += L) sum_tile<T, D1, D3, 1, Of>(c, b, to, table, shared, u);
@@ -201,9 +226,20 @@ EQK_INLINE const T* fetch(const T* row) {
     return row;
 }
 
+// The chunk's edges [begin, end) in the order of their knots, and the factors of the rows that they read.
 template <class T>
-void put_factors(const ContractArgs<T>& a, int64_t edge, T* to) {
-    for (int64_t r = 0; r < kMostRows; ++r) to[r] = r < a.window && a.b ? a.b[edge * a.window + r] : T(0);
+void sort_by_knot(const Sweep<T>& s, Chunk<T>& c, int64_t begin, int64_t end) {
+    const ContractArgs<T>& a = s.a;
+    c.edges = end - begin;
+    std::fill(c.ends.begin(), c.ends.end(), 0);
+    for (int64_t at = 0; at < c.edges; ++at) ++c.ends[(c.knot[at] >> c.shift) + 1];
+    std::partial_sum(c.ends.begin(), c.ends.end(), c.ends.begin());
+    for (int64_t at = 0; at < c.edges; ++at) {
+        const int64_t n = c.ends[c.knot[at] >> c.shift]++;
+        c.sorted[n] = at;
+        const T* const from = a.b ? a.b + s.edge(begin + at) * a.window : nullptr;
+        for (int64_t r = 0; r < kMostRows; ++r) c.b[n * kMostRows + r] = from && r < a.window ? from[r] : T(0);
+    }
 }
 
 // M of the chunk's edges [begin, end), `lanes` of them side by side, and the rows that they read.
@@ -222,7 +258,7 @@ void read_edges(const Sweep<T>& s, Chunk<T>& c, int64_t begin, int64_t end) {
             if (a.x && s.far && from + e + c.most < a.edges)
                 fetch_row<0>(s.x.data() + a.x_index[s.edge(from + e + c.most)] * p.x_width, p.x_width);
             if (s.table())
-                c.knot[at] = a.knot[edge], put_factors(a, edge, c.b.data() + at * kMostRows);
+                c.knot[at] = a.knot[edge];
             else if (a.w && !a.shared_w)
                 c.w[at] = fetch(a.w + edge * p.w_dim);
         }
@@ -262,6 +298,7 @@ void run_receivers(const Sweep<T>& s, Chunk<T>& c, int64_t first, int64_t last) 
     int64_t begin = s.begin(first), end = begin;
     const auto finish = [&] {
         read_edges(s, c, begin, end);
+        if (s.table()) sort_by_knot(s, c, begin, end);
         run_chunk(s, c);
         c.stretches.clear();
         begin = end;
@@ -281,8 +318,7 @@ void run_receivers(const Sweep<T>& s, Chunk<T>& c, int64_t first, int64_t last) 
 template <class T>
 void contract_value(Sweep<T>& s, int threads) {
     const ContractArgs<T>& a = s.a;
-    const int64_t shared = s.table() ? std::clamp<int64_t>(4 * a.w_rows, TABULATED, 4 * TABULATED) : STREAMED;
-    const int64_t most = std::max<int64_t>(1, std::min(shared, a.edges));
+    const int64_t most = std::max<int64_t>(1, std::min(s.table() ? TABULATED : STREAMED, a.edges));
     std::vector<Chunk<T>> chunks;
     for (int n = 0; n < threads; ++n) chunks.emplace_back(s.p, most, s.table() ? a.w_rows : 0);
     const int64_t count = static_cast<int64_t>(s.groups.size()) - 1;
