@@ -14,6 +14,7 @@ namespace EQK_TARGET {
 
 constexpr int64_t GROUP = 32;         // edges a group, at least
 constexpr int64_t FETCHED = 1 << 20;  // bytes of weights above which they are fetched ahead
+constexpr int64_t STREAM = 16 << 20;  // bytes of dw above which it is written past the caches
 constexpr int64_t AHEAD = 4;          // edges that rows of other threads are asked for ahead
 constexpr int64_t FAR = 8 << 20;      // bytes of rows of x above which they are fetched ahead
 constexpr int64_t BATCH = 8 << 20;    // bytes by edge that a batch of groups may keep
@@ -70,7 +71,7 @@ Edges<T> rows_of(const Sweep<T>& s, Worker<T>& t, const int64_t* edges, int coun
         if (s.fetch) {
             r.ahead[e] = a.w ? a.w + next * p.w_dim : nullptr;
             r.tangent_ahead[e] = a.hw ? a.hw + next * p.w_dim : nullptr;
-            r.dw_ahead[e] = a.dw ? a.dw + next * p.w_dim : nullptr;
+            r.dw_ahead[e] = a.dw && !s.stream ? a.dw + next * p.w_dim : nullptr;
         }
         if (s.far) {
             const int64_t row = a.x_index[next] * p.x_width;
@@ -91,7 +92,8 @@ Edges<T> rows_of(const Sweep<T>& s, Worker<T>& t, const int64_t* edges, int coun
                     r.hx[e] = t.hx.data() + e * p.x_width;
         }
         r.dx[e] = (dx_kept ? dx_kept : t.dx.data()) + e * p.x_width;
-        r.dw[e] = p.staged_w || a.shared_w || !a.dw ? t.dw.data() + e * p.w_width : a.dw + edge * p.w_dim;
+        r.dw[e] = p.staged_w || a.shared_w || !a.dw || s.stream ? t.dw.data() + e * p.w_width : a.dw + edge * p.w_dim;
+        if (s.stream) r.streamed[e] = a.dw + edge * p.w_dim;
         if (s.table()) {
             r.w[e] = t.w.data() + e * p.w_width;
             r.hw[e] = t.hw.data() + e * p.w_width;
@@ -119,7 +121,7 @@ void run_blocks(const Sweep<T>& s, Worker<T>& t, const Edges<T>& rows, const int
         unweighted.w[e] = s.fixed.data();
         unweighted.hw[e] = s.zeros.data();
         unweighted.dw[e] = t.unused.data();
-        unweighted.plain[e] = nullptr;
+        unweighted.plain[e] = unweighted.streamed[e] = nullptr;
         unweighted.ahead[e] = unweighted.tangent_ahead[e] = unweighted.dw_ahead[e] = nullptr;
     }
     for (const Block& b : s.p.blocks) {
@@ -132,7 +134,8 @@ void run_blocks(const Sweep<T>& s, Worker<T>& t, const Edges<T>& rows, const int
                           t.g.data() + b.z,
                           t.z.data() + b.z,
                           t.dm.data() + b.m * EDGES,
-                          b.first};
+                          b.first,
+                          b.last};
         if (s.table() && b.w >= 0 && b.first) form_weights(s, t, b, ids, rows.count);
         if (s.a.z) forward_of<T, Second>(b.d1, b.d3)(edges, at);
         if (s.grads) backward_of<T, Second>(b.d1, b.d3)(edges, at);
@@ -296,6 +299,8 @@ void prepare(Sweep<T>& s, int threads, int64_t most) {
     if (a.dw && !rows) advise_huge(a.dw, a.edges * p.w_dim * int64_t(sizeof(T)), threads);
     if (a.dx) advise_huge(a.dx, a.x_rows * p.x_dim * int64_t(sizeof(T)), threads);
     s.fetch = !rows && !p.staged_w && a.edges * p.w_dim * int64_t(sizeof(T)) > FETCHED;
+    s.stream = a.dw && s.fetch && a.edges * p.w_dim * int64_t(sizeof(T)) > STREAM &&
+               reinterpret_cast<uintptr_t>(a.dw) % EQK_VECTOR_BYTES == 0 && p.w_dim % lanes<T> == 0;
     s.far = s.gather && a.x_rows * p.x_width * int64_t(sizeof(T)) > FAR;
     if (a.shared_w && a.w) s.w = Buffer<T>(p.w_width), stage_weights(p, a.w, s.w.data());
     if (a.shared_w && a.hw) s.hw = Buffer<T>(p.w_width), stage_weights(p, a.hw, s.hw.data());
@@ -350,6 +355,7 @@ void contract(const Lowered& p, const ContractArgs<T>& a) {
                     add(dw.data(), s.dw_groups.data() + g * p.w_width, p.w_width);
             }
         }
+        if (s.stream) drain();
         if (s.dx.size()) {
 #pragma omp for
             for (int64_t row = 0; row < a.x_rows; ++row)

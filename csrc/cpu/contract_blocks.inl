@@ -21,12 +21,13 @@ constexpr int REGISTERS = 16;
 #endif
 
 // The rows of up to EDGES edges; h: tangents; d: results. plain: in a `Second` sweep dw of the form itself, or null.
+// streamed: where a path's complete dw goes past the caches, or null: it stays in dw.
 // ahead: the weights and dw of the next block's edges, to be fetched meanwhile, or null.
 template <class T>
 struct Edges {
     int count;
     const T *x[EDGES], *w[EDGES], *hx[EDGES], *hw[EDGES];
-    T *dx[EDGES], *dw[EDGES], *plain[EDGES];
+    T *dx[EDGES], *dw[EDGES], *plain[EDGES], *streamed[EDGES];
     const T *ahead[EDGES], *tangent_ahead[EDGES], *dw_ahead[EDGES];
 };
 
@@ -36,7 +37,7 @@ struct Place {
     int64_t x, w, channels;
     const T *m, *n, *g;
     T *z, *dm;
-    bool first;  // block of its path: dw is stored, later ones add to it
+    bool first, last;  // block of its path: dw is stored, later ones add to it; dw is complete
 };
 
 template <class T, int D1, int D3, int N, bool Second>
@@ -89,7 +90,7 @@ __attribute__((noinline)) void forward_block(const Edges<T>& e, const Place<T>& 
 
 // Components [i0, i0 + I) of x of one edge.
 template <class T, int D3, int I, bool Second>
-EQK_INLINE void backward_rows(const Edges<T>& e, const Place<T>& at, int a, int i0, bool first) {
+EQK_INLINE void backward_rows(const Edges<T>& e, const Place<T>& at, int a, int i0, bool first, bool last) {
     constexpr int L = lanes<T>;
     const int64_t stride = at.channels;
     const T *const x = e.x[a] + at.x + i0 * stride, *const hx = e.hx[a] + at.x + i0 * stride;
@@ -97,6 +98,7 @@ EQK_INLINE void backward_rows(const Edges<T>& e, const Place<T>& at, int a, int 
     const T *m = at.m + i0 * D3 * EDGES + a, *n = at.n + i0 * D3 * EDGES + a;
     hide(m), hide(n);
     T *const dx = e.dx[a] + at.x + i0 * stride, *const dw = e.dw[a] + at.w;
+    T* const streamed = last && e.streamed[a] ? e.streamed[a] + at.w : nullptr;
     T* const plain = Second && e.plain[a] ? e.plain[a] + at.w : nullptr;
     Vec<T> moments[I * D3];
 #pragma GCC unroll 64
@@ -104,8 +106,8 @@ EQK_INLINE void backward_rows(const Edges<T>& e, const Place<T>& at, int a, int 
     for (int64_t u = 0; u < stride; u += L) {
         const Vec<T> weight = load<T>(w + u);
         if (first) {
-            if (e.ahead[a]) __builtin_prefetch(e.ahead[a] + at.w + u, 0, 2);
-            if (Second && e.tangent_ahead[a]) __builtin_prefetch(e.tangent_ahead[a] + at.w + u, 0, 2);
+            if (e.ahead[a]) __builtin_prefetch(e.ahead[a] + at.w + u, 0, 3);
+            if (Second && e.tangent_ahead[a]) __builtin_prefetch(e.tangent_ahead[a] + at.w + u, 0, 3);
             if (e.dw_ahead[a]) __builtin_prefetch(e.dw_ahead[a] + at.w + u, 1, 2);
         }
         Vec<T> tangent{}, total = first ? Vec<T>{} : load<T>(dw + u), base{};
@@ -137,7 +139,7 @@ EQK_INLINE void backward_rows(const Edges<T>& e, const Place<T>& at, int a, int 
                 store<T>(to, load<T>(to) + weight * t);
             }
         }
-        store<T>(dw + u, total);
+        streamed ? stream<T>(streamed + u, total) : store<T>(dw + u, total);
         if (plain) store<T>(plain + u, first ? base : base + load<T>(plain + u));
     }
     constexpr int count = I * D3;
@@ -157,8 +159,9 @@ __attribute__((noinline)) void backward_block(const Edges<T>& e, const Place<T>&
     constexpr int fit = (REGISTERS * 3 / 4 - D3) / D3, I = fit < 1 ? 1 : fit > D1 ? D1 : fit, rest = D1 % I;
     for (int a = 0; a < e.count; ++a) {
         int i = 0;
-        for (; i + I <= D1; i += I) backward_rows<T, D3, I, Second>(e, at, a, i, i == 0 && at.first);
-        if constexpr (rest > 0) backward_rows<T, D3, rest, Second>(e, at, a, i, false);
+        for (; i + I <= D1; i += I)
+            backward_rows<T, D3, I, Second>(e, at, a, i, i == 0 && at.first, i + I == D1 && at.last);
+        if constexpr (rest > 0) backward_rows<T, D3, rest, Second>(e, at, a, i, false, at.last);
     }
 }
 

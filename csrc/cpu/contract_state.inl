@@ -15,6 +15,7 @@ struct Sweep {
     const ContractArgs<T>& a;
     bool grads = false;             // of any input
     bool fetch = false;             // weights do not stay in the caches: fetch them ahead
+    bool stream = false;            // dw would not stay either: written past the caches, one path at a time
     bool far = false;               // rows of x do not stay in the caches either
     bool gather = false;            // x rows are gathered by index, and kept converted in x, hx
     Buffer<T> x{}, hx{}, dx{};      // (x_rows, x_width) inside order
