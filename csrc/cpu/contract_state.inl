@@ -37,19 +37,19 @@ struct Sweep {
 template <class T>
 struct Worker {
     Buffer<T> z, g;                         // the receiver's rows
-    Buffer<T> m, n, dm, y, hy, dy;          // EDGES edges side by side
+    Buffer<T> m, n, dm, y, hy, dy;          // SIDE edges side by side
     Buffer<T> x, hx, dx, w, hw, dw, plain;  // staged rows of EDGES edges
     Buffer<T> db;                           // EDGES windows
     Buffer<T> unused;                       // where the dw of unweighted paths goes
     explicit Worker(const Lowered& p)
         : z(p.z_width),
           g(p.z_width),
-          m(p.m_size * EDGES),
-          n(p.m_size * EDGES),
-          dm(p.m_size * EDGES),
-          y(p.y_dim * EDGES),
-          hy(p.y_dim * EDGES),
-          dy(p.y_dim * EDGES),
+          m(p.m_size * SIDE),
+          n(p.m_size * SIDE),
+          dm(p.m_size * SIDE),
+          y(p.y_dim * SIDE),
+          hy(p.y_dim * SIDE),
+          dy(p.y_dim * SIDE),
           x(p.x_width * EDGES),
           hx(p.x_width * EDGES),
           dx(p.x_width * EDGES),
