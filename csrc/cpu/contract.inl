@@ -14,6 +14,7 @@ namespace EQK_TARGET {
 
 constexpr int64_t GROUP = 32;         // edges a group, at least
 constexpr int64_t FETCHED = 1 << 20;  // bytes of weights above which they are fetched ahead
+constexpr int64_t STREAM = 8 << 20;   // bytes of dw above which it is written past the caches
 constexpr int64_t AHEAD = 4;          // edges that rows of other threads are asked for ahead
 constexpr int64_t FAR = 8 << 20;      // bytes of rows of x above which they are fetched ahead
 constexpr int64_t BATCH = 8 << 20;    // bytes by edge that a batch of groups may keep
@@ -49,11 +50,24 @@ void unstage_weights(const Lowered& p, const T* from, T* to) {
     }
 }
 
-// Columns of y of a block of edges side by side; missing edges and an absent operand are zero.
+// M of up to SIDE edges from `at` on, side by side; lanes beyond the last edge hold anything. A null y is zero.
 template <class T>
-void stage_y(const Lowered& p, const T* y, const int64_t* edges, int count, T* to) {
-    for (int64_t j = 0; j < p.y_dim; ++j)
-        for (int e = 0; e < EDGES; ++e) to[j * EDGES + e] = e < count && y ? y[edges[e] * p.y_dim + j] : T(0);
+void form_m(const Sweep<T>& s, int64_t at, int64_t end, const T* y, T* staged, T* m) {
+    const int64_t y_dim = s.p.y_dim, count = std::min<int64_t>(SIDE, end - at);
+    for (int64_t e = 0; e < count; ++e) {
+        const T* const row = y ? y + s.edge(at + e) * y_dim : nullptr;
+        for (int64_t j = 0; j < y_dim; ++j) staged[j * SIDE + e] = row ? row[j] : T(0);
+    }
+    apply<T, SIDE>(s.p.m_of_y, staged, m);
+}
+
+// dy from dM, for the edges that M was formed for.
+template <class T>
+void put_dy(const Sweep<T>& s, Worker<T>& t, int64_t at, int64_t end) {
+    const int64_t y_dim = s.p.y_dim, count = std::min<int64_t>(SIDE, end - at);
+    apply<T, SIDE>(s.p.y_of_m, t.dm.data(), t.dy.data());
+    for (int64_t e = 0; e < count; ++e)
+        for (int64_t j = 0; j < y_dim; ++j) s.a.dy[s.edge(at + e) * y_dim + j] = t.dy[j * SIDE + e];
 }
 
 // The rows that the kernels of one block of edges read and write, before they are moved to a path's segments.
@@ -70,7 +84,7 @@ Edges<T> rows_of(const Sweep<T>& s, Worker<T>& t, const int64_t* edges, int coun
         if (s.fetch) {
             r.ahead[e] = a.w ? a.w + next * p.w_dim : nullptr;
             r.tangent_ahead[e] = a.hw ? a.hw + next * p.w_dim : nullptr;
-            r.dw_ahead[e] = a.dw ? a.dw + next * p.w_dim : nullptr;
+            r.dw_ahead[e] = a.dw && !s.stream ? a.dw + next * p.w_dim : nullptr;
         }
         if (s.far) {
             const int64_t row = a.x_index[next] * p.x_width;
@@ -91,7 +105,8 @@ Edges<T> rows_of(const Sweep<T>& s, Worker<T>& t, const int64_t* edges, int coun
                     r.hx[e] = t.hx.data() + e * p.x_width;
         }
         r.dx[e] = (dx_kept ? dx_kept : t.dx.data()) + e * p.x_width;
-        r.dw[e] = p.staged_w || a.shared_w || !a.dw ? t.dw.data() + e * p.w_width : a.dw + edge * p.w_dim;
+        r.dw[e] = p.staged_w || a.shared_w || !a.dw || s.stream ? t.dw.data() + e * p.w_width : a.dw + edge * p.w_dim;
+        if (s.stream) r.streamed[e] = a.dw + edge * p.w_dim;
         if (s.table()) {
             r.w[e] = t.w.data() + e * p.w_width;
             r.hw[e] = t.hw.data() + e * p.w_width;
@@ -113,13 +128,13 @@ Edges<T> rows_of(const Sweep<T>& s, Worker<T>& t, const int64_t* edges, int coun
 }
 
 template <class T, bool Second>
-void run_blocks(const Sweep<T>& s, Worker<T>& t, const Edges<T>& rows, const int64_t* ids, bool kept) {
+void run_blocks(const Sweep<T>& s, Worker<T>& t, const Edges<T>& rows, const int64_t* ids, int64_t lane, bool kept) {
     Edges<T> unweighted = rows;
     for (int e = 0; e < EDGES; ++e) {
         unweighted.w[e] = s.fixed.data();
         unweighted.hw[e] = s.zeros.data();
         unweighted.dw[e] = t.unused.data();
-        unweighted.plain[e] = nullptr;
+        unweighted.plain[e] = unweighted.streamed[e] = nullptr;
         unweighted.ahead[e] = unweighted.tangent_ahead[e] = unweighted.dw_ahead[e] = nullptr;
     }
     for (const Block& b : s.p.blocks) {
@@ -127,12 +142,14 @@ void run_blocks(const Sweep<T>& s, Worker<T>& t, const Edges<T>& rows, const int
         const Place<T> at{b.x,
                           std::max<int64_t>(b.w, 0),
                           b.padded,
-                          t.m.data() + b.m * EDGES,
-                          t.n.data() + b.m * EDGES,
+                          t.m.data() + b.m * SIDE + lane,
+                          t.n.data() + b.m * SIDE + lane,
                           t.g.data() + b.z,
                           t.z.data() + b.z,
-                          t.dm.data() + b.m * EDGES,
-                          b.first};
+                          t.dm.data() + b.m * SIDE + lane,
+                          b.x_fresh,
+                          b.first,
+                          b.last};
         if (s.table() && b.w >= 0 && b.first) form_weights(s, t, b, ids, rows.count);
         if (s.a.z) forward_of<T, Second>(b.d1, b.d3)(edges, at);
         if (s.grads) backward_of<T, Second>(b.d1, b.d3)(edges, at);
@@ -145,16 +162,11 @@ void add(T* to, const T* from, int64_t count) {
     for (int64_t i = 0; i < count; ++i) to[i] += from[i];
 }
 
-// Put away what a block of edges gave: dy, dw by edge, dx by edge (or added to its sender where the thread is alone).
+// Put away what a block of edges gave: dw by edge, dx by edge (or added to its sender where the thread is alone).
 template <class T>
 void finish_block(const Sweep<T>& s, Worker<T>& t, const int64_t* edges, int count, bool dx_kept, T* dw_group) {
     const Lowered& p = s.p;
     const ContractArgs<T>& a = s.a;
-    if (a.dy) {
-        apply(p.y_of_m, t.dm.data(), t.dy.data());
-        for (int e = 0; e < count; ++e)
-            for (int64_t j = 0; j < p.y_dim; ++j) a.dy[edges[e] * p.y_dim + j] = t.dy[j * EDGES + e];
-    }
     for (int e = 0; e < count; ++e) {
         if (a.dw && a.shared_w)
             add(dw_group, t.dw.data() + e * p.w_width, p.w_width);
@@ -182,22 +194,20 @@ void run_receiver(const Sweep<T>& s, Worker<T>& t, int64_t receiver, const Kept<
         const int count = static_cast<int>(std::min<int64_t>(EDGES, end - at));
         int64_t edges[EDGES];
         for (int e = 0; e < count; ++e) edges[e] = s.edge(at + e);
-        stage_y(p, a.y, edges, count, t.y.data());
-        apply(p.m_of_y, t.y.data(), t.m.data());
-        if (a.second) {
-            stage_y(p, a.hy, edges, count, t.hy.data());
-            apply(p.m_of_y, t.hy.data(), t.n.data());
-        }
+        const int64_t lane = (at - begin) % SIDE;
+        if (lane == 0) form_m(s, at, end, a.y, t.y.data(), t.m.data());
+        if (lane == 0 && a.second) form_m(s, at, end, a.hy, t.hy.data(), t.n.data());
         T* const dx = kept.dx ? kept.dx + (at - begin) * p.x_width : nullptr;
         T* const dw = kept.dw ? kept.dw + (at - begin) * s.dw_kept() : nullptr;
         const Edges<T> rows = rows_of(s, t, edges, count, at, dx, dw);
-        if (s.grads) std::fill_n(rows.dx[0], count * p.x_width, T(0));
+        if (s.grads && !p.x_covered) std::fill_n(rows.dx[0], count * p.x_width, T(0));
         if (a.db) std::fill_n(t.db.data(), t.db.size(), T(0));
         if (a.second)
-            run_blocks<T, true>(s, t, rows, edges, dw != nullptr);
+            run_blocks<T, true>(s, t, rows, edges, lane, dw != nullptr);
         else
-            run_blocks<T, false>(s, t, rows, edges, dw != nullptr);
+            run_blocks<T, false>(s, t, rows, edges, lane, dw != nullptr);
         if (s.grads) finish_block(s, t, edges, count, dx != nullptr, kept.dw_group);
+        if (a.dy && (lane + EDGES == SIDE || at + EDGES >= end)) put_dy(s, t, at - lane, end);
     }
     if (a.z) to_outside(p.z, p.mul_ir, t.z.data(), a.z + receiver * p.z_dim);
 }
@@ -296,6 +306,8 @@ void prepare(Sweep<T>& s, int threads, int64_t most) {
     if (a.dw && !rows) advise_huge(a.dw, a.edges * p.w_dim * int64_t(sizeof(T)), threads);
     if (a.dx) advise_huge(a.dx, a.x_rows * p.x_dim * int64_t(sizeof(T)), threads);
     s.fetch = !rows && !p.staged_w && a.edges * p.w_dim * int64_t(sizeof(T)) > FETCHED;
+    s.stream = a.dw && s.fetch && a.edges * p.w_dim * int64_t(sizeof(T)) > STREAM &&
+               reinterpret_cast<uintptr_t>(a.dw) % EQK_VECTOR_BYTES == 0 && p.w_dim % lanes<T> == 0;
     s.far = s.gather && a.x_rows * p.x_width * int64_t(sizeof(T)) > FAR;
     if (a.shared_w && a.w) s.w = Buffer<T>(p.w_width), stage_weights(p, a.w, s.w.data());
     if (a.shared_w && a.hw) s.hw = Buffer<T>(p.w_width), stage_weights(p, a.hw, s.hw.data());
@@ -350,6 +362,7 @@ void contract(const Lowered& p, const ContractArgs<T>& a) {
                     add(dw.data(), s.dw_groups.data() + g * p.w_width, p.w_width);
             }
         }
+        if (s.stream) drain();
         if (s.dx.size()) {
 #pragma omp for
             for (int64_t row = 0; row < a.x_rows; ++row)

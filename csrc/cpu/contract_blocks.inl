@@ -1,6 +1,6 @@
 // One block of one path over a few edges: the inner loops, on (2l+1)-sized pieces known at compile time.
 //
-//   M[i,k] = sum_j C_ijk y_j            formed by the caller, entry (i, k) of edge e at m[(i * D3 + k) * EDGES + e]
+//   M[i,k] = sum_j C_ijk y_j            formed by the caller, entry (i, k) of edge e at m[(i * D3 + k) * SIDE + e]
 //   z[k]  += sum_i M[i,k] w x[i]        a channel is a lane
 //   t[i]   = sum_k M[i,k] g[k],  dw = sum_i x[i] t[i],  dx[i] = w t[i],  dM[i,k] = sum_lanes w x[i] g[k]
 // and along tangents (hx, hw, and N formed from hy like M from y), `Second`:
@@ -13,6 +13,7 @@ namespace eqk {
 namespace EQK_TARGET {
 
 constexpr int EDGES = 4;  // edges a block: their weights and the receiver's accumulators share the first-level cache
+constexpr int SIDE = 2 * EDGES;  // edges side by side in M and dM
 
 #if EQK_VECTOR_BYTES == 64
 constexpr int REGISTERS = 32;
@@ -21,12 +22,13 @@ constexpr int REGISTERS = 16;
 #endif
 
 // The rows of up to EDGES edges; h: tangents; d: results. plain: in a `Second` sweep dw of the form itself, or null.
+// streamed: where a path's complete dw goes past the caches, or null: it stays in dw.
 // ahead: the weights and dw of the next block's edges, to be fetched meanwhile, or null.
 template <class T>
 struct Edges {
     int count;
     const T *x[EDGES], *w[EDGES], *hx[EDGES], *hw[EDGES];
-    T *dx[EDGES], *dw[EDGES], *plain[EDGES];
+    T *dx[EDGES], *dw[EDGES], *plain[EDGES], *streamed[EDGES];
     const T *ahead[EDGES], *tangent_ahead[EDGES], *dw_ahead[EDGES];
 };
 
@@ -36,8 +38,16 @@ struct Place {
     int64_t x, w, channels;
     const T *m, *n, *g;
     T *z, *dm;
-    bool first;  // block of its path: dw is stored, later ones add to it
+    bool fresh;        // no block before it adds to its dx
+    bool first, last;  // block of its path: dw is stored, later ones add to it; dw is complete
 };
+
+// Ask for columns of a row (unless it is null), to be written where Write is 1.
+template <int Write, class T>
+EQK_INLINE void fetch_columns(const T* row, int64_t first, int64_t count) {
+    constexpr int64_t line = 64 / sizeof(T);
+    for (int64_t c = 0; row && c < count; c += line) __builtin_prefetch(row + first + c, Write, 3);
+}
 
 template <class T, int D1, int D3, int N, bool Second>
 EQK_INLINE void forward_tile(const Edges<T>& e, const Place<T>& at, int64_t u) {
@@ -65,7 +75,7 @@ EQK_INLINE void forward_tile(const Edges<T>& e, const Place<T>& at, int64_t u) {
             }
 #pragma GCC unroll 8
             for (int k = 0; k < D3; ++k) {
-                const int c = (i * D3 + k) * EDGES;
+                const int c = (i * D3 + k) * SIDE;
                 for (int b = 0; b < N; ++b) {
                     if constexpr (Second)
                         acc[k][b] += q[b] * m[c] + p[b] * n[c];
@@ -89,25 +99,22 @@ __attribute__((noinline)) void forward_block(const Edges<T>& e, const Place<T>& 
 
 // Components [i0, i0 + I) of x of one edge.
 template <class T, int D3, int I, bool Second>
-EQK_INLINE void backward_rows(const Edges<T>& e, const Place<T>& at, int a, int i0, bool first) {
+EQK_INLINE void backward_rows(const Edges<T>& e, const Place<T>& at, int a, int i0, bool first, bool last) {
     constexpr int L = lanes<T>;
     const int64_t stride = at.channels;
     const T *const x = e.x[a] + at.x + i0 * stride, *const hx = e.hx[a] + at.x + i0 * stride;
     const T *const w = e.w[a] + at.w, *const hw = e.hw[a] + at.w;
-    const T *m = at.m + i0 * D3 * EDGES + a, *n = at.n + i0 * D3 * EDGES + a;
+    const T *m = at.m + i0 * D3 * SIDE + a, *n = at.n + i0 * D3 * SIDE + a;
     hide(m), hide(n);
     T *const dx = e.dx[a] + at.x + i0 * stride, *const dw = e.dw[a] + at.w;
+    T* const streamed = last && e.streamed[a] ? e.streamed[a] + at.w : nullptr;
     T* const plain = Second && e.plain[a] ? e.plain[a] + at.w : nullptr;
+    const bool fresh = at.fresh;
     Vec<T> moments[I * D3];
 #pragma GCC unroll 64
     for (int c = 0; c < I * D3; ++c) moments[c] = Vec<T>{};
     for (int64_t u = 0; u < stride; u += L) {
         const Vec<T> weight = load<T>(w + u);
-        if (first) {
-            if (e.ahead[a]) __builtin_prefetch(e.ahead[a] + at.w + u, 0, 2);
-            if (Second && e.tangent_ahead[a]) __builtin_prefetch(e.tangent_ahead[a] + at.w + u, 0, 2);
-            if (e.dw_ahead[a]) __builtin_prefetch(e.dw_ahead[a] + at.w + u, 1, 2);
-        }
         Vec<T> tangent{}, total = first ? Vec<T>{} : load<T>(dw + u), base{};
         if constexpr (Second) tangent = load<T>(hw + u);
         Vec<T> g[D3];
@@ -123,31 +130,31 @@ EQK_INLINE void backward_rows(const Edges<T>& e, const Place<T>& at, int a, int 
 #pragma GCC unroll 8
             for (int k = 0; k < D3; ++k) {
                 const int c = i * D3 + k;
-                t += g[k] * m[c * EDGES];
-                if constexpr (Second) s += g[k] * n[c * EDGES];
+                t += g[k] * m[c * SIDE];
+                if constexpr (Second) s += g[k] * n[c * SIDE];
                 moments[c] += q * g[k];
             }
             T* const to = dx + i * stride + u;
             if constexpr (Second) {
                 total += hxi * t + xi * s;
                 base += xi * t;
-                store<T>(to, load<T>(to) + weight * s + tangent * t);
+                store<T>(to, (fresh ? Vec<T>{} : load<T>(to)) + weight * s + tangent * t);
             } else {
                 total += xi * t;
-                store<T>(to, load<T>(to) + weight * t);
+                store<T>(to, (fresh ? Vec<T>{} : load<T>(to)) + weight * t);
             }
         }
-        store<T>(dw + u, total);
+        streamed ? stream<T>(streamed + u, total) : store<T>(dw + u, total);
         if (plain) store<T>(plain + u, first ? base : base + load<T>(plain + u));
     }
     constexpr int count = I * D3;
-    T* const dm = at.dm + i0 * D3 * EDGES + a;
+    T* const dm = at.dm + i0 * D3 * SIDE + a;
 #pragma GCC unroll 8
     for (int from = 0; from < count; from += L) {
         const int some = count - from < L ? count - from : L;
         const Vec<T> sum = sums<T>(moments + from, some);
 #pragma GCC unroll 64
-        for (int c = 0; c < some; ++c) dm[(from + c) * EDGES] = sum[reversed<T>(c)];
+        for (int c = 0; c < some; ++c) dm[(from + c) * SIDE] = sum[reversed<T>(c)];
     }
 }
 
@@ -156,9 +163,15 @@ template <class T, int D1, int D3, bool Second>
 __attribute__((noinline)) void backward_block(const Edges<T>& e, const Place<T>& at) {
     constexpr int fit = (REGISTERS * 3 / 4 - D3) / D3, I = fit < 1 ? 1 : fit > D1 ? D1 : fit, rest = D1 % I;
     for (int a = 0; a < e.count; ++a) {
+        if (at.first) {
+            fetch_columns<0>(e.ahead[a], at.w, at.channels);
+            if (Second) fetch_columns<0>(e.tangent_ahead[a], at.w, at.channels);
+            fetch_columns<1>(e.dw_ahead[a], at.w, at.channels);
+        }
         int i = 0;
-        for (; i + I <= D1; i += I) backward_rows<T, D3, I, Second>(e, at, a, i, i == 0 && at.first);
-        if constexpr (rest > 0) backward_rows<T, D3, rest, Second>(e, at, a, i, false);
+        for (; i + I <= D1; i += I)
+            backward_rows<T, D3, I, Second>(e, at, a, i, i == 0 && at.first, i + I == D1 && at.last);
+        if constexpr (rest > 0) backward_rows<T, D3, rest, Second>(e, at, a, i, false, at.last);
     }
 }
 

@@ -262,13 +262,7 @@ void read_edges(const Sweep<T>& s, Chunk<T>& c, int64_t begin, int64_t end) {
             else if (a.w && !a.shared_w)
                 c.w[at] = fetch(a.w + edge * p.w_dim);
         }
-        T* const m = c.m.data() + (from - begin) * p.m_size;
-        const Entry* const last = p.m_of_y.entries.data() + p.m_of_y.entries.size();
-        std::fill_n(m, p.m_size * L, T(0));
-        for (const Entry* entry = p.m_of_y.entries.data(); entry != last; ++entry) {
-            T* const to = m + static_cast<int64_t>(entry->row) * L;
-            store<T>(to, load<T>(to) + load<T>(c.y.data() + static_cast<int64_t>(entry->column) * L) * entry->c<T>());
-        }
+        apply<T, L>(p.m_of_y, c.y.data(), c.m.data() + (from - begin) * p.m_size);
     }
 }
 

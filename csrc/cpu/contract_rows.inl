@@ -114,19 +114,17 @@ void to_outside(const std::vector<Placed>& segments, bool mul_ir, const T* from,
     }
 }
 
-// out[row] = sum of c * in[column], for EDGES edges side by side; entries come row by row.
-template <class T>
+// out[row] = sum of c * in[column], for W edges side by side; entries come row by row.
+template <class T, int W>
 void apply(const Sparse& sparse, const T* in, T* out) {
-    std::fill_n(out, sparse.rows * EDGES, T(0));
-    const Entry* const end = sparse.entries.data() + sparse.entries.size();
-    for (const Entry* entry = sparse.entries.data(); entry != end;) {
-        const int row = entry->row;
-        T sum[EDGES] = {};
+    const Entry *entry = sparse.entries.data(), *const end = entry + sparse.entries.size();
+    for (int64_t row = 0; row < sparse.rows; ++row) {
+        T sum[W] = {};
         for (; entry != end && entry->row == row; ++entry) {
-            const T* from = in + static_cast<int64_t>(entry->column) * EDGES;
-            for (int e = 0; e < EDGES; ++e) sum[e] += entry->c<T>() * from[e];
+            const T* const from = in + static_cast<int64_t>(entry->column) * W;
+            for (int e = 0; e < W; ++e) sum[e] += entry->c<T>() * from[e];
         }
-        for (int e = 0; e < EDGES; ++e) out[static_cast<int64_t>(row) * EDGES + e] = sum[e];
+        for (int e = 0; e < W; ++e) out[row * W + e] = sum[e];
     }
 }
 

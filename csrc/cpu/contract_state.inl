@@ -15,6 +15,7 @@ struct Sweep {
     const ContractArgs<T>& a;
     bool grads = false;             // of any input
     bool fetch = false;             // weights do not stay in the caches: fetch them ahead
+    bool stream = false;            // dw would not stay either: written past the caches, one path at a time
     bool far = false;               // rows of x do not stay in the caches either
     bool gather = false;            // x rows are gathered by index, and kept converted in x, hx
     Buffer<T> x{}, hx{}, dx{};      // (x_rows, x_width) inside order
@@ -36,19 +37,19 @@ struct Sweep {
 template <class T>
 struct Worker {
     Buffer<T> z, g;                         // the receiver's rows
-    Buffer<T> m, n, dm, y, hy, dy;          // EDGES edges side by side
+    Buffer<T> m, n, dm, y, hy, dy;          // SIDE edges side by side
     Buffer<T> x, hx, dx, w, hw, dw, plain;  // staged rows of EDGES edges
     Buffer<T> db;                           // EDGES windows
     Buffer<T> unused;                       // where the dw of unweighted paths goes
     explicit Worker(const Lowered& p)
         : z(p.z_width),
           g(p.z_width),
-          m(p.m_size * EDGES),
-          n(p.m_size * EDGES),
-          dm(p.m_size * EDGES),
-          y(p.y_dim * EDGES),
-          hy(p.y_dim * EDGES),
-          dy(p.y_dim * EDGES),
+          m(p.m_size * SIDE),
+          n(p.m_size * SIDE),
+          dm(p.m_size * SIDE),
+          y(p.y_dim * SIDE),
+          hy(p.y_dim * SIDE),
+          dy(p.y_dim * SIDE),
           x(p.x_width * EDGES),
           hx(p.x_width * EDGES),
           dx(p.x_width * EDGES),

@@ -4,6 +4,10 @@
 #include <cstdint>
 #include <utility>
 
+#if EQK_VECTOR_BYTES >= 32
+#include <immintrin.h>
+#endif
+
 namespace eqk {
 namespace EQK_TARGET {
 
@@ -34,6 +38,24 @@ EQK_INLINE Vec<T> load(const T* p) {
 template <class T>
 EQK_INLINE void store(T* p, Vec<T> v) {
     *reinterpret_cast<Vec<T>*>(p) = v;
+}
+
+// Store past the caches, to an aligned address: the old line is not read first. `drain` comes before others read it.
+template <class T>
+EQK_INLINE void stream(T* p, Vec<T> v) {
+#if EQK_VECTOR_BYTES == 64
+    _mm512_stream_si512(reinterpret_cast<__m512i*>(p), (__m512i)v);
+#elif EQK_VECTOR_BYTES == 32
+    _mm256_stream_si256(reinterpret_cast<__m256i*>(p), (__m256i)v);
+#else
+    store<T>(p, v);
+#endif
+}
+
+static inline void drain() {
+#if EQK_VECTOR_BYTES >= 32
+    _mm_sfence();
+#endif
 }
 
 // The compiler is not to know where a pointer comes from: it would keep every offset in a register of its own.

@@ -70,7 +70,7 @@ Lowered lower(const Tables& t, int64_t vl, bool padded_w) {
         low.staged_w |= p.w >= 0 && t.x[p.in1].mul % vl != 0;
     }
     std::vector<Entry> m_of_y, y_of_m;
-    int64_t covered = 0;
+    int64_t x_covered = 0, z_covered = 0;
     if (low.staged_w) low.w_width = 0;
     for (const Path& p : t.paths) {
         const Placed &x = low.x[p.in1], &z = low.z[p.out];
@@ -93,17 +93,19 @@ Lowered lower(const Tables& t, int64_t vl, bool padded_w) {
                     empty = false;
                 }
                 if (empty) continue;
-                const int64_t first = z.inside + k0 * z.padded;
-                bool fresh = true;
-                for (const Block& b : low.blocks) fresh &= b.z != first;
-                if (fresh) covered += d3 * z.mul;
-                low.blocks.push_back({d1, d3, x.inside + i0 * x.padded, first, w, x.padded, low.m_size, p.w, x.mul,
-                                      low.blocks.size() == begin, false, z.outside, z.dim, k0, fresh});
+                const int64_t from = x.inside + i0 * x.padded, to = z.inside + k0 * z.padded;
+                bool x_fresh = true, z_fresh = true;
+                for (const Block& b : low.blocks) x_fresh &= b.x != from, z_fresh &= b.z != to;
+                if (x_fresh) x_covered += d1 * x.mul;
+                if (z_fresh) z_covered += d3 * z.mul;
+                low.blocks.push_back({d1, d3, from, to, w, x.padded, low.m_size, p.w, x.mul, low.blocks.size() == begin,
+                                      false, z.outside, z.dim, k0, x_fresh, z_fresh});
                 low.m_size += d1 * d3;
             }
         if (low.blocks.size() > begin) low.blocks.back().last = true;
     }
-    low.z_covered = covered == low.z_dim;
+    low.x_covered = x_covered == low.x_dim;
+    low.z_covered = z_covered == low.z_dim;
     low.m_of_y = compress(std::move(m_of_y), low.m_size);
     low.y_of_m = compress(std::move(y_of_m), low.y_dim);
     return low;

@@ -48,7 +48,7 @@ struct Block {
     bool first;                         // of its path: stores dw, the others add to it
     bool last;                          // of its path: dw is complete
     int64_t z_outside, z_dim, z_first;  // its z segment outside: first column, components; the rectangle's first one
-    bool z_fresh;                       // no block before it adds to these components
+    bool x_fresh, z_fresh;              // no block before it adds to these components of dx, of z
 };
 
 // One entry of a sparse matrix: out[row] += c * in[column].
@@ -73,7 +73,7 @@ struct Lowered {
     int64_t x_width, z_width, w_width;   // inside
     int64_t m_size;
     bool mul_ir;
-    bool z_covered;              // some block adds to every component
+    bool x_covered, z_covered;   // some block adds to every component
     bool staged_w;               // weight rows are copied to padded ones
     std::vector<Segment> w_map;  // mul = weights of a path, dim = its padded offset, in order of columns (staged only)
     Sparse m_of_y, y_of_m;

@@ -7,7 +7,22 @@ import torch
 
 from equikern import backends
 from equikern.errors import BackendError, ShapeError
-from equikern.testing import CASES, Inputs, assert_close, derivatives, get, inputs, reference, run, tagged, tolerance
+from equikern.ops import plan
+from equikern.program import CONVOLUTION, product
+from equikern.testing import (
+    CASES,
+    Case,
+    Inputs,
+    assert_close,
+    derivatives,
+    get,
+    inputs,
+    reference,
+    run,
+    tagged,
+    tolerance,
+    uvu_paths,
+)
 
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["f32", "f64"])
 BACKENDS = pytest.mark.parametrize("backend", backends.NAMES)
@@ -166,6 +181,21 @@ def test_weight_gradients_too_large_for_the_cache_are_those_of_the_reference(ord
     # 64 weights an edge in float32: 18 MB, more than the kernels keep in the caches
     case = get("schnet-64").sized(edges=70000, degree=50)
     check_order(case, "cpu", torch.float32, order)
+
+
+@DTYPES
+def test_weight_gradients_too_large_for_the_cache_have_the_bits_of_small_ones(dtype):
+    # of 3, 7 and 9 components: a path's gradient is whole after one pass over its channels, or after several
+    case = Case("wide", product(*uvu_paths("32x1o+32x3o+32x4e", "1o+2e", 4), rows=CONVOLUTION), nodes=20, degree=10)
+    few, copies = inputs(case, dtype), 40
+    x, y, w = few.operands
+    sender, receiver = few.index[:2]
+    index = (sender.repeat(copies), receiver.repeat(copies))
+    operands = (x, y.repeat(copies, 1), w.repeat(copies, 1))
+    assert operands[2].nbytes > 16 << 20
+    many = Inputs(operands, (*index, *plan(*index, few.rows, few.rows)), few.rows)
+    got, expected = (derivatives(case.program, given, "cpu", 1)["d/dw"] for given in (many, few))
+    assert torch.equal(got, expected.repeat(copies, 1))
 
 
 @BACKENDS
