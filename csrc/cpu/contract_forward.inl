@@ -13,6 +13,7 @@ namespace EQK_TARGET {
 
 constexpr int64_t STREAMED = 32;     // edges of a chunk: their x rows stay in the caches, their weights come in time
 constexpr int64_t TABULATED = 1024;  // of a table: edges whose weights are formed together
+constexpr int64_t AHEAD_ROWS = 20;   // rows from an edge's first to those that are fetched: an interval has two
 constexpr int MOST_TILE = 4;         // vectors of channels that are summed at once, at most
 constexpr int ROW_TILE = 2;  // vectors of channels that are formed at once: so many of all rows fit the registers
 
@@ -122,6 +123,11 @@ __attribute__((noinline)) void form_weights(const Chunk<T>& c, const Block& b, c
         const int64_t at = c.sorted[n];
         if (c.knot[at] != knot) {
             knot = c.knot[at];
+            const T* const ahead = table.first + (knot + AHEAD_ROWS) * table.w_dim + b.column + u;
+            for (int k = 0; k < N; ++k) {
+                __builtin_prefetch(ahead + k * L, 0, 3);
+                __builtin_prefetch(ahead + table.w_dim + k * L, 0, 3);
+            }
 #pragma GCC unroll 8
             for (int r = 0; r < kMostRows; ++r) {
                 const int64_t at_row = knot + (r < table.window ? table.offsets[r] : 0);
