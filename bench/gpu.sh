@@ -26,10 +26,11 @@ environment() {
 }
 
 conformance() {
-    # Each kernel is compiled by one core; pytest-xdist, where it is installed, gives them all one.
+    # Each kernel is compiled by one core; pytest-xdist, where it is installed, gives them all one. Every test is named as it
+    # ends: time may be short.
     local jobs=()
     "$PYTHON" -c 'import xdist' 2>/dev/null && jobs=(-n "${JOBS:-12}")
-    "$PYTHON" -m pytest tests/gpu -q -o filterwarnings=default "${jobs[@]}" "$@" 2>&1 | tee "$OUT/conformance.log"
+    "$PYTHON" -m pytest tests/gpu -v --tb=short -o filterwarnings=default "${jobs[@]}" "$@" 2>&1 | tee "$OUT/conformance.log"
 }
 
 sanitize() {
