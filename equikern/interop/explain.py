@@ -43,10 +43,10 @@ def explain(
     program on cpu, float32
       eqk1 product mul_ir: x[edge] 2x0e | y[edge] 0e | w[edge] 2 | z[edge] 2x0e : 0 0 0 uvu 1.0
       cpu         runs it
+      cuda        operands are on cpu; the kernels run on cuda
       triton      operands are on cpu; the kernels run on cuda (on the CPU only interpreted, TRITON_INTERPRET=1)
       matmul      runs it
       reference   runs it
-      cuda        operands are on cpu; the kernels run on cuda
     """
     found = _programs(what)
     if not found:
