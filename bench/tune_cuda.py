@@ -18,9 +18,9 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from itertools import repeat
-from math import exp, log
 from multiprocessing import get_context
 from pathlib import Path
+from statistics import geometric_mean
 from typing import Any
 
 import gpu
@@ -106,19 +106,17 @@ class Job:
 
 
 class Candidates:
-    """Layouts by tuning, those of equal kernels once, the one in use first; `same`: the layout's name, by tuning."""
+    """Layouts by tuning, those of equal kernels once, the one in use first; `same`: the layout's name, by tuning's."""
 
     def __init__(self, job: Job, few: bool) -> None:
         self.makes: dict[str, launch.Make] = {}
-        self.same: dict[Tuning, str] = {}
+        self.same: dict[str, str] = {}
         seen: dict[tuple[str, ...], str] = {}
         for given in [None, *TUNINGS[job.form][: 1 if few else None]]:
             make = maker(torch.float32, given)
-            sources = tuple(job.sources(make))
-            name = seen.setdefault(sources, "in use" if given is None else " ".join(str(int(n)) for n in given))
+            text = "in use" if given is None else " ".join(str(int(n)) for n in given)
+            self.same[text] = name = seen.setdefault(tuple(job.sources(make)), text)
             self.makes.setdefault(name, make)
-            if given is not None:
-                self.same[given] = name
 
 
 def compile(source: str, arch: int) -> str | None:
@@ -156,20 +154,21 @@ def measure(job: Job, load: gpu.Workload, makes: dict[str, launch.Make], triton:
 
 
 def ranking(
-    rows: list[dict[str, Any]], same: dict[tuple[str, str], dict[Tuning, str]]
-) -> dict[str, list[tuple[float, Tuning]]]:
+    rows: list[dict[str, Any]], same: dict[tuple[str, str], dict[str, str]]
+) -> dict[str, list[tuple[float, str]]]:
     """For each form, the geometric mean over cases of the time over the best, for tunings that ran in all of them."""
     took = {(row["case"], row["form"], row["layout"]): row["ms"] for row in rows}
-    found: dict[str, list[tuple[float, Tuning]]] = {}
-    for form, tunings in TUNINGS.items():
+    found: dict[str, list[tuple[float, str]]] = {}
+    for form in FORMS:
         cases = [case for case in CASES if (case, form) in same]
         best = {c: min(ms for (case, of, _), ms in took.items() if (case, of) == (c, form)) for c in cases}
-        for tuning in tunings:
-            times = [took.get((c, form, same[c, form].get(tuning, ""))) for c in cases]
-            if None not in times:
-                logs = [log(t / best[c]) for c, t in zip(cases, times, strict=True)]  # type: ignore[operator]
-                found.setdefault(form, []).append((exp(sum(logs) / len(logs)), tuning))
-        found.get(form, []).sort()
+        order = []
+        for tuning in same[cases[0], form]:
+            times = [took.get((c, form, same[c, form][tuning])) for c in cases]
+            ratios = [t / best[c] for c, t in zip(cases, times, strict=True) if t is not None]
+            if len(ratios) == len(cases):
+                order.append((geometric_mean(ratios), tuning))
+        found[form] = sorted(order)
     return found
 
 
@@ -225,7 +224,7 @@ def main() -> None:
     print(f"{found['device']}, {given.edges} edges, {time.perf_counter() - start:.0f} s\n{table(rows)}")
     for form, order in ranks.items():
         print(f"{form}, mean of the time over the best of each case:")
-        print(*(f"  {mean:.3f}  {Tuning(*tuning)}" for mean, tuning in order[:6]), sep="\n")
+        print(*(f"  {mean:.3f}  {tuning}" for mean, tuning in order[:6]), sep="\n")
 
 
 if __name__ == "__main__":

@@ -67,7 +67,7 @@ struct Chunk {
 template <class T>
 struct Table {
     const T* first;
-    int64_t rows, w_dim, window;
+    int64_t w_dim, window;
     const int64_t* offsets;
 };
 
@@ -113,8 +113,8 @@ EQK_INLINE Vec<T> load_some(const T* p, int64_t count) {
 // The weights of all edges, for channels [u, u + N lanes) of a path, `step` numbers between those of two edges; where N
 // is 1, some may be padding.
 template <class T, int N>
-__attribute__((noinline)) void form_weights(const Chunk<T>& c, const Block& b, const Table<T>& table, int64_t u, T* to,
-                                            int64_t step) {
+__attribute__((noinline)) void form_tile(const Chunk<T>& c, const Block& b, const Table<T>& table, int64_t u, T* to,
+                                         int64_t step) {
     constexpr int L = lanes<T>;
     const int64_t rest = b.mul - u;
     Vec<T> row[kMostRows][N] = {};  // of the knot
@@ -157,7 +157,7 @@ EQK_INLINE void sum_tile(Chunk<T>& c, const Block& b, const Target<T>& to, const
     if constexpr (Of == Weights::table) {
         constexpr int at_once = N < ROW_TILE ? N : ROW_TILE;
         for (int n = 0; n < N; n += at_once)
-            form_weights<T, at_once>(c, b, table, u + n * L, c.formed.data() + n * L, N * L);
+            form_tile<T, at_once>(c, b, table, u + n * L, c.formed.data() + n * L, N * L);
     }
     Vec<T> w[N];
     if constexpr (Of == Weights::shared)
@@ -275,7 +275,7 @@ void read_edges(const Sweep<T>& s, Chunk<T>& c, int64_t begin, int64_t end) {
 template <class T>
 void run_chunk(const Sweep<T>& s, Chunk<T>& c) {
     const ContractArgs<T>& a = s.a;
-    const Table<T> table{a.w, a.w_rows, s.p.w_dim, a.window, a.offsets};
+    const Table<T> table{a.w, s.p.w_dim, a.window, a.offsets};
     for (const Block& b : s.p.blocks) {
         const Target<T> to{a.z + b.z_outside, s.p.z_dim, b.mul, b.z_dim, b.z_first, s.p.mul_ir, b.z_fresh};
         const bool absent = !a.w || (s.table() && !a.b);

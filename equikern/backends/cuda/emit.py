@@ -92,8 +92,7 @@ class _Unit:
         self.shared = program.rows[W] == SHARED
         # Of an edge, for every lane: columns of y, factors of a table's rows.
         self.columns, self.factors = ([OPERANDS[s] for s in of if s in self.given] for of in ((Y, HY), (B, HB)))
-        self.spread = dict.fromkeys(self.columns, "Form::YDIM") | dict.fromkeys(self.factors, "Form::Table::ROWS")
-        self._columns = dict.fromkeys(self.columns, program.dims[Y]) | dict.fromkeys(self.factors, len(sweep.table))
+        self.spread = dict.fromkeys(self.columns, program.dims[Y]) | dict.fromkeys(self.factors, len(sweep.table))
         own = sweep.owner == Z and not sweep.by_edge
         # Of the row, held from edge to edge: where they lie, over V.
         held = [(f"g{c.number}", c.dim) for c in self.unit.zs if own and Z in self.given]
@@ -173,7 +172,7 @@ class _Unit:
     def _stage(self) -> tuple[dict[str, int], int]:
         """Where what is read for an edge lies in the memory of the block, in numbers, and how many they are."""
         sizes = {name: size * self.lanes * WARP for name, size, *_ in self._reads()}
-        sizes |= {name: -(-self._columns[name] // WARP) * WARP for name in self.spread}
+        sizes |= {name: -(-size // WARP) * WARP for name, size in self.spread.items()}
         ends = list(accumulate(sizes.values(), initial=0))
         return dict(zip(sizes, ends, strict=False)), ends[-1]
 
