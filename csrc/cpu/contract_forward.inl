@@ -1,9 +1,12 @@
 // The value alone: z[receiver] = sum over its edges of C w x y, path by path over a chunk of edges.
 //
 // A receiver's sum of a path and a few vectors of channels stays in registers over its edges and is written once, in
-// the order outside. Weights are read once, where they are, and fetched a tile ahead; those of a table are formed
-// first, a tile of a path for the whole chunk: edges that read the same rows follow each other, and these stay in
-// registers.
+// the order outside. Weights are read once, where they are, from memory: while a chunk is summed, those of the next
+// one are asked for, row after row, as many lines with each product as it reads. Whatever misses the first-level cache
+// waits behind them; so all paths of a few channels follow each other, and their rows of x stay in it.
+//
+// Weights of a table are formed first, a tile of a path for the whole chunk: edges that read the same rows follow each
+// other, and these stay in registers.
 #include <numeric>
 
 #include "contract_table.inl"
@@ -11,13 +14,46 @@
 namespace eqk {
 namespace EQK_TARGET {
 
-constexpr int64_t STREAMED = 32;     // edges of a chunk: their x rows stay in the caches, their weights come in time
+constexpr int64_t STREAMED = 32;     // edges of a chunk: their weights come in time
 constexpr int64_t TABULATED = 1024;  // of a table: edges whose weights are formed together
 constexpr int64_t AHEAD_ROWS = 20;   // rows from an edge's first to those that are fetched: an interval has two
 constexpr int MOST_TILE = 4;         // vectors of channels that are summed at once, at most
 constexpr int ROW_TILE = 2;  // vectors of channels that are formed at once: so many of all rows fit the registers
 
 enum class Weights { by_edge, shared, table };
+
+template <class T>
+constexpr int64_t line = 64 / sizeof(T);  // numbers of a cache line
+
+// Channels of which all paths follow each other: those of a chunk's x rows fit the first-level cache.
+template <class T>
+constexpr int64_t together = 2 * line<T>;
+
+// Vectors of channels that a path's kernel sums at once.
+template <class T>
+constexpr int tile_of(int d3, Weights of) {
+    const int fit = (REGISTERS - 8) / d3;
+    const int most = of == Weights::table ? MOST_TILE : static_cast<int>(together<T> / lanes<T>);
+    return fit >= most ? most : fit >= 2 ? 2 : 1;
+}
+
+// Rows that are read later, asked for line by line in their order.
+template <class T>
+struct Ahead {
+    const T *const *rows = nullptr, *const *last = nullptr;
+    const T *at = nullptr, *end = nullptr;
+    int64_t length = 0;  // of a row
+};
+
+template <int Lines, class T>
+EQK_INLINE void ask(Ahead<T>& a) {
+    if (a.at >= a.end) {
+        if (a.rows == a.last) return;
+        a.at = *a.rows++, a.end = a.at + a.length;
+    }
+    for (int n = 0; n < Lines; ++n) __builtin_prefetch(a.at + n * line<T>, 0, 3);
+    a.at += Lines * line<T>;
+}
 
 template <class T>
 void convert_rows(const Sweep<T>& s, const T* from, T* to) {
@@ -41,6 +77,9 @@ struct Chunk {
     Buffer<T> b;       // factors of its rows, in that order, (most, kMostRows), zero beyond the window
     Buffer<T> m, y;    // lanes of edges side by side, (m_size, lanes) for each `lanes` of edges
     Buffer<T> formed;  // of a table: weights of a tile, (most, MOST_TILE lanes)
+    std::vector<const T*> next;  // rows of weights of the next chunk
+    Ahead<T> ahead;              // in them
+    int64_t asked = 0;           // edges before this one were asked for
     int64_t m_size, most, edges = 0;
     int shift = 0;  // edges are in the order of knot >> shift: so many places as they are
     Chunk(const Lowered& p, int64_t most, int64_t rows)
@@ -100,6 +139,18 @@ EQK_INLINE void put(const Target<T>& to, bool fresh, int64_t receiver, int64_t u
                 T& z = row[(u + b * L + l) * by_channel + (to.first + k) * by_component];
                 z = fresh ? sum[k][b][l] : z + sum[k][b][l];
             }
+}
+
+// Ask for the lines that `put` writes, or add to, while their sum is made: a store that waits holds up all others.
+template <class T, int D3, int N>
+EQK_INLINE void ask(const Target<T>& to, int64_t receiver, int64_t u) {
+    constexpr int L = lanes<T>;
+    const T* const row = to.z + receiver * to.z_dim;
+    for (int k = 0; k < D3; ++k)
+        for (int b = 0; b < N; ++b) {
+            const int64_t at = to.mul_ir ? u * to.dim + (k * N + b) * L : (to.first + k) * to.mul + u + b * L;
+            __builtin_prefetch(row + at, 1, 3);
+        }
 }
 
 // The first `count` numbers of a row, as a vector.
@@ -162,7 +213,9 @@ EQK_INLINE void sum_tile(Chunk<T>& c, const Block& b, const Target<T>& to, const
     Vec<T> w[N];
     if constexpr (Of == Weights::shared)
         for (int n = 0; n < N; ++n) w[n] = weights(shared + u + n * L);
+    Ahead<T> ahead = c.ahead;
     for (const Stretch& run : c.stretches) {
+        ask<T, D3, N>(to, run.receiver, u);
         Vec<T> sum[D3][N];
         for (int k = 0; k < D3; ++k)
             for (int n = 0; n < N; ++n) sum[k][n] = Vec<T>{};
@@ -172,10 +225,8 @@ EQK_INLINE void sum_tile(Chunk<T>& c, const Block& b, const Target<T>& to, const
             if constexpr (Of == Weights::by_edge) {
                 const T* from = c.w[at] + b.column + u;
                 hide(from);
-                for (int n = 0; n < N; ++n) {
-                    w[n] = weights(from + n * L);
-                    __builtin_prefetch(from + (N + n) * L, 0, 3);
-                }
+                for (int n = 0; n < N; ++n) w[n] = weights(from + n * L);
+                ask<N * L <= line<T> ? 1 : N * L / line<T>>(ahead);
             }
             if constexpr (Of == Weights::table) {
                 const T* from = c.formed.data() + at * N * L;
@@ -199,20 +250,20 @@ EQK_INLINE void sum_tile(Chunk<T>& c, const Block& b, const Target<T>& to, const
                 for (int n = 0; n < N; ++n) sum[k][n] *= w[n];
         put<T, D3, N>(to, to.fresh && run.fresh, run.receiver, u, sum);
     }
+    c.ahead = ahead;
 }
 
+// Sums of all stretches for channels [u, end).
 template <class T, int D1, int D3, Weights Of>
 __attribute__((noinline)) void sum_block(Chunk<T>& c, const Block& b, const Target<T>& to, const Table<T>& table,
-                                         const T* shared) {
-    constexpr int L = lanes<T>, fit = (REGISTERS - 8) / D3;
-    constexpr int N = fit >= MOST_TILE ? MOST_TILE : fit >= 2 ? 2 : 1;
-    int64_t u = 0;
-    for (; u + N * L <= b.mul; u += N * L) sum_tile<T, D1, D3, N, Of>(c, b, to, table, shared, u);
-    for (; u < b.mul; u += L) sum_tile<T, D1, D3, 1, Of>(c, b, to, table, shared, u);
+                                         const T* shared, int64_t u, int64_t end) {
+    constexpr int L = lanes<T>, N = tile_of<T>(D3, Of);
+    for (; u + N * L <= end; u += N * L) sum_tile<T, D1, D3, N, Of>(c, b, to, table, shared, u);
+    for (; u < end; u += L) sum_tile<T, D1, D3, 1, Of>(c, b, to, table, shared, u);
 }
 
 template <class T>
-using SumKernel = void (*)(Chunk<T>&, const Block&, const Target<T>&, const Table<T>&, const T*);
+using SumKernel = void (*)(Chunk<T>&, const Block&, const Target<T>&, const Table<T>&, const T*, int64_t, int64_t);
 
 template <class T, Weights Of>
 SumKernel<T> sum_of(int d1, int d3) {
@@ -228,7 +279,7 @@ SumKernel<T> sum_of(int d1, int d3) {
 // Ask for the first numbers of a row.
 template <class T>
 EQK_INLINE const T* fetch(const T* row) {
-    for (int n = 0; n < 4; ++n) __builtin_prefetch(row + n * lanes<T>, 0, 3);
+    for (int64_t n = 0; n < together<T>; n += line<T>) __builtin_prefetch(row + n, 0, 3);
     return row;
 }
 
@@ -246,6 +297,19 @@ void sort_by_knot(const Sweep<T>& s, Chunk<T>& c, int64_t begin, int64_t end) {
         const T* const from = a.b ? a.b + s.edge(begin + at) * a.window : nullptr;
         for (int64_t r = 0; r < kMostRows; ++r) c.b[n * kMostRows + r] = from && r < a.window ? from[r] : T(0);
     }
+}
+
+// What comes after edge `end`, as far as it was not asked for: of the weights, a list.
+template <class T>
+void look_ahead(const Sweep<T>& s, Chunk<T>& c, int64_t end) {
+    const ContractArgs<T>& a = s.a;
+    const int64_t until = std::min(end + c.most, a.edges);
+    for (int64_t at = end; a.y && at < until; ++at) fetch_row<0>(a.y + s.edge(at) * s.p.y_dim, s.p.y_dim);
+    if (!a.w || a.shared_w || s.table()) return;
+    c.asked = std::max(c.asked - (c.ahead.last - c.ahead.rows), end);
+    c.next.clear();
+    for (; c.asked < until; ++c.asked) c.next.push_back(a.w + s.edge(c.asked) * s.p.w_dim);
+    c.ahead = {c.next.data(), c.next.data() + c.next.size(), c.ahead.at, c.ahead.end, s.p.w_dim};
 }
 
 // M of the chunk's edges [begin, end), `lanes` of them side by side, and the rows that they read.
@@ -272,22 +336,31 @@ void read_edges(const Sweep<T>& s, Chunk<T>& c, int64_t begin, int64_t end) {
     }
 }
 
+// Channels [u, end) of a path.
 template <class T>
-void run_chunk(const Sweep<T>& s, Chunk<T>& c) {
+void run_block(const Sweep<T>& s, Chunk<T>& c, const Block& b, int64_t u, int64_t end) {
     const ContractArgs<T>& a = s.a;
     const Table<T> table{a.w, s.p.w_dim, a.window, a.offsets};
-    for (const Block& b : s.p.blocks) {
-        const Target<T> to{a.z + b.z_outside, s.p.z_dim, b.mul, b.z_dim, b.z_first, s.p.mul_ir, b.z_fresh};
-        const bool absent = !a.w || (s.table() && !a.b);
-        if (b.w < 0 || absent || a.shared_w) {
-            const T* const row = b.w < 0 ? s.fixed.data() : absent ? s.zeros.data() : a.w + b.column;
-            sum_of<T, Weights::shared>(b.d1, b.d3)(c, b, to, table, row);
-        } else if (s.table()) {
-            sum_of<T, Weights::table>(b.d1, b.d3)(c, b, to, table, nullptr);
-        } else {
-            sum_of<T, Weights::by_edge>(b.d1, b.d3)(c, b, to, table, nullptr);
-        }
+    const Target<T> to{a.z + b.z_outside, s.p.z_dim, b.mul, b.z_dim, b.z_first, s.p.mul_ir, b.z_fresh};
+    const bool absent = !a.w || (s.table() && !a.b);
+    if (b.w < 0 || absent || a.shared_w) {
+        const T* const row = b.w < 0 ? s.fixed.data() : absent ? s.zeros.data() : a.w + b.column;
+        sum_of<T, Weights::shared>(b.d1, b.d3)(c, b, to, table, row, u, end);
+    } else if (s.table()) {
+        sum_of<T, Weights::table>(b.d1, b.d3)(c, b, to, table, nullptr, u, end);
+    } else {
+        sum_of<T, Weights::by_edge>(b.d1, b.d3)(c, b, to, table, nullptr, u, end);
     }
+}
+
+template <class T>
+void run_chunk(const Sweep<T>& s, Chunk<T>& c) {
+    int64_t widest = 0;
+    for (const Block& b : s.p.blocks) widest = std::max(widest, b.mul);
+    const int64_t step = s.table() ? widest : together<T>;
+    for (int64_t u = 0; u < widest; u += step)
+        for (const Block& b : s.p.blocks)
+            if (u < b.mul) run_block(s, c, b, u, std::min(b.mul, u + step));
 }
 
 // Receivers [first, last), in chunks of edges.
@@ -297,6 +370,7 @@ void run_receivers(const Sweep<T>& s, Chunk<T>& c, int64_t first, int64_t last) 
     if (!s.p.z_covered) std::fill_n(a.z + first * s.p.z_dim, (last - first) * s.p.z_dim, T(0));
     int64_t begin = s.begin(first), end = begin;
     const auto finish = [&] {
+        look_ahead(s, c, end);
         read_edges(s, c, begin, end);
         if (s.table()) sort_by_knot(s, c, begin, end);
         run_chunk(s, c);
