@@ -11,6 +11,7 @@ namespace eqk {
     extern const HarmonicsKernels harmonics_kernels; \
     extern const ModeKernels mode_kernels;           \
     extern const PainnKernels painn_kernels;         \
+    extern const SplineKernels spline_kernels;       \
     extern const SymmetricKernels symmetric_kernels; \
     }
 
@@ -28,6 +29,7 @@ const Implementation base_impl{"base",
                                &base::harmonics_kernels,
                                &base::mode_kernels,
                                &base::painn_kernels,
+                               &base::spline_kernels,
                                &base::symmetric_kernels};
 #if defined(EQK_X86)
 const Implementation avx2_impl{"avx2",
@@ -36,6 +38,7 @@ const Implementation avx2_impl{"avx2",
                                &avx2::harmonics_kernels,
                                &avx2::mode_kernels,
                                &avx2::painn_kernels,
+                               &avx2::spline_kernels,
                                &avx2::symmetric_kernels};
 const Implementation avx512_impl{"avx512",
                                  [] {
@@ -46,6 +49,7 @@ const Implementation avx512_impl{"avx512",
                                  &avx512::harmonics_kernels,
                                  &avx512::mode_kernels,
                                  &avx512::painn_kernels,
+                                 &avx512::spline_kernels,
                                  &avx512::symmetric_kernels};
 #endif
 

@@ -8,6 +8,7 @@
 #include "harmonics.hpp"
 #include "modes.hpp"
 #include "painn.hpp"
+#include "spline.hpp"
 #include "symmetric.hpp"
 
 namespace eqk {
@@ -20,6 +21,7 @@ struct Implementation {
     const HarmonicsKernels* harmonics;
     const ModeKernels* modes;
     const PainnKernels* painn;
+    const SplineKernels* spline;
     const SymmetricKernels* symmetric;
 };
 

@@ -1,27 +1,23 @@
 #include "spline.hpp"
 
-#include <array>
-#include <cmath>
 #include <stdexcept>
+
+#include "dispatch.hpp"
 
 namespace eqk {
 
 namespace {
 
-struct Piece {
-    double begin, steps;  // steps per unit of length
-    int64_t last, row;    // last interval, first row
-};
-
-std::vector<Piece> pieces_of(const std::vector<double>& breaks, const std::vector<int64_t>& intervals) {
+std::vector<SplinePiece> pieces_of(const std::vector<double>& breaks, const std::vector<int64_t>& intervals) {
     if (intervals.empty() || breaks.size() != intervals.size() + 1)
         throw std::invalid_argument("a spline has one break more than it has pieces");
-    std::vector<Piece> pieces;
+    std::vector<SplinePiece> pieces;
     int64_t row = 0;
     for (size_t p = 0; p < intervals.size(); ++p) {
         if (!(breaks[p] < breaks[p + 1]) || intervals[p] < 1)
             throw std::invalid_argument("the breaks of a spline rise, and every piece has an interval");
-        pieces.push_back({breaks[p], double(intervals[p]) / (breaks[p + 1] - breaks[p]), intervals[p] - 1, row});
+        const double steps = double(intervals[p]) / (breaks[p + 1] - breaks[p]);
+        pieces.push_back({breaks[p], breaks[p + 1], steps, intervals[p] - 1, row});
         row += 2 * intervals[p] + 12;
     }
     return pieces;
@@ -35,10 +31,9 @@ constexpr double polynomials[kSplineRows][kSplineRows] = {
     {-7, 35, -70, 70, 0, -35, 7, 0},           {1, -6, 15, -20, 0, 15, -6, 1},
 };
 
-// Their `order`-th derivatives: coefficients of t^0 ... t^7.
-using Coefficients = std::array<std::array<double, kSplineRows>, kSplineRows>;
-Coefficients derived(int order) {
-    Coefficients c{};
+// Their `order`-th derivatives.
+SplineCoefficients derived(int order) {
+    SplineCoefficients c{};
     for (int power = order; power < kSplineRows; ++power) {
         double factor = 1.0 / 5040;
         for (int n = 0; n < order; ++n) factor *= power - n;
@@ -52,26 +47,12 @@ Coefficients derived(int order) {
 template <class T>
 void spline(int64_t edges, const T* length, const std::vector<double>& breaks, const std::vector<int64_t>& intervals,
             int order, T* b, int64_t* knot) {
-    const std::vector<Piece> pieces = pieces_of(breaks, intervals);
-    const Coefficients coefficients = derived(order);
-    const double end = breaks.back();
-    for (int64_t e = 0; e < edges; ++e) {
-        const double r = static_cast<double>(length[e]), inside = r > end ? end : r;
-        size_t p = 0;
-        while (p + 1 < pieces.size() && inside >= breaks[p + 1]) ++p;
-        const Piece& piece = pieces[p];
-        const double at = (inside - piece.begin) * piece.steps;
-        int64_t interval = at > 0 ? static_cast<int64_t>(at) : 0;  // NaN: the first, with factors that are NaN
-        if (interval > piece.last) interval = piece.last;
-        const double t = at - static_cast<double>(interval);
-        double scale = r > end && order > 0 ? 0 : 1, values[kSplineRows] = {};
-        for (int power = kSplineRows - 1; power >= 0; --power)
-            for (int c = 0; c < kSplineRows; ++c) values[c] = values[c] * t + coefficients[power][c];
-        for (int n = 0; n < order; ++n) scale *= piece.steps;
-        if (std::isnan(r)) scale = r;
-        knot[e] = piece.row + 2 * interval;
-        for (int c = 0; c < kSplineRows; ++c) b[e * kSplineRows + c] = static_cast<T>(values[c] * scale);
-    }
+    const SplinePieces pieces{pieces_of(breaks, intervals), derived(order), order};
+    const SplineKernels& kernels = *active().spline;
+    if constexpr (sizeof(T) == sizeof(float))
+        kernels.single_precision(pieces, edges, length, b, knot);
+    else
+        kernels.double_precision(pieces, edges, length, b, knot);
 }
 
 template void spline<float>(int64_t, const float*, const std::vector<double>&, const std::vector<int64_t>&, int, float*,

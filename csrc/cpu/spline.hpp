@@ -7,6 +7,7 @@
 // cubics do with a thousand.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <vector>
 
@@ -14,8 +15,30 @@ namespace eqk {
 
 constexpr int kSplineRows = 8;
 
-// Piece p reaches from breaks[p] to breaks[p + 1] in intervals[p] steps. Of each length: knot, the first of the six
-// rows it reads, and b (edges, 6), their factors, differentiated `order` times. Below the first break the first
+struct SplinePiece {
+    double begin, end, steps;  // steps per unit of length
+    int64_t last, row;         // last interval, first row
+};
+
+// Of the factors of the rows of an interval: coefficients of t^0 ... t^7, t in [0, 1].
+using SplineCoefficients = std::array<std::array<double, kSplineRows>, kSplineRows>;
+
+struct SplinePieces {
+    std::vector<SplinePiece> pieces;
+    SplineCoefficients coefficients;  // differentiated `order` times
+    int order;
+};
+
+template <class T>
+using SplineKernel = void (*)(const SplinePieces&, int64_t edges, const T* length, T* b, int64_t* knot);
+
+struct SplineKernels {
+    SplineKernel<float> single_precision;
+    SplineKernel<double> double_precision;
+};
+
+// Piece p reaches from breaks[p] to breaks[p + 1] in intervals[p] steps. Of each length: knot, the first of the eight
+// rows it reads, and b (edges, 8), their factors, differentiated `order` times. Below the first break the first
 // polynomial goes on; from the last on, the value of the last holds. Throws std::invalid_argument for breaks that do
 // not rise.
 template <class T>

@@ -3,4 +3,5 @@
 #include "contract.inl"
 #include "harmonics.inl"
 #include "modes.inl"
+#include "spline.inl"
 #include "symmetric.inl"

@@ -8,7 +8,7 @@ from torch import Tensor
 from equikern import backends
 from equikern.backends import cpu_rows
 from equikern.errors import ShapeError
-from equikern.ops.engine import LIBRARY
+from equikern.ops.engine import LIBRARY, plain
 
 LIBRARY.define("plan(Tensor sender, Tensor receiver, SymInt senders, SymInt receivers) -> (Tensor, Tensor)")
 
@@ -40,4 +40,5 @@ def plan(sender: Tensor, receiver: Tensor, senders: int, receivers: int) -> tupl
 
     sender, receiver (E,) int64; returns ptr (receivers + 1,), order (E,). Raises ShapeError for an index out of range.
     """
-    return torch.ops.equikern.plan.default(sender, receiver, senders, receivers)  # type: ignore[no-any-return]
+    run = _run if plain((), (sender, receiver)) else torch.ops.equikern.plan.default
+    return run(sender, receiver, senders, receivers)  # type: ignore[no-any-return]

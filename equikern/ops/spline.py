@@ -22,7 +22,7 @@ from torch.autograd import forward_ad
 from equikern import backends
 from equikern.backends._spline import POLYNOMIALS, WHOLE, rows_of
 from equikern.errors import ShapeError
-from equikern.ops.engine import LIBRARY
+from equikern.ops.engine import LIBRARY, direct
 
 DEGREE = 7
 OFFSETS = (0, 2, 4, 6, 7, 8, 10, 12)  # of d_j ... d_(j+3), c_(j+4), d_(j+4) ... d_(j+6)
@@ -142,4 +142,4 @@ def spline(r: Tensor, breaks: Sequence[float], intervals: Sequence[int]) -> tupl
     if not intervals or len(breaks) != len(intervals) + 1 or not rising or min(intervals) < 1:
         raise ShapeError(f"spline: breaks must rise, with one interval count a piece; got {breaks} and {intervals}.")
     backend = backends.select_spline(r.device.type, r.dtype)
-    return _op(backend, r, breaks, intervals, 0)  # type: ignore[no-any-return]
+    return (_run if direct(r) else _op)(backend, r, breaks, intervals, 0)  # type: ignore[no-any-return]
