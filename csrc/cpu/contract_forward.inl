@@ -74,9 +74,9 @@ struct Chunk {
     std::vector<Stretch> stretches;
     std::vector<const T*> x, w;               // rows by edge
     std::vector<int64_t> knot, sorted, ends;  // of a table; its edges in the order of their knots, and where each ends
-    Buffer<T> b;       // factors of its rows, in that order, (most, kMostRows), zero beyond the window
-    Buffer<T> m, y;    // lanes of edges side by side, (m_size, lanes) for each `lanes` of edges
-    Buffer<T> formed;  // of a table: weights of a tile, (most, MOST_TILE lanes)
+    Buffer<T> b;                 // factors of its rows, in that order, (most, kMostRows), zero beyond the window
+    Buffer<T> m, y;              // lanes of edges side by side, (m_size, lanes) for each `lanes` of edges
+    Buffer<T> formed;            // of a table: weights of a tile, (most, MOST_TILE lanes)
     std::vector<const T*> next;  // rows of weights of the next chunk
     Ahead<T> ahead;              // in them
     int64_t asked = 0;           // edges before this one were asked for
