@@ -4,6 +4,7 @@
 #include <pybind11/stl.h>
 
 #include <array>
+#include <cstring>
 #include <tuple>
 
 #include "../cpu/bandwidth.hpp"
@@ -197,12 +198,16 @@ void bind_targets(py::module_& m) {
           "Bytes a second of a triad on memory by a number of threads (takes about 0.3 s and 192 MB).");
 }
 
-void bind_kept(py::module_& m) {
+void bind_memory(py::module_& m) {
     py::class_<eqk::KeptBlock>(m, "KeptBlock", py::buffer_protocol())
         .def(py::init<int64_t>())
         .def_buffer([](eqk::KeptBlock& b) {
             return py::buffer_info(static_cast<uint8_t*>(b.data()), static_cast<py::ssize_t>(b.bytes()));
         });
+    m.def("same", [](uintptr_t a, uintptr_t b, int64_t bytes) {
+        py::gil_scoped_release release;
+        return bytes == 0 || std::memcmp(pointer<const char>(a), pointer<const char>(b), size_t(bytes)) == 0;
+    });
     m.def("release_kept", &eqk::release_kept, py::call_guard<py::gil_scoped_release>(),
           "Give memory that results have left back to the system; returns the bytes.");
 }
@@ -211,7 +216,7 @@ void bind_kept(py::module_& m) {
 
 PYBIND11_MODULE(_C, m) {
     bind_targets(m);
-    bind_kept(m);
+    bind_memory(m);
     bind_contract(m);
     bind_spline(m);
     bind_harmonics(m);

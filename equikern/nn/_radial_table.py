@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
+from equikern.backends.bits import same
 from equikern.errors import EquikernError
 from equikern.nn._radial_fit import HOST, INTERVALS, Fit, fit, holds, table_of
+from equikern.ops.engine import plain
 from equikern.ops.spline import spline
 
 # What a table may differ from its function, of the largest weight: value, slope (per unit of length). Slopes of 1e-5
@@ -146,7 +148,8 @@ class RadialTable:
                 return
             self._seen, self._looked_at = seen, now
         # By value: in-place writes through `.data`, as of averaged parameters, leave no other trace.
-        if known and len(now) == len(self._made_of) and all(map(_equal, now, self._made_of)):
+        equal = same if plain(now) else _equal
+        if known and len(now) == len(self._made_of) and all(map(equal, now, self._made_of)):
             return
         with _plainly():
             self._make(now)
