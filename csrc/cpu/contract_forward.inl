@@ -15,9 +15,8 @@ namespace eqk {
 namespace EQK_TARGET {
 
 constexpr int64_t STREAMED = 32;     // edges of a chunk: their weights come in time
-constexpr int64_t TABULATED = 1024;  // of a table: edges whose weights are formed together
+constexpr int64_t TABULATED = 2048;  // of a table: edges whose weights are formed together
 constexpr int64_t AHEAD_ROWS = 20;   // rows from an edge's first to those that are fetched: an interval has two
-constexpr int MOST_TILE = 4;         // vectors of channels that are summed at once, at most
 constexpr int ROW_TILE = 2;  // vectors of channels that are formed at once: so many of all rows fit the registers
 
 enum class Weights { by_edge, shared, table };
@@ -31,9 +30,8 @@ constexpr int64_t together = 2 * line<T>;
 
 // Vectors of channels that a path's kernel sums at once.
 template <class T>
-constexpr int tile_of(int d3, Weights of) {
-    const int fit = (REGISTERS - 8) / d3;
-    const int most = of == Weights::table ? MOST_TILE : static_cast<int>(together<T> / lanes<T>);
+constexpr int tile_of(int d3) {
+    const int fit = (REGISTERS - 8) / d3, most = static_cast<int>(together<T> / lanes<T>);
     return fit >= most ? most : fit >= 2 ? 2 : 1;
 }
 
@@ -76,7 +74,7 @@ struct Chunk {
     std::vector<int64_t> knot, sorted, ends;  // of a table; its edges in the order of their knots, and where each ends
     Buffer<T> b;                 // factors of its rows, in that order, (most, kMostRows), zero beyond the window
     Buffer<T> m, y;              // lanes of edges side by side, (m_size, lanes) for each `lanes` of edges
-    Buffer<T> formed;            // of a table: weights of a tile, (most, MOST_TILE lanes)
+    Buffer<T> formed;            // of a table: weights of a tile, (most, together)
     std::vector<const T*> next;  // rows of weights of the next chunk
     Ahead<T> ahead;              // in them
     int64_t asked = 0;           // edges before this one were asked for
@@ -90,7 +88,7 @@ struct Chunk {
           b(rows ? most * kMostRows : 0),
           m((most + lanes<T>)*p.m_size),
           y(lanes<T> * p.y_dim),
-          formed(rows ? most * MOST_TILE * lanes<T> : 0),
+          formed(rows ? most * together<T> : 0),
           m_size(p.m_size),
           most(most) {
         while (rows >> shift > most) ++shift;
@@ -257,7 +255,7 @@ EQK_INLINE void sum_tile(Chunk<T>& c, const Block& b, const Target<T>& to, const
 template <class T, int D1, int D3, Weights Of>
 __attribute__((noinline)) void sum_block(Chunk<T>& c, const Block& b, const Target<T>& to, const Table<T>& table,
                                          const T* shared, int64_t u, int64_t end) {
-    constexpr int L = lanes<T>, N = tile_of<T>(D3, Of);
+    constexpr int L = lanes<T>, N = tile_of<T>(D3);
     for (; u + N * L <= end; u += N * L) sum_tile<T, D1, D3, N, Of>(c, b, to, table, shared, u);
     for (; u < end; u += L) sum_tile<T, D1, D3, 1, Of>(c, b, to, table, shared, u);
 }
