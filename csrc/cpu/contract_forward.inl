@@ -14,9 +14,11 @@
 namespace eqk {
 namespace EQK_TARGET {
 
-constexpr int64_t STREAMED = 32;     // edges of a chunk: their weights come in time
-constexpr int64_t TABULATED = 2048;  // of a table: edges whose weights are formed together
-constexpr int64_t AHEAD_ROWS = 20;   // rows from an edge's first to those that are fetched: an interval has two
+constexpr int64_t STREAMED = 32;        // edges of a chunk: their weights come in time
+constexpr int64_t TABULATED = 2048;     // of a table: edges whose weights are formed together, at most
+constexpr int64_t LEAST = 256;          // and at least: fewer would read a row each
+constexpr int64_t M_BYTES = 768 << 10;  // of the M of so many edges: it stays in the second-level cache
+constexpr int64_t AHEAD_ROWS = 20;      // rows from an edge's first to those that are fetched: an interval has two
 constexpr int ROW_TILE = 2;  // vectors of channels that are formed at once: so many of all rows fit the registers
 
 enum class Weights { by_edge, shared, table };
@@ -387,10 +389,18 @@ void run_receivers(const Sweep<T>& s, Chunk<T>& c, int64_t first, int64_t last) 
     finish();
 }
 
+// Edges of a chunk.
+template <class T>
+int64_t most_edges(const Sweep<T>& s) {
+    const int64_t each = std::max<int64_t>(1, s.p.m_size) * int64_t(sizeof(T));
+    const int64_t most = s.table() ? std::clamp(M_BYTES / each, LEAST, TABULATED) : STREAMED;
+    return std::clamp<int64_t>(s.a.edges, 1, most);
+}
+
 template <class T>
 void contract_value(Sweep<T>& s, int threads) {
     const ContractArgs<T>& a = s.a;
-    const int64_t most = std::max<int64_t>(1, std::min(s.table() ? TABULATED : STREAMED, a.edges));
+    const int64_t most = most_edges(s);
     std::vector<Chunk<T>> chunks;
     for (int n = 0; n < threads; ++n) chunks.emplace_back(s.p, most, s.table() ? a.w_rows : 0);
     const int64_t count = static_cast<int64_t>(s.groups.size()) - 1;
