@@ -33,7 +33,7 @@ constexpr int64_t together = 2 * line<T>;
 // Vectors of channels that a path's kernel sums at once.
 template <class T>
 constexpr int tile_of(int d3) {
-    const int fit = (REGISTERS - 8) / d3, most = static_cast<int>(together<T> / lanes<T>);
+    const int fit = (REGISTERS - 8) / d3, most = std::min(4, static_cast<int>(together<T> / lanes<T>));
     return fit >= most ? most : fit >= 2 ? 2 : 1;
 }
 

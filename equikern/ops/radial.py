@@ -48,7 +48,7 @@ def length(vec: Tensor) -> Tensor:
     >>> length(torch.tensor([[3.0, 0.0, 4.0], [0.0, 0.0, 0.0]]))
     tensor([5., 0.])
     """
-    if direct(vec):
+    if vec.is_floating_point() and direct(vec):
         return torch.linalg.vector_norm(vec, dim=-1)  # one op for five, without derivatives at zero
     square = vec.square().sum(-1)
     zero = square == 0

@@ -200,3 +200,13 @@ def test_a_vector_of_zero_has_length_and_derivatives_of_zero():
     assert r.tolist() == [0.0, 3.0] and not first[0].any() and not second[0].any()
     assert torch.autograd.gradgradcheck(length, (vec.detach()[1:].requires_grad_(),))
     assert torch.allclose(first[1], vec[1] / 3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_a_length_is_the_same_with_and_without_recording(dtype):
+    vec = torch.randn(50, 3, generator=torch.Generator().manual_seed(0)).to(dtype)
+    vec[7] = 0
+    plain, recorded = length(vec), length(vec.clone().requires_grad_())
+    assert plain.dtype == dtype and plain[7] == 0
+    torch.testing.assert_close(plain, recorded.detach(), rtol=2 * torch.finfo(dtype).eps, atol=0)
+    assert length(torch.tensor([[3, 0, 4]])).tolist() == [5.0]
