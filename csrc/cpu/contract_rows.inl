@@ -72,46 +72,50 @@ EQK_INLINE void join_channels(const T* from, T* to, int64_t mul, int64_t padded)
         for (int i = 0; i < D; ++i) to[u * D + i] = from[i * padded + u];
 }
 
-// One row inwards; padding becomes zero.
+// One segment of a row inwards, from its first column on; padding becomes zero.
+template <class T>
+void to_inside(const Placed& s, bool mul_ir, const T* from, T* to) {
+    if (!mul_ir || s.dim == 1)
+        for (int64_t i = 0; i < s.dim; ++i) std::copy_n(from + i * s.mul, s.mul, to + i * s.padded);
+    else if (s.dim == 3)
+        split_channels<T, 3>(from, to, s.mul, s.padded);
+    else if (s.dim == 5)
+        split_channels<T, 5>(from, to, s.mul, s.padded);
+    else if (s.dim == 7)
+        split_channels<T, 7>(from, to, s.mul, s.padded);
+    else
+        for (int64_t i = 0; i < s.dim; ++i)
+            for (int64_t u = 0; u < s.mul; ++u) to[i * s.padded + u] = from[u * s.dim + i];
+    if (s.padded != s.mul)
+        for (int64_t i = 0; i < s.dim; ++i) std::fill_n(to + i * s.padded + s.mul, s.padded - s.mul, T(0));
+}
+
+// One row inwards.
 template <class T>
 void to_inside(const std::vector<Placed>& segments, bool mul_ir, const T* from, T* to) {
-    for (const Placed& s : segments) {
-        const T* f = from + s.outside;
-        T* t = to + s.inside;
-        if (!mul_ir || s.dim == 1)
-            for (int64_t i = 0; i < s.dim; ++i) std::copy_n(f + i * s.mul, s.mul, t + i * s.padded);
-        else if (s.dim == 3)
-            split_channels<T, 3>(f, t, s.mul, s.padded);
-        else if (s.dim == 5)
-            split_channels<T, 5>(f, t, s.mul, s.padded);
-        else if (s.dim == 7)
-            split_channels<T, 7>(f, t, s.mul, s.padded);
-        else
-            for (int64_t i = 0; i < s.dim; ++i)
-                for (int64_t u = 0; u < s.mul; ++u) t[i * s.padded + u] = f[u * s.dim + i];
-        if (s.padded != s.mul)
-            for (int64_t i = 0; i < s.dim; ++i) std::fill_n(t + i * s.padded + s.mul, s.padded - s.mul, T(0));
-    }
+    for (const Placed& s : segments) to_inside(s, mul_ir, from + s.outside, to + s.inside);
+}
+
+// One segment of a row outwards.
+template <class T>
+void to_outside(const Placed& s, bool mul_ir, const T* from, T* to) {
+    if (!mul_ir || s.dim == 1)
+        for (int64_t i = 0; i < s.dim; ++i) std::copy_n(from + i * s.padded, s.mul, to + i * s.mul);
+    else if (s.dim == 3)
+        join_channels<T, 3>(from, to, s.mul, s.padded);
+    else if (s.dim == 5)
+        join_channels<T, 5>(from, to, s.mul, s.padded);
+    else if (s.dim == 7)
+        join_channels<T, 7>(from, to, s.mul, s.padded);
+    else
+        for (int64_t i = 0; i < s.dim; ++i)
+            for (int64_t u = 0; u < s.mul; ++u) to[u * s.dim + i] = from[i * s.padded + u];
 }
 
 // One row outwards.
 template <class T>
 void to_outside(const std::vector<Placed>& segments, bool mul_ir, const T* from, T* to) {
-    for (const Placed& s : segments) {
-        const T* f = from + s.inside;
-        T* t = to + s.outside;
-        if (!mul_ir || s.dim == 1)
-            for (int64_t i = 0; i < s.dim; ++i) std::copy_n(f + i * s.padded, s.mul, t + i * s.mul);
-        else if (s.dim == 3)
-            join_channels<T, 3>(f, t, s.mul, s.padded);
-        else if (s.dim == 5)
-            join_channels<T, 5>(f, t, s.mul, s.padded);
-        else if (s.dim == 7)
-            join_channels<T, 7>(f, t, s.mul, s.padded);
-        else
-            for (int64_t i = 0; i < s.dim; ++i)
-                for (int64_t u = 0; u < s.mul; ++u) t[u * s.dim + i] = f[i * s.padded + u];
-    }
+    for (const Placed& s : segments) to_outside(s, mul_ir, from + s.inside, to + s.outside);
 }
 
 // out[row] = sum of c * in[column], for W edges side by side; entries come row by row.

@@ -9,6 +9,7 @@ namespace eqk {
     namespace target {                               \
     extern const ContractKernels contract_kernels;   \
     extern const HarmonicsKernels harmonics_kernels; \
+    extern const LinearKernels linear_kernels;       \
     extern const ModeKernels mode_kernels;           \
     extern const PainnKernels painn_kernels;         \
     extern const SplineKernels spline_kernels;       \
@@ -27,6 +28,7 @@ const Implementation base_impl{"base",
                                [] { return true; },
                                &base::contract_kernels,
                                &base::harmonics_kernels,
+                               &base::linear_kernels,
                                &base::mode_kernels,
                                &base::painn_kernels,
                                &base::spline_kernels,
@@ -36,6 +38,7 @@ const Implementation avx2_impl{"avx2",
                                [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); },
                                &avx2::contract_kernels,
                                &avx2::harmonics_kernels,
+                               &avx2::linear_kernels,
                                &avx2::mode_kernels,
                                &avx2::painn_kernels,
                                &avx2::spline_kernels,
@@ -47,6 +50,7 @@ const Implementation avx512_impl{"avx512",
                                  },
                                  &avx512::contract_kernels,
                                  &avx512::harmonics_kernels,
+                                 &avx512::linear_kernels,
                                  &avx512::mode_kernels,
                                  &avx512::painn_kernels,
                                  &avx512::spline_kernels,

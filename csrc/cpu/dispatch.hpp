@@ -6,6 +6,7 @@
 
 #include "contract.hpp"
 #include "harmonics.hpp"
+#include "linear.hpp"
 #include "modes.hpp"
 #include "painn.hpp"
 #include "spline.hpp"
@@ -19,6 +20,7 @@ struct Implementation {
     bool (*supported)();
     const ContractKernels* contract;
     const HarmonicsKernels* harmonics;
+    const LinearKernels* linear;
     const ModeKernels* modes;
     const PainnKernels* painn;
     const SplineKernels* spline;

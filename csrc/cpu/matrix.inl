@@ -61,33 +61,43 @@ EQK_INLINE void add_products(const Factors<T>& f, Vec<T> (&sum)[R][V]) {
     }
 }
 
+// What becomes of what is there: it is lost, or the sum goes on from it, or is added to it: a long sum in parts is
+// closer to the exact one.
+enum class There { lost, begun, part };
+
 // C (R, V vectors) = the bias (null: zero), or what is there, and the products of f, of `more` if it is not null.
 template <class T, int R, int V>
-EQK_INLINE void tile(const Factors<T>& f, const Factors<T>* more, const T* bias, bool add, T* c, int64_t c_row) {
+EQK_INLINE void tile(const Factors<T>& f, const Factors<T>* more, const T* bias, There there, T* c, int64_t c_row) {
     Vec<T> sum[R][V];
 #pragma GCC unroll 12
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 2
         for (int v = 0; v < V; ++v)
-            sum[r][v] = add ? load(c + r * c_row + v * lanes<T>) : bias ? load(bias + v * lanes<T>) : Vec<T>{};
+            sum[r][v] = there == There::begun  ? load(c + r * c_row + v * lanes<T>)
+                        : there == There::part ? Vec<T>{}
+                        : bias                 ? load(bias + v * lanes<T>)
+                                               : Vec<T>{};
     add_products<T, R, V>(f, sum);
     if (more) add_products<T, R, V>(*more, sum);
 #pragma GCC unroll 12
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 2
-        for (int v = 0; v < V; ++v) store(c + r * c_row + v * lanes<T>, sum[r][v]);
+        for (int v = 0; v < V; ++v) {
+            T* const to = c + r * c_row + v * lanes<T>;
+            store(to, there == There::part ? load(to) + sum[r][v] : sum[r][v]);
+        }
 }
 
 // V vectors of columns of C, all rows, in tiles of nearly equal height.
 template <class T, int V>
-void columns(int64_t rows, Factors<T> f, const Factors<T>* more, const T* bias, bool add, T* c, int64_t c_row) {
+void columns(int64_t rows, Factors<T> f, const Factors<T>* more, const T* bias, There there, T* c, int64_t c_row) {
     Factors<T> second = more ? *more : Factors<T>{};
     const int64_t tiles = (rows + TILE_ROWS - 1) / TILE_ROWS;
     for (int64_t n = 0; n < tiles; ++n) {
         const int64_t height = rows / tiles + (n < rows % tiles);
-#define EQK_TILE(R)                                                      \
-    case R:                                                              \
-        tile<T, R, V>(f, more ? &second : nullptr, bias, add, c, c_row); \
+#define EQK_TILE(R)                                                        \
+    case R:                                                                \
+        tile<T, R, V>(f, more ? &second : nullptr, bias, there, c, c_row); \
         break
         switch (height) {
             EQK_TILE(1);
@@ -188,11 +198,12 @@ void multiply(int64_t begin, int64_t end, Rows<T> a, const Matrix<T>& b, int64_t
             for (int64_t half = there; half <= D; ++half) {
                 const Factors<T> f{a[begin] + half * a.half + first, s.data, a_row, 1, s.row, s.k};
                 const T* start = bias && !half ? bias + at : nullptr;
+                const There sum = add || first ? There::begun : There::lost;
                 T* const to = c[begin] + half * c.half + at;
                 if (count == width)
-                    columns<T, TILE_VECTORS>(rows, f, nullptr, start, add || first, to, c_row);
+                    columns<T, TILE_VECTORS>(rows, f, nullptr, start, sum, to, c_row);
                 else
-                    columns<T, 1>(rows, f, nullptr, start, add || first, to, c_row);
+                    columns<T, 1>(rows, f, nullptr, start, sum, to, c_row);
             }
             first += s.k;
         }
@@ -206,10 +217,11 @@ void outer(int64_t rows, const T* a, const T* d, int64_t a_row, int64_t m, const
     constexpr int64_t width = TILE_VECTORS * lanes<T>;
     for (int64_t at = 0; at < n; at += width) {
         const Factors<T> f{a, b + at, 1, a_row, b_row, rows}, more{d, e + at, 1, a_row, b_row, rows};
+        const There there = add ? There::begun : There::lost;
         if (at + width <= n)
-            columns<T, TILE_VECTORS>(m, f, &more, nullptr, add, c + at, c_row);
+            columns<T, TILE_VECTORS>(m, f, &more, nullptr, there, c + at, c_row);
         else
-            columns<T, 1>(m, f, &more, nullptr, add, c + at, c_row);
+            columns<T, 1>(m, f, &more, nullptr, there, c + at, c_row);
     }
 }
 

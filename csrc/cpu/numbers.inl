@@ -11,11 +11,6 @@
 namespace eqk {
 namespace EQK_TARGET {
 
-template <class T>
-EQK_INLINE Vec<T> spread(T x) {
-    return Vec<T>{} + x;
-}
-
 // e^x, to about one unit in the last place: x = k ln 2 + r, the series of e^r, |r| <= ln 2 / 2, times 2^k.
 // Outside the range of normal numbers the result is that of its end; NaN stays.
 template <class T>

@@ -40,6 +40,11 @@ EQK_INLINE void store(T* p, Vec<T> v) {
     *reinterpret_cast<Vec<T>*>(p) = v;
 }
 
+template <class T>
+EQK_INLINE Vec<T> spread(T x) {
+    return Vec<T>{} + x;
+}
+
 // Store past the caches, to an aligned address: the old line is not read first. `drain` comes before others read it.
 template <class T>
 EQK_INLINE void stream(T* p, Vec<T> v) {

@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from equikern.backends import cpu_modes, cpu_nodes, linear, species
+from equikern.backends import cpu_linear, cpu_modes, cpu_nodes, linear, species
 from equikern.backends._channelwise import channelwise
 from equikern.backends._derived import base_of, expanded
 from equikern.backends.cpu_sweep import channelwise_sweep
@@ -71,7 +71,7 @@ def contract(
     """dF/da for each open slot, `rows[n]` rows each; an absent operand (one dimension, no element) stands for zero."""
     base = base_of(program)
     if not program.derived and base.family == "linear":
-        return linear.sweep(base, operands, index, dict(zip(open, rows, strict=True)))
+        return cpu_linear.sweep(base, operands, index, dict(zip(open, rows, strict=True)))
     if not program.derived:
         return _product(base, operands, index, dict(zip(open, rows, strict=True)))
     fused = base.family != "linear" and channelwise(base.text)
@@ -81,7 +81,7 @@ def contract(
 
     def sweep(base: Program, read: list[Tensor], opened: dict[int, int], fixed: bool) -> list[Tensor]:
         if base.family == "linear":
-            return linear.sweep(base, read, index, opened)
+            return cpu_linear.sweep(base, read, index, opened)
         return _product(base, read, index, opened, fixed=float(fixed))
 
     return expanded(program, operands, dict(zip(open, rows, strict=True)), sweep)
@@ -95,5 +95,5 @@ def _product(
     if cpu_nodes.takes(base.text):
         return cpu_nodes.sweep(base, operands, index, open)
     if species.takes(base.text):
-        return species.sweep(base, operands, index, open)
+        return species.sweep(base, operands, index, open, cpu_linear.sweep, looks=True)
     return cpu_modes.sweep(base, operands, index, open, fixed=fixed)

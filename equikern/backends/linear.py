@@ -1,7 +1,7 @@
 """Linear maps between equal irreps as matrix products of torch: one for each path, channels against channels.
 
-Weights are shared by all rows, or rows of an index (of atoms' species) have them together. The same on every device;
-`grouping` says how rows of a species are brought together.
+Weights are shared by all rows, or rows of an index (of atoms' species) have them together. The same on every device,
+and nothing waits for it; on the CPU there is one kernel instead (`cpu_linear`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from equikern.backends.segments import Side
-from equikern.backends.species_rows import Grouping, Groups, Single
+from equikern.backends.species_rows import Single, tiled
 from equikern.errors import ShapeError
 from equikern.program import EDGE, SHARED, Program, parse
 
@@ -32,7 +32,8 @@ class _Path(NamedTuple):
 
 
 @cache
-def _paths(text: str) -> list[_Path]:
+def paths(text: str) -> list[_Path]:
+    """The paths that have channels on both sides."""
     program = parse(text)
     found = []
     for path, columns in zip(program.paths, program.weight_slices, strict=True):
@@ -50,27 +51,21 @@ def why_not(program: Program) -> str | None:
     return None
 
 
-def sweep(
-    base: Program,
-    operands: list[Tensor],
-    index: list[Tensor],
-    open: dict[int, int],
-    grouping: Grouping = Groups,
-) -> list[Tensor]:
+def sweep(base: Program, operands: list[Tensor], index: list[Tensor], open: dict[int, int]) -> list[Tensor]:
     """dF/da of F = sum of scale * w x z for each open slot; `operands` are x (E, dim), w (1 or species, n), z (E, dim).
 
     `index` holds the species of the rows where w has more than one.
     """
     like = next(a for a in operands if a.ndim == 2)
-    rows = _check(base, operands, index, open, like)
+    rows = check(base, operands, index, open, like)
     w = operands[W] if operands[W].ndim == 2 else None
     shared = base.rows[W] == SHARED
-    groups = Single() if shared else grouping(index[0], open[W] if w is None else w.shape[0])
+    groups = Single() if shared else tiled(index[0], open[W] if w is None else w.shape[0])
     sides = {s: Side(base.text, s, groups.gathered(operands[s])) for s in (X, Z) if operands[s].ndim == 2}
     results = {s: Side(base.text, s, groups.empty(like, rows, base.dims[s])) for s in open if s != W}
     dw = like.new_zeros(open[W], base.dims[W]) if W in open else None
     x, z = sides.get(X), sides.get(Z)
-    for path in _paths(base.text):
+    for path in paths(base.text):
         if w is not None:
             weights = w[:, path.columns].view(-1, path.m1, path.m3)
             if Z in results and x is not None:
@@ -85,8 +80,8 @@ def sweep(
     return [dw if s == W else groups.restored(results[s].finished()) for s in open]  # type: ignore[misc]
 
 
-def _check(base: Program, operands: list[Tensor], index: list[Tensor], open: dict[int, int], like: Tensor) -> int:
-    """The last line before native code: the rows of x and z are as many, and what they should be."""
+def check(base: Program, operands: list[Tensor], index: list[Tensor], open: dict[int, int], like: Tensor) -> int:
+    """How many rows x and z have; raises ShapeError unless all is there that native code reads."""
     given = [operands[s].shape[0] for s in (X, Z) if operands[s].ndim == 2]
     rows = next(n for n in (*given, open.get(X), open.get(Z), 0) if n is not None)
     shared = base.rows[W] == SHARED

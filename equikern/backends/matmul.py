@@ -13,7 +13,6 @@ from torch import Tensor
 
 from equikern.backends import coupled, cpu, cuda, linear, species, staged, triton
 from equikern.backends._derived import base_of, expanded
-from equikern.backends.species_rows import tiled
 from equikern.program import Program
 
 name = "matmul"
@@ -46,9 +45,9 @@ def _sweep(
     base: Program, operands: list[Tensor], index: list[Tensor], open: dict[int, int], fixed: bool
 ) -> list[Tensor]:
     if base.family == "linear" and linear.why_not(base) is None:
-        return linear.sweep(base, operands, index, open, tiled)
+        return linear.sweep(base, operands, index, open)
     if species.takes(base.text):
-        return species.sweep(base, operands, index, open, tiled)
+        return species.sweep(base, operands, index, open, linear.sweep, looks=False)
     if staged.takes(base.text):
         return staged.sweep(base, operands, index, open, _channelwise)
     return coupled.sweep(base, operands, index, open, fixed=fixed)

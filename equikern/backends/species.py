@@ -6,6 +6,7 @@ follow from that of those matrices. It costs what a linear map costs, not y's ch
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 
@@ -14,10 +15,12 @@ from torch import Tensor
 
 from equikern.backends import linear
 from equikern.backends._modes import mixes_all
-from equikern.backends.species_rows import Grouping, Groups
 from equikern.errors import ShapeError
 from equikern.program import EDGE, SHARED, Irreps, Program, linear_of_species, parse
 from equikern.program.program import W, X, Y, Z
+
+# a linear map, its operands x w z, the species, rows of each opened slot -> one tensor a slot
+Maps = Callable[[Program, list[Tensor], list[Tensor], dict[int, int]], list[Tensor]]
 
 
 @cache
@@ -44,16 +47,21 @@ def sweep(
     operands: list[Tensor],
     index: list[Tensor],
     open: dict[int, int],
-    grouping: Grouping = Groups,
+    maps: Maps,
+    *,
+    looks: bool,
 ) -> list[Tensor]:
-    """dF/da for each open slot; `operands` are x y w g, `index` holds the species of the rows."""
+    """dF/da for each open slot; `operands` are x y w g, `index` holds the species of the rows.
+
+    `maps` sweeps the linear map by species; `looks`: the host may look which species there are.
+    """
     given = [a if a.ndim == 2 else None for a in operands]
     like = next(a for a in given if a is not None)
     rows = linear.check_species(index[0], like)
     count = open.get(Y, 0) if given[Y] is None else given[Y].shape[0]  # type: ignore[union-attr]
     _check(base, given, (rows, count, 1, rows), open, like)
     asked = [s for s in open if rows and all(given[k] is not None for k in (X, Y, W, Z) if k != s)]
-    found = _Call(base, given, like, *_present(index[0], count, grouping)).run(asked, open, grouping) if asked else {}
+    found = _Call(base, given, like, *_present(index[0], count, looks)).run(asked, open, maps) if asked else {}
     return [found[s] if s in found else like.new_zeros(n, base.dims[s]) for s, n in open.items()]
 
 
@@ -69,9 +77,9 @@ def _check(
             )
 
 
-def _present(species: Tensor, count: int, grouping: Grouping) -> tuple[Tensor | None, Tensor]:
+def _present(species: Tensor, count: int, looks: bool) -> tuple[Tensor | None, Tensor]:
     """The species that there are and the place of each row's among them; all of them where the host must not wait."""
-    if grouping is not Groups:
+    if not looks:
         return None, species
     present, places = species.unique(return_inverse=True)
     if len(present) and not 0 <= int(present[0]) <= int(present[-1]) < count:
@@ -97,7 +105,7 @@ class _Call:
             for path, columns, into in zip(base.paths, base.weight_slices, self.linear.weight_slices, strict=True)
         ]
 
-    def run(self, asked: list[int], open: dict[int, int], grouping: Grouping) -> dict[int, Tensor]:
+    def run(self, asked: list[int], open: dict[int, int], maps: Maps) -> dict[int, Tensor]:
         """The results that can be had."""
         count = self.y.shape[0] if self.y is not None else len(self.present) if self.present is not None else open[Y]
         absent = self.like.new_empty(0)
@@ -106,7 +114,7 @@ class _Call:
         if Y in asked or W in asked:
             opened[linear.W] = count
         operands = [absent if self.x is None else self.x, weights, absent if self.g is None else self.g]
-        parts = linear.sweep(self.linear, operands, [self.places], opened, grouping)
+        parts = maps(self.linear, operands, [self.places], opened)
         found = dict(zip([{linear.X: X, linear.Z: Z}.get(s, -1) for s in opened], parts, strict=True))
         if linear.W in opened:
             sums = found.pop(-1)

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
 from equikern.backends.by_edge import sum_in_order
-from equikern.backends.cpu_rows import plan
 from equikern.backends.mixing import multiply
 
 TILE = 32  # rows of a tile
 FEW = 256  # rows that are not worth sorting
-
-Grouping = Callable[[Tensor, int], "Single"]  # of the species (N,), and how many there are
 
 
 class Single:
@@ -39,36 +34,6 @@ class Single:
     def outer(self, a: Tensor, b: Tensor, out: Tensor, scale: float) -> None:
         """out (species, m1, m3) = scale times the sum of a^T b over the rows of each species; it holds zeros before."""
         multiply(a.t(), b, out[0], scale, add=False)
-
-
-class Groups(Single):
-    """The rows of each species next to each other: exact sizes, which the host must know."""
-
-    def __init__(self, species: Tensor, count: int) -> None:
-        ptr, order = plan(species, species, count, count)
-        ends = ptr.tolist()
-        self.rows = len(species)
-        self.present = [(t, ends[t], ends[t + 1]) for t in range(count) if ends[t + 1] > ends[t]]
-        self.order: Tensor | None = None if len(self.present) == 1 else order
-
-    def gathered(self, a: Tensor) -> Tensor:
-        return a.contiguous() if self.order is None else a.index_select(0, self.order)
-
-    def restored(self, a: Tensor) -> Tensor:
-        return a if self.order is None else torch.empty_like(a).index_copy_(0, self.order, a)
-
-    def multiply(self, a: Tensor, weights: Tensor, out: Tensor, scale: float, *, add: bool) -> None:
-        for t, part in self._parts(a):
-            multiply(a[part], weights[t], out[part], scale, add=add)
-
-    def outer(self, a: Tensor, b: Tensor, out: Tensor, scale: float) -> None:
-        for t, part in self._parts(a):
-            multiply(a[part].t(), b[part], out[t], scale, add=False)
-
-    def _parts(self, a: Tensor) -> list[tuple[int, slice]]:
-        """Each species that there is, and its rows of a matrix (rows * components, channels)."""
-        dim = len(a) // max(self.rows, 1)
-        return [(t, slice(first * dim, last * dim)) for t, first, last in self.present]
 
 
 class Tiles(Single):

@@ -1,0 +1,3 @@
+#define EQK_TARGET avx512
+#define EQK_VECTOR_BYTES 64
+#include "linear.inl"
