@@ -78,17 +78,24 @@ def test_float64_results_equal_e3nn(options):
 
 
 def test_tables_leave_results_as_close_to_float64_as_float32_is():
-    model, atoms = small(), crystal(4)
-    exact = small("float64")
-    exact.load_state_dict(model.state_dict())
-    right, own = outputs(exact, atoms), outputs(model, atoms)
-    got = outputs(equikern.accelerate(model), atoms)
-    assert len(tables(model)) == 2 and all(t.why_not() is None for t in tables(model))
-    untabled = outputs(equikern.accelerate(model, tables="never"), atoms)
-    assert not torch.equal(got[1], untabled[1])
-    for g, theirs, r in zip(got, own, right, strict=True):
-        rounding = torch.finfo(torch.float32).eps * r.abs().max()
-        assert (g - r).abs().max() <= 1.5 * (theirs - r).abs().max() + rounding
+    atoms, errors = crystal(4), []
+    for seed in range(8):  # one energy of one model is close by chance
+        model, exact = small(), small("float64")
+        made = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for p in model.parameters():
+                p.mul_(1 + 0.3 * torch.randn(p.shape, generator=made))
+        exact.load_state_dict(model.state_dict())
+        right, own = outputs(exact, atoms), outputs(model, atoms)
+        got = outputs(equikern.accelerate(model), atoms)
+        assert len(tables(model)) == 2 and all(t.why_not() is None for t in tables(model))
+        untabled = outputs(equikern.accelerate(model, tables="never"), atoms)
+        assert not torch.equal(got[1], untabled[1])
+        scale = [r.abs().max() for r in right]
+        off = [[(a - r).abs().max() for a, r in zip(of, right, strict=True)] for of in (own, got)]
+        errors.append(torch.tensor(off) / torch.tensor(scale))
+    theirs, ours = torch.stack(errors).square().mean(0).sqrt()
+    assert (ours <= 1.5 * theirs + torch.finfo(torch.float32).eps).all()
 
 
 def test_tables_follow_a_model_that_is_moved():
