@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from equikern.backends.bits import same
 from equikern.errors import ShapeError
 from equikern.ops import plan
+from equikern.ops.values import Seen, by_value
 
 
 class Graph:
@@ -17,7 +19,9 @@ class Graph:
 
     edge_index (2, E), integer: row 0 senders, row 1 receivers, in any order. num_nodes: rows of the node features;
     num_senders: rows of the senders' features where they differ (ghost atoms).
-    Build one for each neighbour list and pass it to every layer; it must be built again when the edges change.
+    Build one for each neighbour list and pass it to every layer; it must be built again when the edges change. On the
+    CPU a graph of changed edges is refused, whoever wrote to them; on a device what changes them without PyTorch's
+    knowledge (`.data`, another library's kernel) is not seen.
     Raises ShapeError for a wrong shape, a dtype that is not int32 or int64, or an index out of range.
     """
 
@@ -26,8 +30,8 @@ class Graph:
             raise ShapeError(f"edge_index has shape {tuple(edge_index.shape)}; it must be (2, E): senders, receivers.")
         if edge_index.dtype not in (torch.int32, torch.int64):
             raise ShapeError(f"edge_index is {edge_index.dtype}; it must be int32 or int64.")
-        self._read: dict[str, tuple[list[tuple[Tensor, int | None]], Any]] = {}
-        if not torch.compiler.is_compiling():
+        self._read: dict[str, tuple[Seen, Any]] = {}
+        if not by_value(edge_index):
             self.once("same edges", lambda: True, edge_index)
         self.num_nodes = num_nodes
         self.num_senders = num_nodes if num_senders is None else num_senders
@@ -50,8 +54,7 @@ class Graph:
     def check(self, edge_index: Tensor, num_senders: int) -> None:
         """Raise ShapeError unless the graph is that of `edge_index` for `num_senders` rows.
 
-        The same unchanged tensor is known at once, as is the graph's own; another one is compared, outside
-        torch.compile.
+        Outside torch.compile edges are compared, on a device those of another tensor alone, or of a changed one.
         """
         if num_senders != self.num_senders or edge_index.shape[-1] != self.num_edges:
             raise ShapeError(
@@ -60,7 +63,11 @@ class Graph:
             )
         if torch.compiler.is_compiling() or edge_index is self.edge_index:
             return
-        if not self.once("same edges", lambda: torch.equal(edge_index.long(), self.edge_index), edge_index):
+        if by_value(edge_index):
+            known = same(edge_index.long(), self.edge_index)
+        else:
+            known = self.once("same edges", lambda: torch.equal(edge_index.long(), self.edge_index), edge_index)
+        if not known:
             raise ShapeError(
                 "the graph was made of other edges than edge_index; build a new Graph when the edges change."
             )
@@ -73,16 +80,20 @@ class Graph:
         if low < 0 or high >= count:
             raise ShapeError(f"species must lie in 0 ... {count - 1}; got {low} ... {high}.")
 
-    def once(self, name: str, read: Callable[[], Any], *of: Tensor) -> Any:
-        """read(), remembered by name for as long as `of` are the same unchanged tensors.
+    def once(self, name: str, read: Callable[[], Any], *of: Any) -> Any:
+        """read(), remembered by name for as long as `of`, tensors or plain values, are the same (`ops.values.Seen`).
 
-        To look at values waits for a device: what a step must know of its inputs is looked at once a graph.
-        Tensors of torch.inference_mode do not tell whether they changed; theirs is not remembered.
+        To look at values waits for a device: what a step must know of its inputs is looked at once a graph, under
+        torch.compile in every step. What is read is on no autograd graph, may be used in and out of
+        torch.inference_mode, and must be no view of `of`.
         """
-        kept, value = self._read.get(name, (None, None))
-        if kept is None or len(kept) != len(of) or not all(map(_unchanged, kept, of)):
-            value = read()
-            self._read[name] = [(t, None if t.is_inference() else t._version) for t in of], value
+        if torch.compiler.is_compiling():
+            return read()
+        seen, value = self._read.get(name, (None, None))
+        if seen is None or not seen.still(*of):
+            with torch.inference_mode(False), torch.no_grad():
+                value = read()
+            self._read[name] = Seen(*of), value
         return value
 
     @property
@@ -105,8 +116,3 @@ class Graph:
         if self._by_sender is None:
             self._by_sender = plan(self.receiver, self.sender, self.num_nodes, self.num_senders)
         return self._by_sender
-
-
-def _unchanged(kept: tuple[Tensor, int | None], tensor: Tensor) -> bool:
-    before, version = kept
-    return before is tensor and version is not None and version == tensor._version

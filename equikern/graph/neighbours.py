@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from equikern.errors import EquikernError, ShapeError
 from equikern.graph.graph import Graph
+from equikern.ops.values import on_host
 
 # A cell whose volume is below this share of the product of its lengths is flat: no lattice.
 FLAT = 1e-6
@@ -89,6 +91,8 @@ class VerletList:
 
     Call it as `neighbours`, without the cutoff, and the same edges come, in another order: those of the skin are left
     out. Another cell, other periodic directions or another number of atoms are searched at once. `searches` counts.
+    A call looks at the positions, so that it waits for a device: where no step may wait, keep the edges of `neighbours`
+    with a longer cutoff for some steps.
     """
 
     def __init__(self, cutoff: float, skin: float = 0.5) -> None:
@@ -135,23 +139,31 @@ def check_structures(
     cell: Tensor | None = None,
     pbc: Tensor | Sequence[bool] | bool | None = None,
     batch: Tensor | None = None,
+    graph: Graph | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The arguments of `neighbours` in full: cells (B, 3, 3), periodic directions (B, 3) and batch (N,).
 
-    No cell is a cell of zeros, no batch is one structure. Raises as `neighbours`.
+    No cell is a cell of zeros, no batch is one structure. Raises as `neighbours`. With a graph of the atoms, the same
+    cell, pbc and batch are looked at once, and positions on a device are not looked at.
     """
     if positions.ndim != 2 or positions.shape[1] != 3 or not positions.is_floating_point():
         raise ShapeError(f"positions are {tuple(positions.shape)} {positions.dtype}; expected (N, 3) floating point.")
-    if not bool(positions.isfinite().all()):
+    if (graph is None or on_host(positions)) and not bool(positions.isfinite().all()):
         atom = int((~positions.isfinite()).any(1).nonzero()[0])
         raise EquikernError(f"the position of atom {atom} is {positions[atom].tolist()}; positions must be finite.")
-    if batch is None:
-        batch = torch.zeros(len(positions), dtype=torch.int64, device=positions.device)
-    if cell is None:
-        cell = positions.new_zeros(3, 3)
-    structures, batch = _structures(positions, cell, batch), batch.long()
-    cell = cell.reshape(-1, 3, 3).expand(structures, 3, 3)
-    return cell, _periodic(cell, pbc), batch
+    if not (pbc is None or isinstance(pbc, Tensor)):
+        pbc = np.asarray(pbc, dtype=bool).tolist()
+
+    def look() -> tuple[Tensor, Tensor]:
+        atoms = torch.zeros(len(positions), dtype=torch.int64, device=positions.device) if batch is None else batch
+        lattice = positions.new_zeros(3, 3) if cell is None else cell.detach()
+        structures = _structures(positions, lattice, atoms)
+        periodic = _periodic(lattice.reshape(-1, 3, 3).expand(structures, 3, 3), pbc)
+        return periodic.clone(), atoms.to(torch.int64, copy=True)
+
+    periodic, atoms = look() if graph is None else graph.once("structures", look, cell, pbc, batch)
+    cell = positions.new_zeros(3, 3) if cell is None else cell
+    return cell.reshape(-1, 3, 3).expand(len(periodic), 3, 3), periodic, atoms
 
 
 def volume(cell: Tensor) -> Tensor:

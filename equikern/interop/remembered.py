@@ -1,6 +1,7 @@
 """What is worked out from a tensor's values, remembered for as long as the tensor lives and stays as it is.
 
 To look at values waits for a device. What the layers of a model must know of one input is looked at once a step.
+Whether it stays as it is, `ops.values.Seen` tells.
 """
 
 from __future__ import annotations
@@ -13,21 +14,20 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from equikern.graph import Graph
+from equikern.ops.values import Seen
 
 Value = TypeVar("Value")
 _known: Any = WeakTensorKeyDictionary()
 
 
 def remembered(name: str, tensor: Tensor, make: Callable[[], Value]) -> Value:
-    """make(), by name, once for each version of a tensor. What it returns must not hold the tensor.
-
-    Tensors of torch.inference_mode do not tell whether they changed; of theirs nothing is remembered.
-    """
-    if torch.compiler.is_compiling() or tensor.is_inference():
+    """make(), by name, once for as long as a tensor is unchanged. What it returns must not hold the tensor."""
+    if torch.compiler.is_compiling():
         return make()
     known = _known.setdefault(tensor, {})
-    if name not in known or known[name][0] != tensor._version:
-        known[name] = tensor._version, make()
+    if name not in known or not known[name][0].still(tensor):
+        with torch.inference_mode(False), torch.no_grad():
+            known[name] = Seen(tensor), make()
     return known[name][1]  # type: ignore[no-any-return]
 
 

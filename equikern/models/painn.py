@@ -19,6 +19,7 @@ from equikern.models._parts import xavier
 from equikern.nn import PaiNNMessage
 from equikern.ops import PaiNNConfig, painn, painn_forces, radial, radial_embedding, spherical_harmonics
 from equikern.ops.engine import HALF, autocasts, in_float32
+from equikern.ops.values import on_host
 
 
 class Interaction(nn.Module):
@@ -163,7 +164,7 @@ class PaiNN(nn.Module):
         whose kernels are the messages. The arguments of `forward`.
         """
         graph = Graph.of(edge_index, species.shape[0], graph)
-        if edge_vec.device.type != "cpu":
+        if not on_host(edge_vec):
             return self._by_layers(species, edge_vec, graph)
         config, weights = self.whole()
         return painn(config, edge_vec, _arrays(species, graph), weights)
@@ -211,7 +212,7 @@ class PaiNN(nn.Module):
         edge_vec = positions[graph.sender] - positions[graph.receiver]
         if offsets is not None:
             edge_vec = edge_vec + offsets
-        if edge_vec.device.type == "cpu":
+        if on_host(edge_vec):
             config, weights = self.whole()
             energies, forces = painn_forces(config, edge_vec, _arrays(species, graph), weights)
         else:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from equikern.errors import EquikernError, ShapeError
 from equikern.graph import Graph, Neighbours, check_structures, neighbours, volume
+from equikern.ops.values import on_host
 
 # Two atoms nearer than this, in the unit of the cutoff, are one atom twice.
 OVERLAP = 1e-6
@@ -95,23 +96,29 @@ class Potential(nn.Module):
         molecules, charge times length, by models that have it (`PaiNN(config, dipole=True)`).
 
         numbers (N,), positions (N, 3); cell, pbc and batch as in `graph.neighbours`: molecules and crystals mix, where
-        a molecule's cell is zero. edges: a neighbour list at hand, as `graph.VerletList` gives; its edges are
-        shorter than the cutoff. All derivatives exist where the positions require gradients; else those that training
-        needs, by the native gradients of models that have them.
+        a molecule's cell is zero. edges: a neighbour list at hand, as `graph.VerletList` gives; edges beyond the cutoff
+        change nothing. All derivatives exist where the positions require gradients; else those that training needs, by
+        the native gradients of models that have them.
         Raises ShapeError for shapes that do not fit, EquikernError for elements that the potential does not know,
         positions that are not finite, atoms nearer than 1e-6 to each other, and cells without volume.
+
+        On a device, with the edges and the tensors numbers, cell, pbc and batch of a step before, nothing waits for it
+        (unless the model does). Elements and cells were looked at then; a structure whose positions are not finite or
+        whose atoms overlap is NaN in all its properties, instead of an error.
         """
-        lattice, periodic, batch = check_structures(positions, cell, pbc, batch)
-        species = self._species(numbers, positions)
+        if edges is not None and positions.shape[:1] != (edges.num_nodes,):
+            raise ShapeError(f"the edges are those of {edges.num_nodes} atoms; positions {tuple(positions.shape)}.")
+        graph = None if edges is None else edges.graph
+        lattice, periodic, batch = check_structures(positions, cell, pbc, batch, graph)
+        species = self._species(numbers, positions, graph)
+        unseen = edges is not None and not on_host(positions)
         if edges is None:
             edges = neighbours(positions, self.cutoff, lattice, periodic, batch)
-        elif edges.num_nodes != len(positions):
-            raise ShapeError(f"the edges are those of {edges.num_nodes} atoms; there are {len(positions)} positions.")
         vec, structures = edges.vectors(positions, lattice, batch), len(lattice)
-        _check_overlap(vec, edges)
+        if not unseen:
+            _check_overlap(vec, edges)
         outputs, g, direct = self._derivatives(species, vec, positions, batch, edges)
-        reference = torch.tensor(self.reference_energies, dtype=torch.float64, device=vec.device)
-        energies = self.scale * outputs.double() + (self.shift + reference)[species]
+        energies = self.scale * outputs.double() + (self.shift + self._reference(edges.graph))[species]
         energy = energies.new_zeros(structures).index_add(0, batch, energies)
         sender, receiver = edges.edge_index
         # F_i += g_e at the receiver, F_j -= g_e at the sender; strain turns each vector v into v (1 + strain).
@@ -127,7 +134,7 @@ class Potential(nn.Module):
             found["stress"] = strained / volumes.reshape(-1, 1, 1)
         elif getattr(self.model, "dipole_head", None) is not None:
             found["dipole"] = self._dipole(species, vec, positions, batch, edges, structures)
-        return found
+        return _doubted(found, _sound(vec, positions, batch, edges, structures), batch) if unseen else found
 
     def _dipole(
         self, species: Tensor, vec: Tensor, positions: Tensor, batch: Tensor, edges: Neighbours, structures: int
@@ -135,7 +142,7 @@ class Potential(nn.Module):
         """Sums of atomic dipoles and of charge times position, (B, 3), the charges moved alike to sum to zero."""
         given = (species, vec.to(next(self.model.parameters()).dtype), edges.edge_index, edges.graph)
         charges, dipoles = (t.to(vec.dtype) for t in self.model.charges_and_dipoles(*given))  # type: ignore[operator]
-        atoms = torch.bincount(batch, minlength=structures)
+        atoms = vec.new_zeros(structures).index_add(0, batch, torch.ones_like(charges))
         mean = vec.new_zeros(structures).index_add(0, batch, charges) / atoms
         terms = dipoles + (charges - mean[batch]).unsqueeze(1) * positions
         return vec.new_zeros(structures, 3).index_add(0, batch, terms)
@@ -160,21 +167,32 @@ class Potential(nn.Module):
         g, *rest = torch.autograd.grad(total, inputs, create_graph=records, allow_unused=True, materialize_grads=True)
         return outputs, g, rest[0] if rest else None
 
-    def _species(self, numbers: Tensor, positions: Tensor) -> Tensor:
+    def _species(self, numbers: Tensor, positions: Tensor, graph: Graph | None) -> Tensor:
+        """Species (N,) of atomic numbers, which a graph knows again."""
         if numbers.shape != positions.shape[:1] or numbers.is_floating_point() or numbers.dtype is torch.bool:
             raise ShapeError(
                 f"numbers are {tuple(numbers.shape)} {numbers.dtype}; the positions {tuple(positions.shape)} need "
                 f"{tuple(positions.shape[:1])} integers, the atomic numbers."
             )
-        numbers = numbers.long()
-        known = (numbers >= 0) & (numbers < self.species_of.shape[0])
-        species = torch.where(known, self.species_of[numbers * known], -1)
-        if bool((species < 0).any()):
-            unknown = sorted(set(numbers[species < 0].tolist()))
-            raise EquikernError(
-                f"this potential does not know atomic numbers {unknown}; its elements are {list(self.elements)}."
-            )
-        return species
+
+        def look() -> Tensor:
+            z = numbers.long()
+            known = (z >= 0) & (z < self.species_of.shape[0])
+            species = torch.where(known, self.species_of[z * known], -1)
+            if bool((species < 0).any()):
+                unknown = sorted(set(z[species < 0].tolist()))
+                raise EquikernError(
+                    f"this potential does not know atomic numbers {unknown}; its elements are {list(self.elements)}."
+                )
+            return species
+
+        return look() if graph is None else graph.once(f"species of {self.elements}", look, numbers)
+
+    def _reference(self, graph: Graph) -> Tensor:
+        """The reference energies (S,) on the device of a graph, float64: `.to(dtype)` must not round them."""
+        values, home = self.reference_energies, graph.receiver.device
+        look = lambda: torch.tensor(values, dtype=torch.float64, device=home)  # noqa: E731
+        return graph.once(f"reference energies {values}", look)  # type: ignore[no-any-return]
 
     def get_extra_state(self) -> dict[str, Any]:
         """What `state_dict` holds beside the model's weights."""
@@ -231,3 +249,19 @@ def _check_overlap(vec: Tensor, edges: Neighbours) -> None:
             f"atoms {receiver} and {sender} (shifted by {edges.shifts[e].tolist()} cells) overlap: their distance is "
             f"{length[e].item():.1e}; remove one of them."
         )
+
+
+def _sound(vec: Tensor, positions: Tensor, batch: Tensor, edges: Neighbours, structures: int) -> Tensor:
+    """(B,): 1, and NaN for a structure with atoms that overlap or positions that are not finite."""
+    overlap = torch.where(vec.detach().norm(dim=1) < OVERLAP, torch.nan, 0.0)  # (E,)
+    infinite = (0 * positions.detach()).sum(1)  # (N,)
+    ones = positions.new_ones(structures, dtype=torch.float64)
+    ones = ones.index_add(0, batch[edges.edge_index[1]], overlap.double())
+    return ones.index_add(0, batch, infinite.double())
+
+
+def _doubted(found: dict[str, Tensor], sound: Tensor, batch: Tensor) -> dict[str, Tensor]:
+    """Properties of atoms and structures, times 1 or NaN of their structure (B,), and so their derivatives."""
+    of_atoms = sound[batch]
+    factors = {name: of_atoms if name in ("energies", "forces") else sound for name in found}
+    return {name: t * factors[name].to(t.dtype).reshape(-1, *[1] * (t.ndim - 1)) for name, t in found.items()}

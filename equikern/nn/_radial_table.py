@@ -19,6 +19,7 @@ from equikern.errors import EquikernError
 from equikern.nn._radial_fit import HOST, INTERVALS, Fit, fit, holds, table_of
 from equikern.ops.engine import plain
 from equikern.ops.spline import spline
+from equikern.ops.values import on_host
 
 # What a table may differ from its function, of the largest weight: value, slope (per unit of length). Slopes of 1e-5
 # would do for weights, but not for forces that are to be as exact as the network in float32 gives them.
@@ -85,14 +86,14 @@ class RadialTable:
         parameters = [t for t in now if t.requires_grad]
         attached = torch.is_grad_enabled() and bool(parameters)
         trains = attached and all(m.training for m in self.radial.modules())
-        waits = _waits(r)
-        if not waits and not asked:
+        seen = on_host(r)
+        if not seen and not asked:
             return None
         self._refresh(now)
         needed = self._intervals * (TRAINED if trains else 1)
-        if not 0 < needed <= r.shape[0] or (waits and not bool(r.detach().amin() >= self.r_min)):
+        if not 0 < needed <= r.shape[0] or (seen and not bool(r.detach().amin() >= self.r_min)):
             return None
-        if not waits:
+        if not seen:
             r = r + self._doubt(r.detach(), now)
         assert self._fit is not None
         b, knot = spline(r, self._fit.breaks, self._fit.intervals)
@@ -142,7 +143,7 @@ class RadialTable:
     def _refresh(self, now: list[Tensor]) -> None:
         """Make the table of the module as it is, `now` its parameters and buffers, unless it is made already."""
         known = bool(self._fit or self._reason)
-        if now and not _waits(now[0]):
+        if now and not on_host(now[0]):
             seen = self._see(now)
             if _capturing() or (known and seen == self._seen):
                 return
@@ -156,7 +157,7 @@ class RadialTable:
 
     def _make(self, now: list[Tensor]) -> None:
         self._made_of = [t.detach().clone() for t in now]
-        self._numbers = _numbers(self._made_of) if now and not _waits(now[0]) else None
+        self._numbers = _numbers(self._made_of) if now and not on_host(now[0]) else None
         self._rows, self._reason, before, self._fit = {}, "", self._fit, None
         values = self._values(torch.float64, HOST)
         if before is not None and _near(now, self._measured_of):
@@ -226,11 +227,6 @@ def _plainly() -> Iterator[None]:
     """Without recording, and not in inference mode: what is kept of one call serves others, which may record."""
     with torch.inference_mode(False), torch.no_grad():
         yield
-
-
-def _waits(tensor: Tensor) -> bool:
-    """Whether values of a tensor may be looked at in each call: on the CPU that waits for nothing."""
-    return tensor.device.type == "cpu"
 
 
 def _capturing() -> bool:

@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 from equikern.errors import ProgramError, ShapeError
 from equikern.ops import evaluate
 from equikern.ops.engine import matmul
+from equikern.ops.values import on_host
 from equikern.program import Irreps, by_species, linear
 
 
@@ -20,7 +21,7 @@ def present_species(species: Tensor, count: int) -> tuple[Tensor, Tensor]:
     Weights by species are large, and most models know more species than a structure has. All of them are returned
     where values cannot be looked at, and where one is out of range: the op that reads them says so.
     """
-    if species.is_cpu and not torch.compiler.is_compiling() and _get_current_dispatch_mode() is None:
+    if on_host(species) and not torch.compiler.is_compiling() and _get_current_dispatch_mode() is None:
         present, places = species.unique(return_inverse=True)
         if len(present) and int(present[0]) >= 0 and int(present[-1]) < count:
             return present, places

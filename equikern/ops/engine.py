@@ -87,6 +87,16 @@ def plain(tensors: Sequence[Tensor], integers: Sequence[Tensor] = ()) -> bool:
     return True
 
 
+def stored(tensor: Tensor) -> bool:
+    """Whether a tensor's numbers lie at its `data_ptr`: no wrapper, no lazy negation, no tracing, no transform."""
+    return (
+        type(tensor) in _PLAIN_TYPES
+        and not torch.compiler.is_compiling()
+        and torch._C._dispatch_tls_local_include_set().raw_repr() in _PLAIN_THREAD
+        and torch._C._dispatch_keys(tensor).raw_repr() in _PLAIN_TENSOR
+    )
+
+
 # --- precision: the rule of docs/numerics.md
 
 P = ParamSpec("P")

@@ -21,10 +21,10 @@ from equikern.testing.radial import RadialNetwork
 from equikern.testing.symmetric import SYMMETRIC, symmetric_derivatives, symmetric_inputs
 from equikern.testing.tolerance import tolerance
 from equikern.testing.trace import Calls, force_graph, strip_detach
-from equikern.testing.waits import NoWaits
+from equikern.testing.waits import NoWaits, as_on_a_device
 
 __all__ = [
-    "CASES", "Calls", "Case", "Inputs", "LAYERS", "NoWaits", "RadialNetwork", "SWEEPS", "SYMMETRIC", "assert_close",
-    "derivatives", "edge_index", "force_graph", "get", "inputs", "mode_spec", "reference", "run", "strip_detach",
-    "symmetric_derivatives", "symmetric_inputs", "tagged", "tolerance", "uvu_paths",
+    "CASES", "Calls", "Case", "Inputs", "LAYERS", "NoWaits", "RadialNetwork", "SWEEPS", "SYMMETRIC", "as_on_a_device",
+    "assert_close", "derivatives", "edge_index", "force_graph", "get", "inputs", "mode_spec", "reference", "run",
+    "strip_detach", "symmetric_derivatives", "symmetric_inputs", "tagged", "tolerance", "uvu_paths",
 ]  # fmt: skip

@@ -8,6 +8,7 @@ from hypothesis import given
 
 from equikern.errors import ShapeError
 from equikern.graph import Graph
+from equikern.testing import NoWaits, as_on_a_device
 from equikern.testing.strategies import graphs
 
 EDGES = torch.tensor([[0, 1, 2, 2, 0], [1, 0, 1, 0, 1]])
@@ -106,6 +107,38 @@ def test_other_edges_are_refused_each_time_and_its_own_are_known():
             graph.check(other, 3)
     graph.check(EDGES.clone(), 3)
     graph.check(graph.edge_index, 3)
+
+
+@pytest.mark.parametrize("edges", [EDGES, EDGES.int(), EDGES.t().contiguous().t()], ids=["int64", "int32", "strided"])
+def test_edges_changed_behind_torchs_back_are_refused(edges):
+    edges = edges.clone(memory_format=torch.preserve_format)
+    graph = Graph(edges, 3)
+    graph.check(edges, 3)
+    edges.data[0, 0] = 2
+    for _ in range(2):
+        with pytest.raises(ShapeError, match="other edges"):
+            graph.check(edges, 3)
+
+
+def test_on_a_device_the_same_edges_are_not_looked_at_again():
+    with as_on_a_device():
+        edges = EDGES.clone()
+        graph = Graph(edges, 3)
+        with NoWaits():
+            graph.check(edges, 3)
+            with pytest.raises(AssertionError, match="would wait"):
+                graph.check(EDGES.clone(), 3)
+        edges[0, 0] = 2
+        with pytest.raises(ShapeError, match="other edges"):
+            graph.check(edges, 3)
+
+
+def test_what_is_remembered_of_inference_mode_serves_recording_too():
+    graph, species, weight = Graph(EDGES, 3), torch.tensor([0, 1, 1]), torch.ones(2, requires_grad=True)
+    with torch.inference_mode():
+        graph.once("rows", lambda: species + 0, species)
+    weight[graph.once("rows", lambda: species + 0, species)].sum().backward()
+    assert weight.grad.tolist() == [1, 2]
 
 
 @torch.inference_mode()

@@ -22,7 +22,7 @@ def test_a_value_is_made_once_for_each_version_of_a_tensor():
     assert made == [1, 2, 3, 4]
 
 
-def test_of_tensors_that_do_not_tell_of_changes_nothing_is_remembered():
+def test_a_tensor_of_inference_mode_that_changed_is_looked_at_again():
     with torch.inference_mode():
         tensor = torch.eye(2)
         assert species_of(tensor).tolist() == [0, 1]
@@ -47,5 +47,7 @@ def test_a_graph_is_that_of_its_edges_as_they_are():
     assert graph_of(edges, 3).sender.tolist() == [0, 1, 2] == graph_of(edges, 3, receivers_first=True).receiver.tolist()
     edges[0, 0] = 2
     assert graph_of(edges, 3).sender.tolist() == [2, 1, 2]
+    edges.data[0, 1] = 2
+    assert graph_of(edges, 3).sender.tolist() == [2, 2, 2]
     with pytest.raises(ShapeError):
         graph_of(edges, 2)

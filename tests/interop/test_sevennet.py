@@ -11,6 +11,7 @@ import torch
 import equikern
 from equikern.interop import report
 from equikern.interop.swap import installed
+from equikern.testing import as_on_a_device
 
 sevenn = pytest.importorskip("sevenn", reason="sevenn is not installed")
 build = pytest.importorskip("ase.build", reason="ase is not installed")
@@ -137,13 +138,12 @@ def test_tables_leave_forces_as_close_to_float64_as_float32_is(model):
         assert (got - right).abs().max() <= 1.5 * (theirs - right).abs().max() + rounding
 
 
-def test_tables_on_a_device_give_the_same_forces(model, monkeypatch):
-    from equikern.nn import _radial_table
-
+def test_tables_on_a_device_give_the_same_forces(model):
     equikern.accelerate(model, tables="always")
     expected = outputs(model, large())
-    monkeypatch.setattr(_radial_table, "_waits", lambda tensor: False)  # the CPU is treated as a device
-    assert all(torch.equal(got, e) for got, e in zip(outputs(model, large()), expected, strict=True))
+    with as_on_a_device():
+        got = outputs(model, large())
+    assert all(map(torch.equal, got, expected))
 
 
 def test_training_with_tables_gives_the_same_parameter_gradients(model, monkeypatch):

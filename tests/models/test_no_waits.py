@@ -7,9 +7,9 @@ import torch
 
 import equikern
 from equikern import o3
-from equikern.cli.zoo import ZOO
-from equikern.graph import Graph
-from equikern.models import PaiNN, PaiNNConfig
+from equikern.cli.zoo import ELEMENTS, ZOO
+from equikern.graph import Graph, neighbours
+from equikern.models import PaiNN, PaiNNConfig, Potential
 from equikern.nn import (
     MLP,
     Convolution,
@@ -21,7 +21,7 @@ from equikern.nn import (
     SpeciesLinear,
 )
 from equikern.ops.segment import softmax
-from equikern.testing import NoWaits
+from equikern.testing import NoWaits, as_on_a_device
 
 NODES = 6
 POSITIONS = 1.5 * torch.randn(NODES, 3, generator=torch.Generator().manual_seed(0))
@@ -45,12 +45,16 @@ def force_training(energy, *leaves):
     (value + sum(g.square().sum() for g in first)).backward()
 
 
-def check(energy, *leaves, chosen="reference"):
+def check_step(step, chosen="reference"):
     """Once a graph values may be looked at; the step after that must not."""
-    with equikern.backend(chosen):
-        force_training(energy, *leaves)
+    with equikern.backend(chosen), as_on_a_device():
+        step()
         with NoWaits():
-            force_training(energy, *leaves)
+            step()
+
+
+def check(energy, *leaves, chosen="reference"):
+    check_step(lambda: force_training(energy, *leaves), chosen)
 
 
 def layers():
@@ -123,14 +127,51 @@ def test_a_model_that_is_said_to_wait_does(name):
         check(model_energy(name), POSITIONS)
 
 
-def test_painn_as_one_op_waits_for_nothing():
+def test_painns_own_forces_wait_for_nothing():
     model, graph = PaiNN(PaiNNConfig(layers=2, channels=8, hidden=4)), Graph(EDGES, NODES)
 
     def step():
         energy, forces = model.energy_and_forces(SPECIES, POSITIONS, EDGES, graph=graph)
         (energy.sum() + forces.square().sum()).backward()
 
-    with equikern.backend("reference"):
-        step()
-        with NoWaits():
-            step()
+    check_step(step)
+
+
+# A crystal and a molecule, where the model takes both; a kept list, a skin beyond the cutoff.
+CELLS = torch.stack([6 * torch.eye(3), torch.zeros(3, 3)])
+HALVES = torch.tensor([0, 0, 0, 1, 1, 1], dtype=torch.int32)
+PERIODIC = {"cell": CELLS, "pbc": [[True] * 3, [False] * 3], "batch": HALVES}
+
+
+def potential_step(potential, numbers, given, *, records):
+    """Evaluation where nothing is recorded, else a training step of energy, forces and stress or dipole."""
+    edges = neighbours(POSITIONS, potential.cutoff + 0.5, **given)
+
+    def step():
+        with torch.set_grad_enabled(records != "nothing"):
+            positions = POSITIONS.clone().requires_grad_(records == "positions")
+            found = potential(numbers, positions, **given, edges=edges)
+        if records != "nothing":
+            sum(value.square().sum() for value in found.values()).backward()
+
+    return step
+
+
+@pytest.mark.parametrize("records", ["nothing", "parameters", "positions"])
+@pytest.mark.parametrize("name", sorted(ZOO.keys() - WAITING))
+def test_a_potentials_step_waits_for_nothing(name, records):
+    potential, numbers = ZOO[name].potential(torch.float32), torch.tensor(ELEMENTS)[SPECIES]
+    check_step(potential_step(potential, numbers, PERIODIC if ZOO[name].periodic else {}, records=records))
+
+
+def test_a_potentials_dipole_waits_for_nothing():
+    model = PaiNN(PaiNNConfig(layers=1, channels=8, hidden=4, num_species=3, cutoff=4.0), dipole=True)
+    numbers = torch.tensor(ELEMENTS)[SPECIES]
+    check_step(potential_step(Potential(model, ELEMENTS), numbers, {"batch": HALVES}, records="parameters"))
+
+
+def test_potentials_take_turns_on_one_list_and_wait_for_nothing():
+    numbers, edges = torch.tensor(ELEMENTS)[SPECIES], neighbours(POSITIONS, 4.0)
+    potentials = [ZOO["schnet"].potential(), ZOO["schnet"].potential()]
+    potentials[1].reference_energies = (-1.0, -2.0, -3.0)
+    check_step(lambda: [one(numbers, POSITIONS, edges=edges) for one in potentials])

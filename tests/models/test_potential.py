@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from equikern.cli.zoo import ZOO
 from equikern.errors import EquikernError, ShapeError
-from equikern.graph import VerletList
+from equikern.graph import VerletList, neighbours
 from equikern.models import (
     DeepPotSE,
     DeepPotSEConfig,
@@ -15,6 +16,7 @@ from equikern.models import (
     SchNet,
     SchNetConfig,
 )
+from equikern.testing import as_on_a_device
 
 CONFIG = PaiNNConfig(2, 8, 4, "bessel", 8, 3, 3.0)
 ELEMENTS = [1, 6, 8]
@@ -260,6 +262,141 @@ def test_a_neighbour_list_at_hand_is_used():
     assert listed.searches == 1
     with pytest.raises(ShapeError, match="edges are those of 6 atoms"):
         model(numbers[:5], positions[:5], CELL, edges=listed(positions, CELL))
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_edges_beyond_the_cutoff_change_nothing(name):
+    model, (numbers, positions) = ZOO[name].potential(), structure(8)
+    positions = 1.5 * positions
+    near, far = (neighbours(positions, model.cutoff + skin) for skin in (0, 2))
+    assert near.edge_index.shape[1] < far.edge_index.shape[1]
+    found, expected = (model(numbers, positions, edges=edges) for edges in (far, near))
+    same(found, expected)
+
+
+def kept(changed, value, **given):
+    """A step of a kept list, then another where numpy wrote to what was given; and one of a new list for comparison."""
+    model, (numbers, positions) = made("PaiNN"), structure()
+    array = given[changed].numpy() if changed in given else numbers.numpy()
+    edges = neighbours(positions, model.cutoff, CELL)
+    given = {"cell": CELL} | given
+    model(numbers, positions, **given, edges=edges)
+    array[...] = value
+    found = model(numbers, positions, **given, edges=edges)
+    fresh = neighbours(positions, model.cutoff, CELL)
+    return found, model(numbers.clone(), positions, **{n: t.clone() for n, t in given.items()}, edges=fresh)
+
+
+@pytest.mark.parametrize(
+    ("changed", "value", "given"),
+    [
+        ("numbers", 6, {}),
+        ("cell", 1.1 * CELL.numpy(), {"cell": CELL.clone()}),
+        ("pbc", True, {"pbc": torch.tensor([True, True, False])}),
+        ("batch", [0, 0, 0, 1, 1, 1], {"cell": torch.stack([CELL, CELL]), "batch": torch.zeros(6, dtype=torch.int64)}),
+    ],
+    ids=["numbers", "cell", "pbc", "batch"],
+)
+def test_what_numpy_wrote_between_steps_counts(changed, value, given):
+    found, expected = kept(changed, value, **given)
+    for name, tensor in expected.items():
+        assert torch.equal(found[name], tensor), name
+    with pytest.raises(EquikernError, match=r"atomic numbers \[7\]"):
+        kept("numbers", 7)
+    with pytest.raises(EquikernError, match="no volume"):
+        kept("cell", 0.0, cell=CELL.clone(), pbc=torch.tensor(True))
+
+
+def test_a_batch_that_comes_back_is_the_one_that_was():
+    model, (numbers, positions) = made("SchNet"), structure()
+    edges, cells = neighbours(positions, model.cutoff), torch.zeros(2, 3, 3)
+    first = torch.tensor([0, 0, 0, 1, 1, 1])
+    again = first.clone()
+    expected = model(numbers, positions, cells, batch=first, edges=edges)["energy"]
+    first.zero_()
+    assert torch.equal(model(numbers, positions, cells, batch=again, edges=edges)["energy"], expected)
+
+
+# --- on a device, with a list at hand, where values are not looked at: here on the CPU, which is treated as one
+
+
+def crystal_and_molecule():
+    (numbers, positions), cells = structure(8), torch.stack([CELL, torch.zeros(3, 3)])
+    return numbers, positions, cells, torch.tensor([0] * 5 + [1] * 3)
+
+
+@pytest.mark.parametrize("grad", [False, True], ids=["evaluation", "training"])
+def test_on_a_device_properties_have_the_same_bits(grad):
+    model, (numbers, positions, cells, batch) = made("SchNet"), crystal_and_molecule()
+    edges = neighbours(positions, model.cutoff, cells, batch=batch)
+    positions.requires_grad_(grad)
+    expected = model(numbers, positions, cells, batch=batch, edges=edges)
+    with as_on_a_device():
+        found = model(numbers, positions, cells, batch=batch, edges=edges)
+    for name, value in expected.items():
+        assert torch.equal(found[name], value) and found[name].dtype is value.dtype, name
+
+
+def change_by_overlap(positions):
+    positions[6] = positions[5] + 1e-8
+
+
+def change_to_nan(positions):
+    positions[7, 1] = torch.nan
+
+
+def change_to_infinity(positions):
+    positions[7, 1] = torch.inf
+
+
+@pytest.mark.parametrize("change", [change_by_overlap, change_to_nan, change_to_infinity])
+def test_on_a_device_a_structure_that_cannot_be_evaluated_is_nan_and_the_others_are_as_they_were(any_potential, change):
+    numbers, positions, cells, batch = crystal_and_molecule()
+    positions[7] += 100  # an atom without neighbours
+    edges = neighbours(positions, 8.0, cells, batch=batch)
+    expected = any_potential(numbers, positions, cells, batch=batch, edges=edges)
+    change(positions)
+    with pytest.raises(EquikernError, match=r"overlap|finite"):
+        any_potential(numbers, positions, cells, batch=batch, edges=edges)
+    with as_on_a_device():
+        found = any_potential(numbers, positions, cells, batch=batch, edges=edges)
+        with pytest.raises(EquikernError, match=r"overlap|finite"):
+            any_potential(numbers, positions, batch=batch)
+    for name, value in expected.items():
+        sound = batch == 0 if len(value) == len(batch) else torch.tensor([True, False])
+        assert found[name][~sound].isnan().all(), name
+        close(found[name][sound], value[sound])
+
+
+def test_on_a_device_the_derivatives_of_atoms_that_overlap_are_nan():
+    model, (numbers, positions, cells, batch) = made("SchNet"), crystal_and_molecule()
+    edges = neighbours(positions, 8.0, cells, batch=batch)
+    change_by_overlap(positions)
+    positions.requires_grad_()
+    with as_on_a_device():
+        energy = model(numbers, positions, cells, batch=batch, edges=edges)["energy"]
+    (gradient,) = torch.autograd.grad(energy.sum(), positions)
+    assert gradient[batch == 1].isnan().any(1).all() and gradient[batch == 0].isfinite().all()
+
+
+def test_on_a_device_what_the_host_sees_is_refused():
+    model, (numbers, positions, cells, batch) = made("SchNet"), crystal_and_molecule()
+    edges = neighbours(positions, model.cutoff, cells, batch=batch)
+    with as_on_a_device():
+        step = lambda: model(numbers, positions, cells, pbc=pbc, batch=batch, edges=edges)  # noqa: E731
+        pbc = torch.tensor([[True] * 3, [False] * 3])
+        step()
+        for tensor, wrong, words in (
+            (numbers, 7, r"numbers \[7\]"),
+            (pbc, True, "no volume"),
+            (batch, 2, "structures"),
+        ):
+            before, tensor[-1] = tensor[-1].clone(), wrong
+            for _ in range(2):
+                with pytest.raises((EquikernError, ShapeError), match=words):
+                    step()
+            tensor[-1] = before
+            step()
 
 
 @pytest.mark.parametrize("cell", [None, 9 * torch.eye(3).double()])

@@ -11,7 +11,7 @@ from equikern.nn import RadialTable
 from equikern.nn._radial_fit import fit, holds, table_of
 from equikern.nn._radial_table import TOLERANCE
 from equikern.ops.spline import OFFSETS
-from equikern.testing import RadialNetwork
+from equikern.testing import RadialNetwork, as_on_a_device
 
 
 class Function(torch.nn.Module):
@@ -239,10 +239,9 @@ def test_a_bias_that_leaves_zero_is_a_small_change(monkeypatch):
 
 
 @pytest.fixture
-def unseen(monkeypatch):
-    from equikern.nn import _radial_table
-
-    monkeypatch.setattr(_radial_table, "_waits", lambda tensor: False)
+def unseen():
+    with as_on_a_device():
+        yield
 
 
 @pytest.mark.parametrize("length", [0.49, float("nan")])
