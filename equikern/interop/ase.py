@@ -20,7 +20,8 @@ def calculator(potential: Potential, *, skin: float = 0.5, energy_unit: float = 
     The neighbour list reaches `skin` (angstrom) beyond the cutoff and is searched again when an atom moved more than
     half of it; the skin changes the speed, not the results. energy_unit: the potential's unit of energy in eV, as
     `ase.units.kcal / ase.units.mol`. The stress needs a cell that is periodic in all directions, a
-    dipole none that is and a model that has it. Errors are those of `Potential`.
+    dipole none that is and a model that has it. Errors are those of `Potential`. On a device each step waits for it:
+    ASE's atoms are on the host.
     """
     try:
         from ase.calculators.calculator import Calculator, all_changes

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import equikern
-from equikern.cli.zoo import ZOO
-from equikern.graph import Graph
+from equikern.cli.zoo import ELEMENTS, ZOO
+from equikern.graph import Graph, neighbours
 from equikern.models import PaiNN, PaiNNConfig
 from equikern.nn import force_graph
 from equikern.testing import assert_close
@@ -100,6 +100,43 @@ def test_a_step_of_dynamics_replays_a_cuda_graph(name):
         captured.add(id(forces_of._captured.graph))
         assert forces_of._captured.inputs, "it was captured"
     assert len(captured) == 2
+
+
+def potential_step(name, device):
+    """Positions, and the properties there of a crystal and a molecule, by a kept list."""
+    tensors = torch.tensor(ELEMENTS)[no_waits.SPECIES], no_waits.POSITIONS.double(), no_waits.CELLS, no_waits.HALVES
+    numbers, positions, cells, batch = (t.to(device) for t in tensors)
+    potential = ZOO[name].potential().to(device)
+    edges = neighbours(positions, potential.cutoff + 0.5, cells, batch=batch)
+    return positions, lambda: potential(numbers, positions, cells, batch=batch, edges=edges)
+
+
+@pytest.mark.parametrize("name", ["painn", "schnet"])
+def test_a_potentials_step_agrees_with_the_cpu_waits_for_nothing_and_fits_in_a_cuda_graph(name):
+    positions, run = potential_step(name, "cuda")
+    there, expected = potential_step(name, "cpu")
+    run()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        found = run()
+        sum(value.square().sum() for value in found.values()).backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    for key, value in expected().items():
+        assert_close(found[key].detach().cpu(), value.detach(), 1e-9, f"{name} {key}")
+    with torch.no_grad():
+        run()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            captured = run()
+        for at in (positions, there):
+            at.add_(0.02 * at.square())
+        graph.replay()
+        for key, value in expected().items():
+            assert_close(captured[key].cpu(), value, 1e-9, f"{name} {key} replayed")
+        positions[2] = positions[1]
+        graph.replay()
+        assert all(captured[key][0].isnan().all() and captured[key][-1].isfinite().all() for key in captured)
 
 
 def test_a_step_that_waits_runs_as_it_is():

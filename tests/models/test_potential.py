@@ -307,14 +307,26 @@ def test_what_numpy_wrote_between_steps_counts(changed, value, given):
         kept("cell", 0.0, cell=CELL.clone(), pbc=torch.tensor(True))
 
 
-def test_a_batch_that_comes_back_is_the_one_that_was():
+@pytest.mark.parametrize("changed", ["batch", "pbc"])
+def test_values_that_come_back_are_the_ones_that_were(changed):
     model, (numbers, positions) = made("SchNet"), structure()
-    edges, cells = neighbours(positions, model.cutoff), torch.zeros(2, 3, 3)
-    first = torch.tensor([0, 0, 0, 1, 1, 1])
-    again = first.clone()
-    expected = model(numbers, positions, cells, batch=first, edges=edges)["energy"]
+    given = {"batch": torch.tensor([0, 0, 0, 1, 1, 1]), "pbc": torch.ones(2, 3, dtype=torch.bool)}
+    edges, cells = neighbours(positions, model.cutoff), torch.stack([CELL, CELL])
+    step = lambda: model(numbers, positions, cells, **given, edges=edges)  # noqa: E731
+    first, again = given[changed], given[changed].clone()
+    expected = step()
     first.zero_()
-    assert torch.equal(model(numbers, positions, cells, batch=again, edges=edges)["energy"], expected)
+    given[changed] = again
+    for name, value in step().items():
+        assert torch.equal(value, expected[name]), name
+
+
+def test_potentials_of_other_elements_share_a_list():
+    model, (numbers, positions) = made("SchNet"), structure()
+    other = Potential(model.model, ELEMENTS[::-1], reference_energies=[1.0, 2.0, 5.0])
+    edges = neighbours(positions, model.cutoff)
+    for one in (model, other, model):
+        assert torch.equal(one(numbers, positions, edges=edges)["energy"], one(numbers, positions)["energy"])
 
 
 # --- on a device, with a list at hand, where values are not looked at: here on the CPU, which is treated as one
@@ -325,9 +337,11 @@ def crystal_and_molecule():
     return numbers, positions, cells, torch.tensor([0] * 5 + [1] * 3)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("grad", [False, True], ids=["evaluation", "training"])
-def test_on_a_device_properties_have_the_same_bits(grad):
-    model, (numbers, positions, cells, batch) = made("SchNet"), crystal_and_molecule()
+def test_on_a_device_properties_have_the_same_bits(grad, dtype):
+    model, (numbers, positions, cells, batch) = made("SchNet").to(dtype), crystal_and_molecule()
+    positions = positions.to(dtype)
     edges = neighbours(positions, model.cutoff, cells, batch=batch)
     positions.requires_grad_(grad)
     expected = model(numbers, positions, cells, batch=batch, edges=edges)

@@ -104,5 +104,6 @@ def test_the_cpu_is_a_device_only_inside_the_block():
         raise RuntimeError
     assert on_host(here)
     with pytest.raises(AssertionError, match="would wait"), NoWaits():
+        assert not on_host(here)
         here.sum().item()
     assert on_host(here)
