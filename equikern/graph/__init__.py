@@ -2,6 +2,6 @@
 
 from equikern.graph.edge_pairs import edge_pairs
 from equikern.graph.graph import Graph
-from equikern.graph.neighbours import Neighbours, VerletList, check_structures, neighbours, volume
+from equikern.graph.neighbours import Neighbours, VerletList, check_structures, neighbours, search, volume
 
-__all__ = ["Graph", "Neighbours", "VerletList", "check_structures", "edge_pairs", "neighbours", "volume"]
+__all__ = ["Graph", "Neighbours", "VerletList", "check_structures", "edge_pairs", "neighbours", "search", "volume"]

@@ -70,17 +70,21 @@ def neighbours(
     tensor([[1, 0],
             [0, 1]])
     """
+    return search(positions, cutoff, *check_structures(positions, cell, pbc, batch))
+
+
+def search(positions: Tensor, cutoff: float, cell: Tensor, pbc: Tensor, batch: Tensor) -> Neighbours:
+    """`neighbours` of arguments that `check_structures` gave: cell (B, 3, 3), pbc (B, 3), batch (N,)."""
     if not 0 < cutoff < float("inf"):
         raise EquikernError(f"neighbours: the cutoff is a finite length above 0; got {cutoff!r}.")
-    cell, pbc, batch = check_structures(positions, cell, pbc, batch)
     home, points, lattice = positions.device, positions.detach().double().cpu(), cell.detach().double().cpu()
     if len(lattice) == 1:
-        edges, shifts = _search(points, cutoff, lattice[0], pbc[0].cpu())
+        edges, shifts = _of_one(points, cutoff, lattice[0], pbc[0].cpu())
         return Neighbours(edges.to(home), shifts.to(home), len(points))
     parts, images = [torch.empty(2, 0, dtype=torch.int64)], [torch.empty(0, 3, dtype=torch.int64)]
     for number, (box, periodic) in enumerate(zip(lattice, pbc.cpu(), strict=True)):
         atoms = (batch.cpu() == number).nonzero().squeeze(1)
-        edges, shifts = _search(points[atoms], cutoff, box, periodic)
+        edges, shifts = _of_one(points[atoms], cutoff, box, periodic)
         parts.append(atoms[edges])
         images.append(shifts)
     return Neighbours(torch.cat(parts, 1).to(home), torch.cat(images).to(home), len(points))
@@ -114,7 +118,7 @@ class VerletList:
         positions, cell = positions.detach(), cell.detach()
         given = [positions, cell, pbc, batch]
         if self._moved(given):
-            self._wide = neighbours(positions, self.cutoff + self.skin, cell, pbc, batch)
+            self._wide = search(positions, self.cutoff + self.skin, cell, pbc, batch)
             self._searched_at = [t.clone() for t in given]
             self._inside = None
             self.searches += 1
@@ -158,10 +162,12 @@ def check_structures(
         atoms = torch.zeros(len(positions), dtype=torch.int64, device=positions.device) if batch is None else batch
         lattice = positions.new_zeros(3, 3) if cell is None else cell.detach()
         structures = _structures(positions, lattice, atoms)
-        periodic = _periodic(lattice.reshape(-1, 3, 3).expand(structures, 3, 3), pbc)
-        return periodic.clone(), atoms.to(torch.int64, copy=True)
+        return _periodic(lattice.reshape(-1, 3, 3).expand(structures, 3, 3), pbc), atoms.long()
 
-    periodic, atoms = look() if graph is None else graph.once("structures", look, cell, pbc, batch)
+    if graph is None:
+        periodic, atoms = look()
+    else:
+        periodic, atoms = graph.once("structures", lambda: [t.clone() for t in look()], cell, pbc, batch)
     cell = positions.new_zeros(3, 3) if cell is None else cell
     return cell.reshape(-1, 3, 3).expand(len(periodic), 3, 3), periodic, atoms
 
@@ -211,7 +217,7 @@ def _periodic(cell: Tensor, pbc: Tensor | Sequence[bool] | bool | None) -> Tenso
     return pbc
 
 
-def _search(positions: Tensor, cutoff: float, cell: Tensor, pbc: Tensor) -> tuple[Tensor, Tensor]:
+def _of_one(positions: Tensor, cutoff: float, cell: Tensor, pbc: Tensor) -> tuple[Tensor, Tensor]:
     """Edges (2, E) and shifts (E, 3) of one structure, float64 on the CPU."""
     try:
         from vesin import NeighborList

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from equikern.errors import EquikernError, ShapeError
-from equikern.graph import Graph, Neighbours, check_structures, neighbours, volume
+from equikern.graph import Graph, Neighbours, check_structures, search, volume
 from equikern.ops.values import on_host
 
 # Two atoms nearer than this, in the unit of the cutoff, are one atom twice.
@@ -113,7 +113,7 @@ class Potential(nn.Module):
         species = self._species(numbers, positions, graph)
         unseen = edges is not None and not on_host(positions)
         if edges is None:
-            edges = neighbours(positions, self.cutoff, lattice, periodic, batch)
+            edges = search(positions, self.cutoff, lattice, periodic, batch)
         vec, structures = edges.vectors(positions, lattice, batch), len(lattice)
         if not unseen:
             _check_overlap(vec, edges)

@@ -69,8 +69,7 @@ def _keep(one: Any) -> Any:
         return one
     if not by_value(one):
         return _Version(one)
-    with torch.inference_mode(False), torch.no_grad():
-        return one.detach().clone(memory_format=torch.contiguous_format)
+    return one.detach().clone(memory_format=torch.contiguous_format)
 
 
 def _unchanged(kept: Any, one: Any) -> bool:
