@@ -251,7 +251,7 @@ void run_batch(const Sweep<T>& s, Worker<T>& t, int64_t first, int64_t last, boo
     }
     if (alone || s.dx_edges.size() + s.dw_edges.size() == 0) return;
     if (s.dx_edges.size()) add_senders(s, begin, s.begin(s.groups[last]));
-    if (s.dw_edges.size()) add_rows(s, begin, s.begin(s.groups[last]));
+    if (s.dw_edges.size()) add_rows(s, t, begin, s.begin(s.groups[last]));
 #pragma omp barrier
 }
 
@@ -283,7 +283,7 @@ int64_t batch_end(const Sweep<T>& s, int64_t first, int64_t most, bool& alone) {
     const int64_t count = static_cast<int64_t>(s.groups.size()) - 1;
     alone = size(first) > ALONE;
     if (alone) return first + 1;
-    const int64_t edges = std::max<int64_t>(ALONE, BATCH / kept_bytes(s));
+    const int64_t edges = BATCH / kept_bytes(s);
     int64_t last = first + 1, held = size(first);
     while (last < count && last - first < most && size(last) <= ALONE && held + size(last) <= edges)
         held += size(last++);
@@ -324,7 +324,12 @@ void prepare(Sweep<T>& s, int threads, int64_t most) {
         if (!alone) longest = std::max(longest, s.begin(s.groups[last]) - s.begin(s.groups[g]));
     }
     if (keep_dx) s.dx_edges = Buffer<T>(longest * p.x_width);
-    if (keep_dw) s.dw_edges = Buffer<T>(longest * s.dw_kept());
+    if (!keep_dw) return;
+    s.dw_edges = Buffer<T>(longest * s.dw_kept());
+    for (size_t n = 0; n < p.blocks.size(); ++n)
+        for (int64_t u = 0; p.blocks[n].first && p.blocks[n].w >= 0 && u < p.blocks[n].padded;
+             u += COLUMNS<T> * lanes<T>)
+            s.columns.push_back({n, u});
 }
 
 template <class T>
@@ -340,6 +345,8 @@ void contract(const Lowered& p, const ContractArgs<T>& a) {
     if (a.z && !s.grads && !a.second && s.gather && a.z_ptr) return contract_value(s, threads);
     std::vector<Worker<T>> workers;
     for (int n = 0; n < threads; ++n) workers.emplace_back(p);
+    for (Worker<T>& t : workers)
+        if (s.columns.size()) t.rows = Buffer<T>(a.w_rows * COLUMNS<T> * lanes<T>);
     Buffer<T> dw(a.dw && a.shared_w ? p.w_width : 0);
     if (dw.size()) std::fill_n(dw.data(), p.w_width, T(0));
     const int64_t count = static_cast<int64_t>(s.groups.size()) - 1;

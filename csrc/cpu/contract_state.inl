@@ -24,6 +24,8 @@ struct Sweep {
     std::vector<int64_t> groups{};  // first receiver of each group, and the end
     Buffer<T> dw_groups{};          // of one batch
     Buffer<T> dx_edges{}, dw_edges{};
+    std::vector<std::pair<int64_t, int64_t>>
+        columns{};                  // of a table: blocks, and columns in them that one thread adds up
     int64_t steps[kMostRows] = {};  // from a row of the table to those that an edge reads
 
     int64_t begin(int64_t receiver) const { return a.z_ptr ? a.z_ptr[receiver] : receiver; }
@@ -41,6 +43,7 @@ struct Worker {
     Buffer<T> x, hx, dx, w, hw, dw, plain;  // staged rows of EDGES edges
     Buffer<T> db;                           // EDGES windows
     Buffer<T> unused;                       // where the dw of unweighted paths goes
+    Buffer<T> rows;                         // columns of a table's dw
     explicit Worker(const Lowered& p)
         : z(p.z_width),
           g(p.z_width),

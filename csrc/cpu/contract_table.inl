@@ -142,19 +142,67 @@ void spread_weights(const Sweep<T>& s, Worker<T>& t, const Block& b, const Edges
     }
 }
 
-// The rows' gradients of a batch's edges, each thread for the columns that it owns.
+// Columns of the table whose gradients one thread adds up: in a copy of those of all rows, which stays in the
+// first-level cache, where the rows themselves are too far apart.
 template <class T>
-void add_rows(const Sweep<T>& s, int64_t begin, int64_t end) {
-    const int64_t thread = omp_get_thread_num(), threads = omp_get_num_threads();
-    for (const Block& b : s.p.blocks) {
-        if (!b.first || b.w < 0) continue;
-        const int64_t vectors = b.padded / lanes<T>;
-        const int64_t from = vectors * thread / threads * lanes<T>;
-        const int64_t to = std::min(b.mul, vectors * (thread + 1) / threads * lanes<T>);
-        for (int64_t at = begin; from < to && at < end; ++at) {
-            const T* const dw = s.dw_edges.data() + (at - begin) * s.dw_kept() + b.w;
-            spread_row(s, s.edge(at), b, from, to, dw, dw + s.p.w_width);
+constexpr int COLUMNS = 128 / EQK_VECTOR_BYTES;  // vectors
+
+template <class T, int W, int N>
+void add_edges(const Sweep<T>& s, int64_t begin, int64_t end, int64_t first, T* rows) {
+    constexpr int L = lanes<T>;
+    const ContractArgs<T>& a = s.a;
+    for (int64_t at = begin; at < end; ++at) {
+        const int64_t edge = s.edge(at);
+        const T* const dw = s.dw_edges.data() + (at - begin) * s.dw_kept() + first;
+        const T *const f = a.b ? a.b + edge * W : nullptr, *const h = a.hb ? a.hb + edge * W : nullptr;
+        Vec<T> d[N], plain[N]{};
+        for (int n = 0; n < N; ++n) d[n] = load<T>(dw + n * L);
+        for (int n = 0; h && n < N; ++n) plain[n] = load<T>(dw + s.p.w_width + n * L);
+#pragma GCC unroll 8
+        for (int c = 0; c < W; ++c) {
+            T* const to = rows + (a.knot[edge] + a.offsets[c]) * N * L;
+            for (int n = 0; n < N; ++n) {
+                Vec<T> sum = load<T>(to + n * L);
+                if (f) sum += d[n] * f[c];
+                if (h) sum += plain[n] * h[c];
+                store<T>(to + n * L, sum);
+            }
         }
+    }
+}
+
+// N vectors of columns of a path, from `u` on; the last may be padding in part.
+template <class T, int W, int N>
+void add_columns(const Sweep<T>& s, int64_t begin, int64_t end, const Block& b, int64_t u, T* rows) {
+    const int64_t count = std::min<int64_t>(N * lanes<T>, b.mul - u);
+    T* const dw = s.a.dw + b.column + u;
+    for (int64_t row = 0; row < s.a.w_rows; ++row) {
+        std::copy_n(dw + row * s.p.w_dim, count, rows + row * N * lanes<T>);
+        std::fill_n(rows + row * N * lanes<T> + count, N * lanes<T> - count, T(0));
+    }
+    add_edges<T, W, N>(s, begin, end, b.w + u, rows);
+    for (int64_t row = 0; row < s.a.w_rows; ++row) std::copy_n(rows + row * N * lanes<T>, count, dw + row * s.p.w_dim);
+}
+
+// The rows' gradients of a batch's edges, in their order, each thread for some columns.
+template <class T>
+void add_rows(const Sweep<T>& s, Worker<T>& t, int64_t begin, int64_t end) {
+    constexpr int64_t width = COLUMNS<T> * lanes<T>;
+    using Add = void (*)(const Sweep<T>&, int64_t, int64_t, const Block&, int64_t, T*);
+#define EQK_ADD(N)                                                                                                    \
+    {                                                                                                                 \
+        add_columns<T, 1, N>, add_columns<T, 2, N>, add_columns<T, 3, N>, add_columns<T, 4, N>, add_columns<T, 5, N>, \
+            add_columns<T, 6, N>, add_columns<T, 7, N>, add_columns<T, 8, N>                                          \
+    }
+    static constexpr Add wide[kMostRows] = EQK_ADD(COLUMNS<T>), narrow[kMostRows] = EQK_ADD(1);
+#undef EQK_ADD
+#pragma omp for schedule(dynamic)
+    for (size_t n = 0; n < s.columns.size(); ++n) {
+        const auto [block, u] = s.columns[n];
+        const Block& b = s.p.blocks[block];
+        const Add add = (u + width <= b.padded ? wide : narrow)[s.a.window - 1];
+        const int64_t step = u + width <= b.padded ? width : lanes<T>;
+        for (int64_t v = u; v < std::min(b.padded, u + width); v += step) add(s, begin, end, b, v, t.rows.data());
     }
 }
 

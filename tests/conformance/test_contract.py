@@ -168,10 +168,14 @@ def test_bits_of_the_reference_do_not_depend_on_the_call(id, threads):
 
 
 @pytest.mark.parametrize(
-    "id", ["mace-conv", "shared-weights", "mul-33", "ir-mul", "rows-edge", "rows-edge-to-receiver"]
+    "id",
+    [
+        *("mace-conv", "shared-weights", "mul-33", "ir-mul", "rows-edge", "rows-edge-to-receiver"),
+        *("table-mace", "table-mul-33"),
+    ],
 )
 def test_bits_do_not_depend_on_threads_for_many_edges(id, threads):
-    case = get(id).sized(edges=1500 if id == "mace-conv" else 6000, degree=25)
+    case = get(id).sized(edges=1500 if "mace" in id else 6000, degree=25)
     one, two = (all_orders(case, "cpu", n) for n in (1, 2))
     assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
 
