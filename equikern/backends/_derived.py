@@ -28,7 +28,7 @@ def expanded(program: Program, operands: list[Tensor], open: dict[int, int], swe
     """dF/da for each open slot (slot: rows), by sweeps of the base program, one a summand of F."""
     base = base_of(program)
     like = next(a for a in operands if a.ndim == 2)
-    results = {slot: like.new_zeros(n, program.dims[slot]) for slot, n in open.items()}
+    results: dict[int, Tensor] = {}
     factors = [k for k, name in enumerate(base.names) if name in "wb"]
     for slots in program.expansions:
         opened = {k: open[slot] for k, slot in enumerate(slots) if slot in open}
@@ -39,5 +39,6 @@ def expanded(program: Program, operands: list[Tensor], open: dict[int, int], swe
             continue
         parts = sweep(base, [operands[slot] for slot in slots], opened, all(slots[k] == k for k in factors))
         for k, part in zip(opened, parts, strict=True):
-            results[slots[k]] += part
-    return [results[slot] for slot in open]
+            slot = slots[k]
+            results[slot] = results[slot].add_(part) if slot in results else part
+    return [results[s] if s in results else like.new_zeros(n, program.dims[s]) for s, n in open.items()]

@@ -224,9 +224,11 @@ def weights_of_species(text: str, y: Tensor, w: Tensor) -> Tensor:
     """(species, n): the weights of `linear_of_species`, for y (species, dim) and the product's weights w (n,)."""
     program = parse(text)
     parts = []
-    for path, columns in zip(program.paths, program.weight_slices, strict=True):
+    # Not w[columns]: the gradient of each would be as large as w, mostly zeros.
+    rows = w.split([columns.stop - columns.start for columns in program.weight_slices])
+    for path, row in zip(program.paths, rows, strict=True):
         of_y = y[:, program.operands[1].irreps.slices()[path.in2]]  # type: ignore[union-attr]
-        matrices = w[columns].view(program.multiplicities(path))
+        matrices = row.view(program.multiplicities(path))
         # Not matmul: where gradients are recorded it copies the weights first.
         parts.append(torch.bmm(of_y.expand(len(matrices), *of_y.shape), matrices).transpose(0, 1).flatten(1))
     return torch.cat(parts, 1)
