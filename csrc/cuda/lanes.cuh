@@ -16,11 +16,16 @@ struct alignas(V * sizeof(S)) Pack {
 /// warp reads what this one reads or writes.
 template <int START, int MUL, int D, int V, bool MUL_IR, bool ONCE = false>
 struct Segment {
-    /// `row`: where that of the tensor begins. A lane whose channels are not there reads those of another, and writes
-    /// nothing.
+    /// Where a lane reads, but for the constant of each pack; `row`: where that of the tensor begins. A lane whose
+    /// channels are not there reads those of another, and writes nothing.
+    template <class S>
+    static EQK_DEVICE const S* source(const S* tensor, Index row, int u) {
+        return tensor + first(row, inside(u) ? u : 0);
+    }
+
     template <class S, class T>
     static EQK_DEVICE void load(const S* tensor, Index row, int u, T* to) {
-        const S* from = tensor + first(row, inside(u) ? u : 0);
+        const S* from = source(tensor, row, u);
 #pragma unroll
         for (int p = 0; p < D; ++p) {
             const auto* at = reinterpret_cast<const Pack<S, V>*>(from + pack(p));
@@ -33,7 +38,7 @@ struct Segment {
     /// The same in two steps: `fetch` starts copies into the memory of the block, from where `take` loads.
     template <class S>
     static EQK_DEVICE void fetch(const S* tensor, Index row, int u, int lane, S* to) {
-        const S* from = tensor + first(row, inside(u) ? u : 0);
+        const S* from = source(tensor, row, u);
 #pragma unroll
         for (int p = 0; p < D; ++p) copy_ahead(slot(to, p, lane), reinterpret_cast<const Pack<S, V>*>(from + pack(p)));
     }

@@ -145,35 +145,33 @@ EQK_DEVICE void walk(const Operands<F>& in, Index row, int task, int u, int lane
     Unit::end(in, row, u, held);
 }
 
-/// The units of a form: TASKS warps for each of them in turn, for every row.
-template <class First, class... Rest>
+/// The units of a form: TASKS warps for each of them in turn, for every row. No recursion: the compiler copies a unit
+/// into every function on the way to the kernel.
+template <class... Unit>
 struct Units {
     /// Numbers that an edge of any of them takes in the memory of the block.
     static EQK_DEVICE constexpr int stage() {
-        int most = First::STAGE;
-        ((most = Rest::STAGE > most ? Rest::STAGE : most), ...);
+        int most = 0;
+        ((most = Unit::STAGE > most ? Unit::STAGE : most), ...);
         return most;
     }
 
     template <class F>
-    static EQK_DEVICE void walk(const Operands<F>& in, Index row, int task, int of_unit, int lane,
-                                typename F::Real* stages) {
-        if constexpr (sizeof...(Rest) > 0)
-            if (of_unit >= First::TASKS)
-                return Units<Rest...>::walk(in, row, task, of_unit - First::TASKS, lane, stages);
-        eqk::walk<F, First>(in, row, task, (of_unit * WARP + lane) * First::V, lane, stages);
+    static EQK_DEVICE void sweep(const Operands<F>& in) {
+        constexpr int SIZE = F::STAGES * stage();  // of a warp
+        alignas(16) EQK_SHARED char memory[F::WARPS * SIZE * sizeof(typename F::Real) + 16];
+        const int warp = F::WARPS == 1 ? 0 : __shfl_sync(ALL, int(threadIdx.x / WARP), 0);
+        auto* stages = reinterpret_cast<typename F::Real*>(memory) + warp * SIZE;
+        const Index item = Index(blockIdx.x) * F::WARPS + warp, row = item / F::TASKS;
+        const int task = int(item % F::TASKS), lane = threadIdx.x % WARP;
+        // The warp's task and how many there are, counted from a unit's first: the last unit needs no test.
+        int of = task, left = F::TASKS;
+        if (row < in.rows)
+            ((left > Unit::TASKS && of >= Unit::TASKS
+                  ? (of -= Unit::TASKS, left -= Unit::TASKS, false)
+                  : (walk<F, Unit>(in, row, task, (of * WARP + lane) * Unit::V, lane, stages), true)) ||
+             ...);
     }
 };
-
-template <class F, class Units>
-EQK_DEVICE void sweep(const Operands<F>& in) {
-    constexpr int SIZE = F::STAGES * Units::stage();  // of a warp
-    alignas(16) EQK_SHARED char memory[F::WARPS * SIZE * sizeof(typename F::Real) + 16];
-    const int warp = F::WARPS == 1 ? 0 : __shfl_sync(ALL, int(threadIdx.x / WARP), 0);
-    auto* stages = reinterpret_cast<typename F::Real*>(memory) + warp * SIZE;
-    const Index item = Index(blockIdx.x) * F::WARPS + warp, row = item / F::TASKS;
-    const int task = int(item % F::TASKS), lane = threadIdx.x % WARP;
-    if (row < in.rows) Units::walk(in, row, task, task, lane, stages);
-}
 
 }  // namespace eqk

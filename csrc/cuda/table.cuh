@@ -12,29 +12,32 @@ template <int WIDTH, int... OFFSET>
 struct Table {
     static constexpr int ROWS = sizeof...(OFFSET), SIZE = ROWS ? ROWS : 1;
 
-    /// The weights of a path, MUL from column START on, of each row.
-    template <int START, int MUL, int V, class S, class T>
-    static EQK_DEVICE void load(const S* table, Index knot, int u, T* to) {
-        int r = 0;
-        (Segment<START + OFFSET * WIDTH, MUL, 1, V, false>::load(table, knot * WIDTH, u, to + V * r++), ...);
+    /// The weights of a path, MUL from column START on, of each row: one address, and a constant for each row.
+    template <int START, int MUL, int V, class S>
+    static EQK_DEVICE void load(const S* table, Index knot, int u, Pack<S, V>* row) {
+        constexpr Index offset[] = {OFFSET...};
+        const S* from = Segment<START, MUL, 1, V, false>::source(table, knot * WIDTH, u);
+#pragma unroll
+        for (int r = 0; r < ROWS; ++r)
+            row[r] = *reinterpret_cast<const Pack<S, V>*>(from + (START + offset[r] * WIDTH));
     }
 
     /// w_v = sum over r of b_r row_rv
-    template <int V, class T>
-    static EQK_DEVICE void combine(const T* b, const T* row, T* w) {
+    template <int V, class S, class T>
+    static EQK_DEVICE void combine(const T* b, const Pack<S, V>* row, T* w) {
 #pragma unroll
         for (int v = 0; v < V; ++v) {
-            w[v] = b[0] * row[v];
+            w[v] = b[0] * T(row[0].value[v]);
 #pragma unroll
-            for (int r = 1; r < ROWS; ++r) w[v] += b[r] * row[r * V + v];
+            for (int r = 1; r < ROWS; ++r) w[v] += b[r] * T(row[r].value[v]);
         }
     }
 
     /// db_r += sum over v of dw_v row_rv
-    template <int V, class T>
-    static EQK_DEVICE void add_gradient(const T* dw, const T* row, T* db) {
+    template <int V, class S, class T>
+    static EQK_DEVICE void add_gradient(const T* dw, const Pack<S, V>* row, T* db) {
 #pragma unroll
-        for (int n = 0; n < ROWS * V; ++n) db[n / V] += dw[n % V] * row[n];
+        for (int n = 0; n < ROWS * V; ++n) db[n / V] += dw[n % V] * T(row[n / V].value[n % V]);
     }
 };
 

@@ -33,7 +33,7 @@ def sweep_source(sweep: Sweep, made: Layout, reals: Reals, chunk: int) -> str:
     lines += [
         f"using Kernel = Units<{', '.join(f'Unit{n}' for n in range(len(units)))}>;",
         f"EQK_BOUNDED_KERNEL(sweep_kernel, Form::WARPS * WARP, {made.blocks}, Operands<Form>) {{",
-        "  sweep<Form, Kernel>(argument);",
+        "  Kernel::sweep(argument);",
         "}",
     ]
     return "\n".join([*lines, ""])
@@ -241,7 +241,7 @@ class _Unit:
 
     def _combined(self, path: UnitPath) -> tuple[list[str], list[str]]:
         """The arrays of a path's weight and tangent where they come from a table, and the lines that make them."""
-        lines = ["T row[Form::Table::ROWS * V];", f"Form::Table::load<{path.w}, MUL, V>(in.w, knot, u, row);"]
+        lines = ["Pack<Form::Real, V> row[Form::Table::ROWS];", f"Form::Table::load<{path.w}, MUL, V>(in.w, knot, u, row);"]
         arrays = {"b": "w", "hb": "hw"}
         for name in self.factors:
             lines += [f"T {arrays[name]}[V];", f"Form::Table::combine<V>({name}, row, {arrays[name]});"]
