@@ -27,9 +27,11 @@ struct Operands {
     Index knots, rows;         // knots: rows that `knot` may name
 };
 
-/// An edge, the row of the other operand and the first row of the table, -1 where these are not there.
+/// An edge, the row of the other operand and the first row of the table (of fewer than 2^31 rows), -1 where these are
+/// not there.
 struct Edge {
-    Index number, other, knot;
+    Index number, other;
+    int knot;
 };
 
 /// The edges of a row, asked for one after the other: lane n has the n-th of 32.
@@ -54,7 +56,7 @@ struct Edges {
             }
             if constexpr (F::Table::ROWS > 0) {
                 const Index row = in.knot[mine.number];
-                mine.knot = row >= 0 && row < in.knots ? row : -1;
+                mine.knot = row >= 0 && row < in.knots ? int(row) : -1;
             }
         }
         const Index number = F::BY_EDGE ? first + t : __shfl_sync(ALL, mine.number, t % WARP);

@@ -241,7 +241,10 @@ class _Unit:
 
     def _combined(self, path: UnitPath) -> tuple[list[str], list[str]]:
         """The arrays of a path's weight and tangent where they come from a table, and the lines that make them."""
-        lines = ["Pack<Form::Real, V> row[Form::Table::ROWS];", f"Form::Table::load<{path.w}, MUL, V>(in.w, knot, u, row);"]
+        lines = [
+            "Pack<Form::Real, V> row[Form::Table::ROWS];",
+            f"Form::Table::load<{path.w}, MUL, V>(in.w, knot, u, row);",
+        ]
         arrays = {"b": "w", "hb": "hw"}
         for name in self.factors:
             lines += [f"T {arrays[name]}[V];", f"Form::Table::combine<V>({name}, row, {arrays[name]});"]

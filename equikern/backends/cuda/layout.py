@@ -68,8 +68,11 @@ def tuned(sweep: Sweep, size: int) -> Tuning:
     elif _light(sweep):
         found = found._replace(ahead=0)
     if size == 8:
-        factors = 2 * len(sweep.table) if sweep.second else 0  # and their gradient take the place of other values
-        found = found._replace(widest=min(found.widest, WIDEST) - factors)
+        found = found._replace(widest=min(found.widest, WIDEST))
+        if (
+            sweep.table and sweep.second
+        ):  # factors and their gradient take the place of other values, and of reads ahead
+            found = found._replace(widest=found.widest - 2 * len(sweep.table), ahead=0)
     return found
 
 
