@@ -2,10 +2,10 @@
 
     python bench/tune_cuda.py [--cases mace ...] [--edges 300000] [--out bench/out/tune_cuda.json] [--no-triton] [--dry]
 
-Sweeps alone, as in `gpu.py`: z, the gradients of all inputs, all of the double backward. Kernels are compiled by as
-many processes as there are cores, then timed one by one; each result is compared with that of the layout in use
-(float32, in units of its largest element). `--dry` compiles two layouts of each case and times nothing: no device is
-needed.
+Sweeps alone, as in `gpu.py`: z, the gradients of all inputs, all of the double backward. The weights of mace-table,
+nequip-table and sevennet-table come from a table: their sweeps open its factors. Kernels are compiled by as many
+processes as there are cores, then timed one by one; each result is compared with that of the layout in use (float32, in
+units of its largest element). `--dry` compiles two layouts of each case and times nothing: no device is needed.
 """
 
 from __future__ import annotations
@@ -31,12 +31,16 @@ from equikern.backends.cuda import nvrtc
 from equikern.backends.cuda.launch import maker
 from equikern.backends.cuda.layout import Tuning
 from equikern.backends.gpu import launch
+from equikern.backends.gpu.sweep import HB, HW, HX, HY, B
 from equikern.backends.triton.launch import TritonKernels
 from equikern.errors import BackendError
-from equikern.program.program import X
+from equikern.ops.spline import OFFSETS
+from equikern.program.program import W, X, Y, Z
 
-CASES = ("mace", "nequip", "sevennet", "painn")
-FORMS = {"forward": [3], "backward": [0, 1, 2], "double backward": [0, 1, 2, 3]}
+CASES, TABLE = ("mace", "nequip", "sevennet", "painn"), "-table"
+TABLES = tuple(case + TABLE for case in gpu.CONVOLUTIONS)
+KNOTS = 300  # rows of a table
+FORMS = {"forward": [Z], "backward": [X, Y, W], "double backward": [X, Y, W, Z]}
 
 
 def staged(values: int, registers: int, stages: int, **more: Any) -> Tuning:
@@ -71,24 +75,53 @@ TUNINGS = {
         Tuning(145, 168, widest=62),
     ],
 }
+# Where weights come from a table a lane has one channel or two.
+ONE, TWO = 1, 999
+TABLE_TUNINGS = {
+    "forward": [
+        *(Tuning(ONE, r, ahead=n) for r in (80, 128) for n in (0, 1)),
+        *(Tuning(TWO, r, ahead=n) for r in (128, 168, 255) for n in (0, 1)),
+        *(staged(v, r, n) for v, r in ((ONE, 80), (TWO, 128), (TWO, 168)) for n in (2, 3)),
+    ],
+    "backward": [
+        *(Tuning(v, r, ahead=n) for v, r in ((ONE, 128), (ONE, 168), (TWO, 168), (TWO, 255)) for n in (0, 1)),
+        *(staged(v, r, n) for v, r in ((ONE, 128), (TWO, 168), (TWO, 255)) for n in (2, 3)),
+    ],
+    "double backward": [
+        *(Tuning(ONE, r, ahead=n, widest=m) for r, m in ((128, 40), (168, 62), (255, 62), (255, 80)) for n in (0, 1)),
+        *(Tuning(TWO, 255, ahead=n, widest=m) for m in (40, 62) for n in (0, 1)),
+        *(staged(ONE, r, n, widest=62) for r in (128, 168, 255) for n in (2, 3)),
+    ],
+}
 
 
 class Job:
-    """A form of a case: its program, and a call of it with the kernels of a make."""
+    """A form of a case: its program, and a call of it with the kernels of a make.
+
+    `given`, `open`: slots of the sweep. Of a table they are its factors, in the place of weights.
+    """
 
     def __init__(self, case: str, form: str) -> None:
-        self.case, self.form, self.program = case, form, gpu.program_of(case)
-        self.open, self.second = FORMS[form], form == "double backward"
+        self.case, self.form, self.program = case, form, gpu.program_of(case.removesuffix(TABLE))
+        self.table = OFFSETS if case in TABLES else ()
+        self.open, self.second = tuple(FORMS[form]), form == "double backward"
+        self.given: tuple[int, ...] = (X, Y, W, Z, *((HX, HY, HW) if self.second else ()))
+        if self.table:
+            self.open = tuple(B if slot == W else slot for slot in self.open)
+            self.given = (*(slot for slot in self.given if slot != HW), *((B, HB) if self.second else (B,)))
+
+    @property
+    def tunings(self) -> list[Tuning]:
+        """Those that are tried."""
+        return (TABLE_TUNINGS if self.table else TUNINGS)[self.form]
 
     def kernels(self, make: launch.Make) -> list[launch.Kernels]:
         """What a call starts."""
-        text, given = self.program.text, tuple(range(7 if self.second else 4))
-        rest = tuple(self.open)
-        made = []
-        if launch.own_pass(text, rest, given, self.second, True):
-            made.append(launch.kernels(make, text, (X,), given, self.second, True, X))
+        text, rest, made = self.program.text, self.open, []
+        if launch.own_pass(text, rest, self.given, self.second, True):
+            made.append(launch.kernels(make, text, (X,), self.given, self.second, True, X, self.table))
             rest = tuple(s for s in rest if s != X)
-        return [*made, launch.kernels(make, text, rest, given, self.second, True)]
+        return [*made, launch.kernels(make, text, rest, self.given, self.second, True, Z, self.table)]
 
     def sources(self, make: launch.Make) -> list[str]:
         """Of the CUDA kernels that a call starts."""
@@ -99,10 +132,22 @@ class Job:
     def call(self, load: gpu.Workload, make: launch.Make) -> Callable[[], list[torch.Tensor]]:
         """The sweep on a graph's operands."""
         torch.manual_seed(1)
-        operands = [*load.operands, torch.randn(load.nodes, self.program.dims[3], device=load.edge_index.device)]
-        operands += [torch.randn_like(t) for t in load.operands] if self.second else []
-        rows = {s: {"edge": load.edges}.get(self.program.rows[s], load.nodes) for s in self.open}
-        return lambda: launch.sweep(make, self.program, operands, load.graph.index, rows, second=self.second)
+        device = load.edge_index.device
+        made = dict(enumerate([*load.operands, torch.randn(load.nodes, self.program.dims[Z], device=device)]))
+        table = None
+        if self.table:
+            made[W] = torch.randn(KNOTS, self.program.dims[W], device=device)
+            made[B] = torch.randn(load.edges, len(self.table), device=device)
+            knot = torch.randint(0, KNOTS - self.table[-1], (load.edges,), device=device)
+            table = launch.Table(self.table, knot)
+        tangents = {HX: X, HY: Y, HW: W, HB: B}
+        made |= {slot: torch.randn_like(made[of]) for slot, of in tangents.items() if slot in self.given}
+        absent = torch.empty(0, device=device)
+        operands = [made.get(slot, absent) for slot in range(max(made) + 1)]
+        by_edge = {slot for slot in self.open if slot == B or self.program.rows[slot] == "edge"}
+        rows = {slot: load.edges if slot in by_edge else load.nodes for slot in self.open}
+        index, second = load.graph.index, self.second
+        return lambda: launch.sweep(make, self.program, operands, index, rows, second=second, table=table)
 
 
 class Candidates:
@@ -112,11 +157,16 @@ class Candidates:
         self.makes: dict[str, launch.Make] = {}
         self.same: dict[str, str] = {}
         seen: dict[tuple[str, ...], str] = {}
-        for given in [None, *TUNINGS[job.form][: 1 if few else None]]:
+        for given in [None, *job.tunings[: 1 if few else None]]:
             make = maker(torch.float32, given)
             text = "in use" if given is None else " ".join(str(int(n)) for n in given)
             self.same[text] = name = seen.setdefault(tuple(job.sources(make)), text)
             self.makes.setdefault(name, make)
+
+
+def workload(case: str, edges: int) -> gpu.Workload:
+    """The graph and the operands of a case, on the device."""
+    return gpu.Workload(case.removesuffix(TABLE), edges, "cuda")
 
 
 def compile(source: str, arch: int) -> str | None:
@@ -156,19 +206,22 @@ def measure(job: Job, load: gpu.Workload, makes: dict[str, launch.Make], triton:
 def ranking(
     rows: list[dict[str, Any]], same: dict[tuple[str, str], dict[str, str]]
 ) -> dict[str, list[tuple[float, str]]]:
-    """For each form, the geometric mean over cases of the time over the best, for tunings that ran in all of them."""
+    """For each form, with a table or without, the geometric mean over cases of the time over the best, for tunings that
+    ran in all of them.
+    """
     took = {(row["case"], row["form"], row["layout"]): row["ms"] for row in rows}
     found: dict[str, list[tuple[float, str]]] = {}
-    for form in FORMS:
-        cases = [case for case in CASES if (case, form) in same]
-        best = {c: min(ms for (case, of, _), ms in took.items() if (case, of) == (c, form)) for c in cases}
+    for of, form in ((of, form) for of in (CASES, TABLES) for form in FORMS):
+        if not (cases := [case for case in of if (case, form) in same]):
+            continue
+        best = {c: min(ms for (case, its, _), ms in took.items() if (case, its) == (c, form)) for c in cases}
         order = []
         for tuning in same[cases[0], form]:
             times = [took.get((c, form, same[c, form][tuning])) for c in cases]
             ratios = [t / best[c] for c, t in zip(cases, times, strict=True) if t is not None]
             if len(ratios) == len(cases):
                 order.append((geometric_mean(ratios), tuning))
-        found[form] = sorted(order)
+        found[form + (", table" if of is TABLES else "")] = sorted(order)
     return found
 
 
@@ -178,7 +231,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         "| case | sweep | values registers warps ahead widest keep stages | channels a lane | ms | difference |",
         "|" + "---|" * 6,
     ]
-    for row in sorted(rows, key=lambda r: (CASES.index(r["case"]), list(FORMS).index(r["form"]), r["ms"])):
+    for row in sorted(rows, key=lambda r: ((*CASES, *TABLES).index(r["case"]), list(FORMS).index(r["form"]), r["ms"])):
         cells = row["case"], row["form"], row["layout"], row["lanes"], f"{row['ms']:.3f}", f"{row['error']:.0e}"
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -186,7 +239,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", nargs="+", default=list(CASES), choices=CASES)
+    parser.add_argument("--cases", nargs="+", default=[*CASES, *TABLES], choices=[*CASES, *TABLES])
     parser.add_argument("--edges", type=int, default=300_000)
     parser.add_argument("--out", type=Path, default=Path("bench/out/tune_cuda.json"))
     parser.add_argument("--arch", type=int, default=90)
@@ -195,7 +248,7 @@ def main() -> None:
     parser.add_argument("--warm", nargs=2, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.warm:
-        Job(*given.warm).call(gpu.Workload(given.warm[0], 3000, "cuda"), TritonKernels)()
+        Job(*given.warm).call(workload(given.warm[0], 3000), TritonKernels)()
         return
     start = time.perf_counter()
     jobs = [Job(case, form) for case in given.cases for form in FORMS]
@@ -214,7 +267,7 @@ def main() -> None:
         return
     rows: list[dict[str, Any]] = []
     for case in given.cases:
-        load = gpu.Workload(case, given.edges, "cuda")
+        load = workload(case, given.edges)
         for job in (job for job in jobs if job.case == case):
             rows += measure(job, load, made[job.case, job.form].makes, triton)
     ranks = ranking(rows, {key: of.same for key, of in made.items()})

@@ -69,9 +69,8 @@ def tuned(sweep: Sweep, size: int) -> Tuning:
         found = found._replace(ahead=0)
     if size == 8:
         found = found._replace(widest=min(found.widest, WIDEST))
-        if (
-            sweep.table and sweep.second
-        ):  # factors and their gradient take the place of other values, and of reads ahead
+        if sweep.table and sweep.second:
+            # Factors and their gradient take the place of other values, and of reads ahead.
             found = found._replace(widest=found.widest - 2 * len(sweep.table), ahead=0)
     return found
 
