@@ -54,8 +54,8 @@ def test_kernels_spill_nothing_and_keep_to_their_registers(backend, case, arch):
 
 
 @pytest.mark.parametrize("backend", ["triton", "cuda"])
-def test_no_kernel_in_single_precision_spills(backend):
-    rows = {key: found for key, found in BUDGET.items() if key[0] == backend and key[3] == "float32"}
+def test_no_kernel_spills(backend):
+    rows = {key: found for key, found in BUDGET.items() if key[0] == backend}
     assert len(rows) > 60 and not {key: found for key, found in rows.items() if found[1]}
 
 
