@@ -29,7 +29,6 @@ from equikern.backends.gpu import launch
 from equikern.backends.triton import launch as triton_launch
 from equikern.ops.spline import OFFSETS
 from equikern.program import Program, painn_message, tabled
-from equikern.program.program import X
 from equikern.testing import SYMMETRIC, get, tagged
 
 ARCHS = (80, 90)
@@ -41,9 +40,9 @@ CONVOLUTIONS = ("mace-conv", "nequip-conv", "sevennet-conv")
 HEAD = """# What the kernels for GPUs take
 
 Registers of a thread / bytes that it spills / bytes of memory that a block shares, as the compiler says. They are a
-budget: `tests/backends/test_resources.py` compiles the kernels of MACE, NequIP, SevenNet and PaiNN again and fails at a
-spill or at 8 registers more. Seconds are those of one core that compiles for sm_90. Written by
-`python bench/resources.py`; no kernel was run.
+budget: `tests/backends/test_resources.py` compiles the kernels of MACE, NequIP, SevenNet, PaiNN and of element-wise
+products again and fails at a spill or at 8 registers more. Seconds are those of one core that compiles for sm_90.
+Written by `python bench/resources.py`; no kernel was run.
 """
 TABLE = """
 ## {title}
@@ -79,7 +78,7 @@ class Kernel(NamedTuple):
 def kernels(backend: str) -> Iterator[Kernel]:
     """Of every real layer, in CUDA C++ also the harmonics and symmetric contractions; float64 in CUDA C++ only."""
     programs = {case.id: case.program for case in tagged("real", "channelwise") if case.program.family == "product"}
-    programs |= {"painn message, 128": painn_message(128)} | tables()
+    programs |= {"painn message, 128": painn_message(128)} | elementwise() | tables()
     for dtype in (torch.float32, torch.float64) if backend == "cuda" else (torch.float32,):
         real = str(dtype).removeprefix("torch.")
         for case, program in programs.items():
@@ -92,6 +91,11 @@ def kernels(backend: str) -> Iterator[Kernel]:
             contraction = SYMMETRIC["mace-128"][0].text
             for name, source in symmetric_source.sources(contraction, reals(dtype)).items():
                 yield Kernel("symmetric contraction of mace", name, real, partial(cuda.resources, source))
+
+
+def elementwise() -> dict[str, Program]:
+    """Products of equal channels."""
+    return {case.id: case.program for case in tagged("real", "elementwise")}
 
 
 def tables() -> dict[str, Program]:
@@ -109,14 +113,14 @@ def of_program(backend: str, text: str, dtype: torch.dtype = torch.float32) -> d
     if backend == "cuda":
         made = launch.steps(maker(dtype), text)
         found = {name: partial(cuda.resources, kernels.source) for name, kernels in made.items()}
-        if X in made["backward"].sweep.open:
+        if made["backward"].sums_x:
             found["sum of x"] = partial(cuda.resources, made["backward"].sum_source)
         return found
     from equikern.backends.triton import resources
 
     made = triton_launch.steps(text)
     found = {name: partial(resources.sweep_resources, kernels, dtype=dtype) for name, kernels in made.items()}
-    if X in made["backward"].sweep.open:
+    if made["backward"].sums_x:
         found["sum of x"] = partial(resources.sum_resources, made["backward"], dtype=dtype)
     return found
 
@@ -180,7 +184,7 @@ def make(backend: str, case: str) -> None:
         assert version
         made = launch.steps(maker(torch.float32), text)
         sources = [kernels.source for kernels in made.values()]
-        sources += [made["backward"].sum_source] * (X in made["backward"].sweep.open)
+        sources += [made["backward"].sum_source] * made["backward"].sums_x
         for source in sources:
             nvrtc.cubin(source, 90)
         print(len(sources), seconds() - start)
@@ -189,7 +193,7 @@ def make(backend: str, case: str) -> None:
 
     start, steps = seconds(), triton_launch.steps(text)
     done = [compile_sweep(kernels) for kernels in steps.values()]
-    done += [compile_sum(steps["backward"])] * (X in steps["backward"].sweep.open)
+    done += [compile_sum(steps["backward"])] * steps["backward"].sums_x
     print(len(done), seconds() - start)
 
 

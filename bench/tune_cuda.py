@@ -126,7 +126,7 @@ class Job:
     def sources(self, make: launch.Make) -> list[str]:
         """Of the CUDA kernels that a call starts."""
         made = self.kernels(make)
-        sums = [k.sum_source for k in made if X in k.sweep.open and k.sweep.owner != X]  # type: ignore[attr-defined]
+        sums = [k.sum_source for k in made if k.sums_x]  # type: ignore[attr-defined]
         return [*(k.source for k in made), *sums]  # type: ignore[attr-defined]
 
     def call(self, load: gpu.Workload, make: launch.Make) -> Callable[[], list[torch.Tensor]]:

@@ -83,11 +83,11 @@ EQK_DEVICE void compute(const Operands<F>& in, Edge edge, typename Unit::Reads& 
                         typename F::T* held) {
     Unit::missing(edge, reads);
     const bool lost = edge.knot < 0;
-    typename F::T dy[F::YDIM] = {}, db[F::Table::SIZE];
+    typename F::T dy[F::BY_CHANNEL ? 1 : F::YDIM] = {}, db[F::Table::SIZE];
     fill(db, lost ? not_a_number<typename F::T>() : typename F::T(0));
     Unit::edge(in, reads, edge.number, lost ? 0 : edge.knot, u, held, dy, db);
     const Index part = edge.number * F::TASKS + task;
-    if constexpr (F::Y) store_sums<F::YDIM>(dy, Unit::inside(u), lane, in.dy + part * F::YDIM);
+    if constexpr (F::Y && !F::BY_CHANNEL) store_sums<F::YDIM>(dy, Unit::inside(u), lane, in.dy + part * F::YDIM);
     if constexpr (F::B) store_sums<F::Table::ROWS>(db, Unit::inside(u), lane, in.db + part * F::Table::ROWS);
 }
 

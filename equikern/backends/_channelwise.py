@@ -1,4 +1,4 @@
-"""Channelwise programs: every path keeps x's channel, so that a backend may sweep each channel by itself."""
+"""Programs whose channels keep to themselves, so that a backend may sweep each channel by itself."""
 
 from __future__ import annotations
 
@@ -16,14 +16,33 @@ def channelwise(text: str) -> bool:
     and z by any index or by edge, y by edge, w by edge, shared, or by rows of a table.
     """
     program = parse(text)
+    return _swept(program) and all(_keeps_channel(program, path) for path in program.paths)
+
+
+@cache
+def elementwise(text: str) -> bool:
+    """Whether every path has equal channels of x, y and z (`uuu`, or single ones), weights by edge or shared.
+
+    Rows are those of a channelwise program, which it is as well if all multiplicities are 1.
+    """
+    program = parse(text)
+    return program.family == "product" and _swept(program) and all(_equal_channels(program, p) for p in program.paths)
+
+
+def _swept(program: Program) -> bool:
     x, y, w, z = (*program.operands[:B], program.operands[-1])
     by_rows = w.row in (EDGE, SHARED) or (program.family == "table" and w.row not in (x.row, z.row))
-    if y.row != EDGE or not by_rows or SHARED in (x.row, z.row):
-        return False
-    return all(_keeps_channel(program, path) for path in program.paths)
+    return y.row == EDGE and by_rows and SHARED not in (x.row, z.row)
 
 
 def _keeps_channel(program: Program, path: Path) -> bool:
-    m1, m2, m3 = program.multiplicities(path)
-    single = m1 == m2 == m3 == 1 and path.mode in ("uvw", "uvv", "uuw", "uuu")
-    return (m2 == 1 and path.mode in ("uvu", "uvuv")) or single
+    _, m2, _ = program.multiplicities(path)
+    return (m2 == 1 and path.mode in ("uvu", "uvuv")) or _single(program, path)
+
+
+def _equal_channels(program: Program, path: Path) -> bool:
+    return path.mode == "uuu" or _single(program, path)
+
+
+def _single(program: Program, path: Path) -> bool:
+    return program.multiplicities(path) == (1, 1, 1) and "<" not in path.mode

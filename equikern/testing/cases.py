@@ -2,7 +2,7 @@
 
 A line here is run by every backend in every dtype through value, gradient, double gradient and the rest of
 `tests/conformance`. Tags: `real` (a layer somebody runs), `channelwise` (the CPU backend must support it), `mode`,
-`awkward`, `small` (cheap enough for numerical derivatives).
+`elementwise` (`uuu` alone), `awkward`, `small` (cheap enough for numerical derivatives).
 """
 
 from __future__ import annotations
@@ -244,7 +244,40 @@ def _mixed_modes() -> list[Case]:
         _case("species-ir-mul", fully_connected("6x0e+3x1o", "4x0e", "6x0e+4x1o"), species, tags, layout="ir_mul"),
         _case("species-no-edges", fully_connected("6x0e+3x1o", "4x0e", "6x0e+4x1o"), species, tags, degree=0),
         _case("uvw-none", fully_connected("0x1o+3x0e+2x1o", "0e+1o", "2x1o+0x0e"), shared, tags),
+        *_elementwise(shared, tags),
         _case("y-33", uvu_paths("3x0e+2x1o", "33x0e+9x1o", 2), shared, tags),
+    ]
+
+
+def _elementwise(shared: Rows, tags: set[str]) -> list[Case]:
+    """Equal channels of x, y and z (`uuu`): e3nn's product, a layer of Allegro's, many paths, rows and layouts."""
+    whole, features = Irreps("128x0e+128x1o+64x2e"), Irreps("64x0e+64x1o+64x2e")
+    squares = [(n, mul, ir) for n, (mul, ir_x) in enumerate(whole) for ir in ir_x * ir_x]
+    paths = [(n, n, k, "uuu", False) for k, (n, *_) in enumerate(squares)]
+    allegro = [(*path[:3], "uuu", True) for path in fully_connected(features, features, features)[3]]
+    real = {"real", "elementwise"}
+    # Each channel of x with all of y: kept (uvuv), or summed over those of x (uvv).
+    each = [(0, 0, 0, "uvuv", True), (1, 1, 1, "uvuv", False), (1, 0, 2, "uvuv", True), (0, 1, 3, "uvv", True)]
+    outer = (Irreps("2x0e+3x1o"), Irreps("4x0e+33x1o"), Irreps("8x0e+99x1e+12x1o+33x1o"), each)
+    sums = [(0, 0, 0, "uvv", True), (1, 1, 0, "uvv", False), (0, 1, 1, "uvv", True)]
+    summed = (Irreps("0e+1o"), Irreps("5x0e+5x1o"), Irreps("5x0e+5x1o"), sums)
+    many = uvu_paths("33x0e+33x1o+33x2e", "33x0e+33x1o+33x2e", 2, mode="uuu")
+    few = (Irreps("5x0e+3x1o+1x1o"), Irreps("5x1o+3x1o+1x0e+2x2e"), Irreps("5x1o+3x0e+3x1e+1x1o"))
+    pieces = [(0, 0, 0, "uuu", False), (1, 1, 1, "uuu", False), (1, 1, 2, "uuu", False), (2, 2, 3, "uuu", False)]
+    some = (*few[:3], [(*path[:4], n % 2 == 0) for n, path in enumerate(pieces)])
+    return [
+        _case("elementwise-128", (whole, whole, Irreps([s[1:] for s in squares]), paths), EDGE_ROWS, real, nodes=2),
+        _case("allegro-64", (*[features] * 3, allegro), EDGE_ROWS._replace(w=SHARED), real, nodes=2),  # type: ignore[arg-type]
+        _case("uuu-33", many, tags=tags, nodes=3),
+        _case("uuu-pieces", (*few, pieces), EDGE_ROWS, tags | {"small"}),
+        _case("uuu-shared", some, shared, tags | {"small"}),
+        _case("uuu-shared-rows", some, EDGE_ROWS._replace(w=SHARED), tags | {"small"}),
+        _case("uuu-ir-mul", some, tags=tags, layout="ir_mul"),
+        _case("uuu-senders-y", some, Rows(y="sender", w=SHARED), tags | {"small"}),
+        _case("uuu-receivers-z", mode_spec("uuu", True), Rows(y="sender", z="receiver"), tags | {"small"}),
+        _case("uvuv-rows", outer, EDGE_ROWS, tags | {"small"}),
+        _case("uvuv-receivers", outer, Rows(y="sender", w=SHARED, z="receiver"), tags),
+        _case("uvv-ir-mul", summed, EDGE_ROWS, tags, layout="ir_mul"),
     ]
 
 
@@ -397,6 +430,8 @@ CASES: tuple[Case, ...] = (*_real(), *_modes(), *_widths(), *_paths(), *_tables(
 SWEEPS = (
     "mul-1", "mul-33", "ir-mul", "paths-meet", "mixed-weights", "unweighted", "shared-mixed", "rows-edge",
     "rows-edge-shared", "rows-sender-to-edge", "rows-edge-to-receiver", "unread-segments", "isolated-nodes", "no-edges",
+    "mode-uuu", "uuu-33", "uuu-pieces", "uuu-shared", "uuu-shared-rows", "uuu-ir-mul", "uuu-senders-y",
+    "uuu-receivers-z", "uvuv-rows", "uvuv-receivers", "uvv-ir-mul",
 )  # fmt: skip
 
 

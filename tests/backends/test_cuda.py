@@ -63,7 +63,7 @@ def test_orders_are_those_of_the_reference(on_host, id, order):
 
 @needs_compiler
 @pytest.mark.parametrize("order", [0, 1, 2])
-@pytest.mark.parametrize("id", ["mul-33", "schnet-64"])
+@pytest.mark.parametrize("id", ["mul-33", "schnet-64", "uuu-33", "uuu-shared"])
 def test_single_precision_is_that_of_the_reference(on_host, id, order):
     check(get(id), torch.float32, order)
 
@@ -71,7 +71,7 @@ def test_single_precision_is_that_of_the_reference(on_host, id, order):
 @needs_compiler
 @pytest.mark.parametrize("order", [0, 1, 2])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["f16", "bf16"])
-@pytest.mark.parametrize("id", ["schnet-64", "shared-mixed"])
+@pytest.mark.parametrize("id", ["schnet-64", "shared-mixed", "uuu-shared"])
 def test_narrow_types_accumulate_in_float32(on_host, id, dtype, order):
     case = get(id)
     got = derivatives(case.program, inputs(case, dtype), "cuda", order)
@@ -95,7 +95,7 @@ def test_narrow_results_are_rounded_to_nearest(on_host, dtype):
 
 @needs_compiler
 @pytest.mark.parametrize("warps", [1, 4])
-@pytest.mark.parametrize("id", ["mul-33", "ir-mul", "painn-128", "table-mul-5", "shared-mixed", "rows-edge"])
+@pytest.mark.parametrize("id", ["mul-33", "painn-128", "table-mul-5", "shared-mixed", "rows-edge", "uuu-ir-mul"])
 def test_what_is_read_ahead_may_wait_in_the_memory_of_a_block(on_host, monkeypatch, id, warps):
     monkeypatch.setattr(cuda_launch, "tuned", lambda *given: tuned(*given)._replace(stages=3, warps=warps))
     launch.kernels.cache_clear()
@@ -133,8 +133,10 @@ def test_the_double_backward_opens_all_slots(on_host):
 
 
 @needs_compiler
-def test_higher_orders_are_sums_of_sweeps(on_host):
-    check_opening(get("mixed-weights").program.along([0, 1, 2]).along([0, 2]), [0, 1, 2])
+@pytest.mark.parametrize("id", ["mixed-weights", "uuu-receivers-z"])
+def test_higher_orders_are_sums_of_sweeps(on_host, id):
+    for open in ([0, 1, 2], [4, 5], [3]):
+        check_opening(get(id).program.along([0, 1, 2]).along([0, 2, 5]), open)
 
 
 @needs_compiler
@@ -243,6 +245,7 @@ def test_tensors_on_the_cpu_are_refused_by_name():
         ("mode-uvw", torch.float32, "mixes channels"),
         ("linear", torch.float32, "family"),
         ("rows-shared-y", torch.float32, "rows of y"),
+        ("modes-mixed", torch.float32, "several of y"),
     ],
 )
 def test_what_it_has_no_kernel_for_is_named(monkeypatch, id, dtype, reason):

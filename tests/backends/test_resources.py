@@ -26,7 +26,7 @@ BUDGET = resources.budget()
 SLACK = 8  # registers between versions of a compiler
 PROGRAMS = {id: get(id).program for id in ("mace-conv", "nequip-conv", "sevennet-conv")}
 PROGRAMS["painn message, 128"] = painn_message(128)
-PROGRAMS |= resources.tables()
+PROGRAMS |= resources.elementwise() | resources.tables()
 needs_triton = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None or os.environ.get("TRITON_INTERPRET") == "1",
     reason="triton is not installed, or interprets",

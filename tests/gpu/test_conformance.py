@@ -51,7 +51,7 @@ def test_value_gradient_and_double_gradient_are_those_of_the_reference(case, dty
 @BACKENDS
 @pytest.mark.parametrize("order", [0, 1, 2])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["f16", "bf16"])
-@pytest.mark.parametrize("id", ["mul-5", "paths-meet", "shared-mixed", "rows-edge"])
+@pytest.mark.parametrize("id", ["mul-5", "paths-meet", "shared-mixed", "rows-edge", "uuu-shared"])
 def test_half_types_accumulate_in_float32(id, dtype, order, backend):
     case = get(id)
     got = derivatives(case.program, inputs(case, dtype).on("cuda"), backend, order)
@@ -60,7 +60,7 @@ def test_half_types_accumulate_in_float32(id, dtype, order, backend):
 
 
 @BACKENDS
-@pytest.mark.parametrize("id", ["mace-conv", "nequip-conv", "sevennet-conv", "mul-33"])
+@pytest.mark.parametrize("id", ["mace-conv", "nequip-conv", "sevennet-conv", "mul-33", "allegro-64"])
 @pytest.mark.parametrize("order", [0, 1, 2])
 def test_many_edges_give_what_the_reference_gives_and_the_same_bits_twice(id, order, backend):
     case = get(id).sized(edges=3000)

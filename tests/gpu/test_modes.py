@@ -7,14 +7,14 @@ import torch
 
 from equikern import backends
 from equikern.backends import species_rows
-from equikern.backends._channelwise import channelwise
+from equikern.backends.gpu.contract import why_not
 from equikern.nn import MixedConvolution
 from equikern.ops import evaluate
 from equikern.program import by_species, linear
 from equikern.testing import CASES, assert_close, derivatives, get, inputs, reference, tolerance
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-MIXED = [c for c in CASES if c.program.paths and (c.program.family == "linear" or not channelwise(c.program.text))]
+MIXED = [c for c in CASES if c.program.paths and why_not(c.program) is not None]
 
 
 @pytest.fixture(params=[0, 1000], ids=["tiles", "each"])

@@ -7,8 +7,21 @@ from itertools import accumulate, groupby
 from typing import NamedTuple
 
 from equikern.backends.cuda.layout import WARP, Layout, columns, components
-from equikern.backends.gpu.sweep import HB, HW, HX, HY, OPENED, OPERANDS, B, Sweep, part_columns, sweep_units
-from equikern.backends.gpu.units import Cell, UnitPath
+from equikern.backends.gpu.sweep import (
+    HB,
+    HW,
+    HX,
+    HY,
+    OPENED,
+    OPERANDS,
+    B,
+    Sweep,
+    part_columns,
+    sweep_units,
+    writes_x,
+    y_parts,
+)
+from equikern.backends.gpu.units import Cell, Unit, UnitPath
 from equikern.program import SHARED
 from equikern.program.program import W, X, Y, Z
 
@@ -29,7 +42,7 @@ def sweep_source(sweep: Sweep, made: Layout, reals: Reals, chunk: int) -> str:
     units = sweep_units(sweep)
     lines = [title, '#include "sweep.cuh"', "using namespace eqk;", _form(sweep, made, reals, chunk)]
     for n, unit in enumerate(units):
-        lines += [*(_path(sweep, path) for path in unit.paths), _Unit(sweep, made, n).source()]
+        lines += [*(_path(sweep, unit, path) for path in unit.paths), _Unit(sweep, made, n).source()]
     lines += [
         f"using Kernel = Units<{', '.join(f'Unit{n}' for n in range(len(units)))}>;",
         f"EQK_BOUNDED_KERNEL(sweep_kernel, Form::WARPS * WARP, {made.blocks}, Operands<Form>) {{",
@@ -40,17 +53,17 @@ def sweep_source(sweep: Sweep, made: Layout, reals: Reals, chunk: int) -> str:
 
 
 def _form(sweep: Sweep, made: Layout, reals: Reals, chunk: int) -> str:
-    shared, parts = sweep.program.rows[W] == SHARED, made.all_tasks
-    types = {"Real": reals.row, "T": reals.wide, "RealX": reals.row if sweep.owner == X else reals.wide}
+    shared, parts = sweep.program.rows[W] == SHARED, y_parts(sweep)[1] if sweep.by_channel else made.all_tasks
+    types = {"Real": reals.row, "T": reals.wide, "RealX": reals.row if writes_x(sweep) else reals.wide}
     types |= {"RealY": reals.row if parts == 1 else reals.wide, "RealW": reals.wide if shared else reals.row}
     opened = {name: slot in sweep.open for name, slot in (("X", X), ("Y", Y), ("Z", Z), ("B", B))}
     opened["W"] = bool({W, B} & set(sweep.open))
     given = {"HX": HX in sweep.given, "HY": HY in sweep.given, "HW": bool({HW, HB} & set(sweep.given))}
     flags = opened | {"SECOND": sweep.second, "READS_Y": Y in sweep.given} | given
-    flags |= {"BY_EDGE": sweep.by_edge, "INDEXED": sweep.indexed}
-    dims = dict(zip(("XDIM", "WDIM", "ZDIM"), (sweep.program.dims[s] for s in (X, W, Z)), strict=True))
+    flags |= {"BY_EDGE": sweep.by_edge, "INDEXED": sweep.indexed, "BY_CHANNEL": sweep.by_channel}
+    dims = dict(zip(("XDIM", "YDIM", "WDIM", "ZDIM"), sweep.program.dims, strict=True))
     dims |= {"PARTS": part_columns(sweep)[1]}
-    counts = {"YDIM": sweep.program.dims[Y], "TASKS": parts, "WARPS": made.warps, "AHEAD": made.ahead, "CHUNK": chunk}
+    counts = {"TASKS": made.all_tasks, "WARPS": made.warps, "AHEAD": made.ahead, "CHUNK": chunk}
     counts |= {"STAGES": made.stages}
     lines = [
         *(f"  using {name} = {kind};" for name, kind in types.items()),
@@ -62,8 +75,9 @@ def _form(sweep: Sweep, made: Layout, reals: Reals, chunk: int) -> str:
     return "\n".join(["struct Form {", *lines, "};"])
 
 
-def _path(sweep: Sweep, path: UnitPath) -> str:
-    """Sizes and coefficients of a path, by entry of its matrix."""
+def _path(sweep: Sweep, unit: Unit, path: UnitPath) -> str:
+    """Sizes and coefficients of a path, by entry of its matrix. Where y has channels, j counts in its segment."""
+    first = {segment.number: segment.first for segment in unit.ys}.get(path.y, 0)
     entries: dict[tuple[int, int], list[Cell]] = {}
     for cell in sorted(path.cells):
         entries.setdefault((cell.i, cell.k), []).append(cell)
@@ -78,7 +92,7 @@ def _path(sweep: Sweep, path: UnitPath) -> str:
         "    using C = Cell<T>;",
     ]
     for (i, k), cells in sorted(entries.items()):
-        lines.append(f"    at({i}, {k}, {', '.join(f'C{{{c.j}, T({c.value!r})}}' for c in cells)});")
+        lines.append(f"    at({i}, {k}, {', '.join(f'C{{{c.j - first}, T({c.value!r})}}' for c in cells)});")
     return "\n".join([*lines, "  }", "};"])
 
 
@@ -92,6 +106,7 @@ class _Unit:
         self.shared = program.rows[W] == SHARED
         # Of an edge, for every lane: columns of y, factors of a table's rows.
         self.columns, self.factors = ([OPERANDS[s] for s in of if s in self.given] for of in ((Y, HY), (B, HB)))
+        self.columns = [] if self.unit.ys else self.columns
         self.spread = dict.fromkeys(self.columns, program.dims[Y]) | dict.fromkeys(self.factors, len(sweep.table))
         own = sweep.owner == Z and not sweep.by_edge
         # Of the row, held from edge to edge: where they lie, over V.
@@ -145,10 +160,11 @@ class _Unit:
         order = "true" if self.sweep.program.layout == "mul_ir" else "false"
         once = "false, false" if self.keep else "false, true"
         names = [(f"X{a.number}", a.start, a.dim, order) for a in self.unit.xs]
+        names += [(f"Y{b.number}", b.start, b.dim, order) for b in self.unit.ys]
         names += [(f"Z{c.number}", c.start, c.dim, order) for c in self.unit.zs]
         weighted = [p for p in self.unit.paths if p.w >= 0 and not self.sweep.table]
         names += [(f"W{p.number}", p.w, 1, "false, false" if self.shared else once) for p in weighted]
-        if X in self.opened and self.sweep.owner == Z:
+        if X in self.opened and not writes_x(self.sweep):
             at = part_columns(self.sweep)[0]
             names += [(f"P{a.number}", at[self.n, a.number], a.dim, once) for a in self.unit.xs]
         return [f"  using {name} = Segment<{start}, MUL, {dim}, V, {o}>;" for name, start, dim, o in names]
@@ -156,8 +172,10 @@ class _Unit:
     def _reads(self) -> list[tuple[str, int, str, str, str]]:
         """What is read for an edge: array, components, segment, row, and whether that is there."""
         found = []
-        for slot, letter, of in ((X, "X", self.unit.xs), (HX, "X", self.unit.xs), (Z, "Z", self.unit.zs)):
-            row = "e" if slot == Z and self.sweep.owner == Z else "s"
+        segments = {X: self.unit.xs, Y: self.unit.ys, Z: self.unit.zs, HX: self.unit.xs, HY: self.unit.ys}
+        for slot, of in segments.items():
+            letter = OPENED[slot % 4][-1].upper()
+            row = "e" if slot in (Y, HY) or (slot == Z and self.sweep.owner == Z) else "s"
             for s in of if slot in self.given else ():
                 if (name := f"{OPERANDS[slot]}{s.number}") not in self.held:
                     source = f"in.{OPERANDS[slot]}, {row} * Form::{letter}DIM"
@@ -202,9 +220,10 @@ class _Unit:
 
     def _edge(self) -> list[str]:
         sums = [(f"dx{a.number}", a) for a in self.unit.xs if X in self.opened]
+        sums += [(f"dy{b.number}", b) for b in self.unit.ys if Y in self.opened]
         sums += [(f"z{c.number}", c) for c in self.unit.zs if Z in self.opened]
         lines = [f"    T {name}[{s.dim} * V] = {{}};" for name, s in sums if name not in self.held]
-        lines.append("    T y[Form::YDIM], hy[Form::YDIM];")
+        lines += ["    T y[Form::YDIM], hy[Form::YDIM];"] * (not self.unit.ys)
         rows = ", ".join(map(str, range(len(self.sweep.table))))
         for name in self.factors:
             lines += [f"    T {name}[Form::Table::ROWS];", f"    of.{name}.gather<{rows}>({name});"]
@@ -213,9 +232,14 @@ class _Unit:
             lines += [f"    of.{name}.gather<{', '.join(map(str, read))}>({name});" for name in self.columns]
             for path in paths:
                 lines += self._path(path)
+        segment, width = ("X", "XDIM") if writes_x(self.sweep) else ("P", "PARTS")
         for a in self.unit.xs:
             if X in self.opened and f"dx{a.number}" not in self.held:
-                lines.append(f"    P{a.number}::store(in.dx, e * Form::PARTS, u, dx{a.number});")
+                lines.append(f"    {segment}{a.number}::store(in.dx, e * Form::{width}, u, dx{a.number});")
+        at, parts = y_parts(self.sweep)
+        for b in self.unit.ys if Y in self.opened else ():
+            row = f"(e * {parts} + {at[self.n, b.number]}) * Form::YDIM"
+            lines.append(f"    Y{b.number}::store(in.dy, {row}, u, dy{b.number});")
         for c in self.unit.zs:
             if Z in self.opened and f"z{c.number}" not in self.held:
                 lines.append(f"    Z{c.number}::store(in.z, e * Form::ZDIM, u, z{c.number});")
@@ -223,8 +247,9 @@ class _Unit:
 
     def _path(self, path: UnitPath) -> list[str]:
         n, weighted = path.number, path.w >= 0
-        names = [f"w{n}", f"hw{n}", f"x{path.x}", f"hx{path.x}", "y", "hy", f"g{path.z}", f"z{path.z}", f"dx{path.x}"]
-        arrays = [name if name.endswith("y") else self._array(name) for name in names]
+        names = [f"w{n}", f"hw{n}", f"x{path.x}", f"hx{path.x}", f"y{path.y}", f"hy{path.y}"]
+        names += [f"g{path.z}", f"z{path.z}", f"dx{path.x}"]
+        arrays = [self._array(name) for name in names]
         before: list[str] = []
         after: list[str] = []
         if weighted and self.sweep.table:
@@ -232,7 +257,7 @@ class _Unit:
             after = ["Form::Table::add_gradient<V>(dw, row, db);"] * (B in self.opened)
         elif weighted and W in self.opened and not self.shared:
             after = [f"W{n}::store(in.dw, {self._row_of_w()}, u, dw);"]
-        arrays += ["dw" if after else self._array(f"dw{n}"), "dy"]
+        arrays += ["dw" if after else self._array(f"dw{n}"), self._array(f"dy{path.y}")]
         before += ["T dw[V] = {};"] * bool(after)
         call = f"path<Form, Path{n}, V, T>({', '.join(arrays)});"
         if not before:
@@ -270,4 +295,7 @@ class _Unit:
         if any(name == read for read, *_ in self._reads()):
             return f"of.{name}"
         letters = name.rstrip("0123456789")
-        return name if letters in ("dx", "z") and {"dx": X, "z": Z}[letters] in self.opened else "nullptr"
+        if letters.endswith("y") and not self.unit.ys:
+            return letters
+        sums = {OPENED[slot] for slot in (X, Y, Z) if slot in self.opened}
+        return name if letters in sums else "nullptr"

@@ -35,7 +35,7 @@ class CudaKernels(launch.Kernels):
         tuning = tuning or tuned(sweep, size)
         sweep = sweep._replace(widest=tuning.widest)
         self.layout = layout(sweep, size, tuning)
-        super().__init__(sweep, parts=self.layout.all_tasks, chunk=CHUNK)
+        super().__init__(sweep, blocks=self.layout.all_tasks, chunk=CHUNK)
 
     @cached_property
     def source(self) -> str:
@@ -55,7 +55,7 @@ class CudaKernels(launch.Kernels):
         tensors = [*read, *written, index, *map(values.get, ("knot", "ptr", "order"))]
         knots = values["w_rows"] - self.sweep.table[-1] if self.sweep.table else 0
         counts = [values["edges"], values["x_rows" if "x_index" in values else "z_rows"], knots, rows]
-        grid = -(-rows * self.parts // self.layout.warps)
+        grid = -(-rows * self.blocks // self.layout.warps)
         driver.start(
             self.source, "sweep_kernel", (grid, 1), self.layout.warps * WARP, [*map(address, tensors), *counts]
         )

@@ -96,15 +96,18 @@ def columns(path: UnitPath) -> list[int]:
 
 def registers(sweep: Sweep, unit: Unit, lanes: int, ahead: int, size: int) -> int:
     """About what a lane's values take, `size` bytes each."""
-    zs, xs = sum(segment.dim for segment in unit.zs), sum(segment.dim for segment in unit.xs)
+    zs, ys, xs = (sum(segment.dim for segment in of) for of in (unit.zs, unit.ys, unit.xs))
     reads_z, opens_z, weights = Z in sweep.given, Z in sweep.open, sum(path.w >= 0 for path in unit.paths)
-    read = xs * ((X in sweep.given) + (HX in sweep.given))
+    read = xs * ((X in sweep.given) + (HX in sweep.given)) + ys * ((Y in sweep.given) + (HY in sweep.given))
     if not sweep.table:
         read += weights * ((W in sweep.given) + (HW in sweep.given))
-    held = zs * (reads_z + opens_z) + xs * (X in sweep.open) + weights * (W in sweep.open) / 4
+    held = zs * (reads_z + opens_z) + xs * (X in sweep.open) + ys * (Y in sweep.open) + weights * (W in sweep.open) / 4
     held += max(segment.dim for segment in unit.xs) * (4 if sweep.second else 2 if Y in sweep.open else 1)
-    read_y = max(len(columns(path)) for path in unit.paths) * ((Y in sweep.given) + (HY in sweep.given))
-    spread = read_y + len({cell.j for path in unit.paths for cell in path.cells}) * (Y in sweep.open)
+    held += max((segment.dim for segment in unit.ys), default=0)  # entries of M, where each channel has its own
+    spread = 0
+    if not sweep.by_channel:
+        spread = max(len(columns(path)) for path in unit.paths) * ((Y in sweep.given) + (HY in sweep.given))
+        spread += len({cell.j for path in unit.paths for cell in path.cells}) * (Y in sweep.open)
     # Of a table: a path's weights in each row; factors and their gradient.
     held += len(sweep.table)
     spread += len(sweep.table) * ((B in sweep.given) + (HB in sweep.given) + (B in sweep.open))
@@ -114,8 +117,9 @@ def registers(sweep: Sweep, unit: Unit, lanes: int, ahead: int, size: int) -> in
 def _lanes(sweep: Sweep, unit: Unit, given: Tuning, size: int) -> int:
     """Channels a lane: as many as fit its registers and leave every read aligned."""
     program = sweep.program
-    starts = [s.start for s in (*unit.xs, *unit.zs)] + [p.w for p in unit.paths if p.w >= 0]
-    starts += [program.dims[X], program.dims[Z]] + ([program.dims[W]] if program.rows[W] != SHARED else [])
+    starts = [s.start for s in (*unit.xs, *unit.ys, *unit.zs)] + [p.w for p in unit.paths if p.w >= 0]
+    starts += [program.dims[slot] for slot in (X, Y, Z) if slot != Y or sweep.by_channel]
+    starts += [program.dims[W]] if program.rows[W] != SHARED else []
     # Rows of a table are read best two channels a lane (measured in Triton, H100).
     for lanes in (2,) if sweep.table else (4, 2):
         aligned = all(column % lanes == 0 for column in starts) and unit.mul % (lanes * WARP) == 0

@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from equikern.backends._channelwise import channelwise
+from equikern.backends._channelwise import channelwise, elementwise
 from equikern.backends._derived import base_of, expanded
+from equikern.backends.gpu.exchanged import exchanged
 from equikern.program import Program
 from equikern.program.program import W
 
@@ -18,8 +19,9 @@ def why_not(program: Program) -> str | None:
     """None where sweeps compute the program, else the reason why not."""
     if program.family not in ("product", "table"):
         return f"it has no kernel for the family {program.family!r}"
-    if not channelwise(program.text.split(" ~")[0]):
-        return "a path mixes channels or reads several of y, or rows of y or w are indexed"
+    base = base_of(program).text
+    if not (channelwise(base) or elementwise(base) or exchanged(base)):
+        return "a path mixes channels or reads several of y for each, or rows of y or w are indexed"
     if program.family == "table" and not program.dims[W]:
         return "no path reads the table"
     return None
@@ -38,6 +40,9 @@ def contract(
     `runs`: of each family. The derivative along all inputs has a sweep of its own, but for the tangent of a table, as
     derivatives of its gradient have it.
     """
+    if (turned := exchanged(program.text)) is not None:
+        program, places = turned
+        operands, open = [operands[places.index(s)] for s in range(len(places))], [places[s] for s in open]
     run, opened, base = runs[program.family], dict(zip(open, rows, strict=True)), base_of(program)
     if not program.derived:
         return run(base, operands, index, opened)

@@ -6,13 +6,27 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from equikern.backends.gpu.operands import Table, check, columns_of, rows_of
 from equikern.backends.gpu.plans import plan_of
-from equikern.backends.gpu.sweep import HB, HW, HX, HY, OPENED, OPERANDS, B, Sweep, part_columns, sweep_units
+from equikern.backends.gpu.sweep import (
+    HB,
+    HW,
+    HX,
+    HY,
+    OPENED,
+    OPERANDS,
+    B,
+    Sweep,
+    part_columns,
+    sweep_units,
+    writes_x,
+    y_parts,
+)
 from equikern.errors import ShapeError
 from equikern.program import EDGE, SHARED, Program, parse, untabled
 from equikern.program.program import W, X, Y, Z
@@ -20,27 +34,25 @@ from equikern.program.program import W, X, Y, Z
 ROWS = 64  # edges of an instance where z has a row an edge and the weights are shared
 
 
-class Table(NamedTuple):
-    """Where the weights of edge e lie, if w is a table: in its rows knot[e] + offsets."""
-
-    offsets: tuple[int, ...]
-    knot: Tensor
-
-
 class Kernels(ABC):
-    """What a call needs to know of a sweep, worked out once. `parts`: gradients of y that it writes for each edge."""
+    """What a call needs to know of a sweep, worked out once. `blocks`: of channels of a row, of all units."""
 
-    def __init__(self, sweep: Sweep, parts: int, chunk: int = 1) -> None:
+    def __init__(self, sweep: Sweep, blocks: int, chunk: int = 1) -> None:
         program = sweep.program
-        self.sweep, self.program, self.parts = sweep, program, parts
-        self.dims = _dims(program, sweep.table)
+        self.sweep, self.program, self.blocks = sweep, program, blocks
+        self.dims = columns_of(program, sweep.table)
         self.units = sweep_units(sweep)
         self.shared = program.rows[W] == SHARED
-        self.part_width = part_columns(sweep)[1]
+        # The gradient of x that a sweep does not write itself is summed, from one for each edge.
+        self.part_width, self.sums_x = part_columns(sweep)[1], X in sweep.open and not writes_x(sweep)
+        # A block writes its sums over channels; of y that has channels, a unit writes a segment's gradient whole.
+        at, count = y_parts(sweep)
+        self.parts = {Y: count if sweep.by_channel else blocks, B: blocks}
         # Segments that no path reads or sums are zero.
         xs = {segment.number for unit in self.units for segment in unit.xs}
         zs = {segment.number for unit in self.units for segment in unit.zs}
         self.all_x = len(xs) == len(program.operands[X].irreps)  # type: ignore[arg-type]
+        self.all_y = not sweep.by_channel or len(at) == count * len(program.operands[Y].irreps)  # type: ignore[arg-type]
         self.all_z = len(zs) == len(program.operands[Z].irreps)  # type: ignore[arg-type]
         # Edges of a row of the grid where z has a row an edge.
         self.chunk = ROWS if sweep.by_edge and self.shared and W in sweep.open else chunk
@@ -146,9 +158,9 @@ def sweep(
     given = [a.contiguous() if a.ndim == 2 and a.shape[1] else None for a in operands]
     like = next(a for a in operands if a.ndim == 2)
     offsets = () if table is None else table.offsets
-    counts = _counts(base, given, index, open, table)
-    dims = _dims(base, offsets)
-    _check(base, given, counts, like, table)
+    counts = rows_of(base, given, index, open, table)
+    dims = columns_of(base, offsets)
+    check(base, given, counts, like, table)
     asked = tuple(s for s in open if counts[0] and dims[s] and (s == Z or given[Z] is not None))
     found: dict[int, Tensor] = {}
     if asked:
@@ -162,64 +174,9 @@ def sweep(
             made = kernels(make, base.text, asked, there, second, fixed, Z, offsets)
             if asked and made.units:
                 found |= _launch(made, given, _graph(made, index, counts, table), open, counts, like)
-                if X in asked:
+                if made.sums_x:
                     found[X] = _sum_x(made, found[X], index, counts[0], open[X], like)
     return [found[s] if s in found else like.new_zeros(n, dims[s]) for s, n in open.items()]
-
-
-def _dims(program: Program, offsets: tuple[int, ...]) -> dict[int, int]:
-    """Columns of x, y, w, z and of the factors of a table's rows."""
-    return dict(enumerate(program.dims)) | {B: len(offsets)}
-
-
-def _counts(
-    base: Program, given: list[Tensor | None], index: list[Tensor], open: dict[int, int], table: Table | None
-) -> tuple[int, int, int]:
-    """Edges, rows of x, rows of z."""
-
-    def rows(*slots: int) -> int | None:
-        for slot in slots:
-            if slot in open:
-                return open[slot]
-            if slot < len(given) and (a := given[slot]) is not None:
-                return a.shape[0]
-        return None
-
-    if table is not None:
-        edges = table.knot.shape[0]
-    elif base.index_kinds:
-        edges = index[0].shape[0]
-    else:
-        by_edge = [s for s in (X, Y, Z, W, HX, HY, HW) if base.rows[s % 4] == EDGE]
-        edges = next(n for s in by_edge if (n := rows(s)) is not None)
-    x_rows, z_rows = rows(X, HX), rows(Z)
-    return edges, edges if x_rows is None else x_rows, edges if z_rows is None else z_rows
-
-
-def _check(
-    base: Program, given: list[Tensor | None], counts: tuple[int, int, int], like: Tensor, table: Table | None
-) -> None:
-    """The last line before the kernels, also for calls of the op itself: what they read must be there."""
-    edges, x_rows, z_rows = counts
-    dims = _dims(base, () if table is None else table.offsets)
-    expected = {
-        X: edges if base.rows[X] == EDGE else x_rows,
-        Y: edges,
-        W: 1 if base.rows[W] == SHARED else edges,
-        Z: edges if base.rows[Z] == EDGE else z_rows,
-        B: edges,
-    }
-    if table is not None and (w := given[W]) is not None:
-        expected[W] = max(w.shape[0], table.offsets[-1] + 1)
-    for slot, a in enumerate(given):
-        if a is None:
-            continue
-        kind = B if slot >= B else slot % 4
-        if a.shape != (expected[kind], dims[kind]) or a.dtype != like.dtype or a.device != like.device:
-            raise ShapeError(
-                f"slot {slot} is {tuple(a.shape)} {a.dtype} on {a.device}; the program reads "
-                f"{(expected[kind], dims[kind])} {like.dtype} on {like.device}.\n  program   {base}"
-            )
 
 
 def _graph(made: Kernels, index: list[Tensor], counts: tuple[int, int, int], table: Table | None) -> dict[str, Tensor]:
@@ -252,20 +209,21 @@ def _launch(
     counts: tuple[int, int, int],
     like: Tensor,
 ) -> dict[int, Tensor]:
-    """Run the sweep: its results, those of x by edge (`part_columns`) if it does not own the rows of x."""
-    (edges, x_rows, z_rows), dims, many = counts, made.dims, made.parts
+    """Run the sweep: its results, those of x by edge (`part_columns`) where they are summed afterwards."""
+    (edges, x_rows, z_rows), dims = counts, made.dims
     wide = torch.promote_types(like.dtype, torch.float32)
     owned = z_rows if made.sweep.owner == Z else x_rows
     rows = -(-edges // made.chunk) if made.sweep.by_edge else owned
     results: dict[int, Tensor] = {}
     for slot in made.sweep.open:
-        if slot == X and made.sweep.owner == X:
+        if slot == X and not made.sums_x:
             results[X] = (like.new_empty if made.all_x else like.new_zeros)(open[X], dims[X])
         elif slot == X:
             results[X] = like.new_empty(edges, made.part_width, dtype=wide)
         elif slot in (Y, B):
-            # A part for each program instance of an edge's row; a single one is the result.
-            results[slot] = like.new_empty(edges, many * dims[slot], dtype=like.dtype if many == 1 else wide)
+            # A single part is the result.
+            make, many = like.new_empty if slot == B or made.all_y else like.new_zeros, made.parts[slot]
+            results[slot] = make(edges, many * dims[slot], dtype=like.dtype if many == 1 else wide)
         elif slot == W:
             make = like.new_empty if made.sweep.fixed and rows else like.new_zeros
             results[W] = make(rows if made.shared else edges, dims[W], dtype=wide if made.shared else like.dtype)
@@ -278,7 +236,7 @@ def _launch(
         values |= {"w_rows": w.shape[0]} if made.sweep.table and (w := given[W]) is not None else {}
         made.run(values, rows, like.dtype)
     for slot in (Y, B):
-        if slot in results and many > 1:
+        if slot in results and (many := made.parts[slot]) > 1:
             results[slot] = results[slot].view(edges, many, dims[slot]).sum(1).to(like.dtype)
     if W in results and made.shared:
         results[W] = results[W].sum(0, keepdim=True).to(like.dtype)

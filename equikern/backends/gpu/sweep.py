@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import NamedTuple
 
+from equikern.backends._channelwise import channelwise
 from equikern.backends.gpu.units import WIDEST, Unit, units
 from equikern.program import EDGE, Program, parse
 from equikern.program.program import X, Y, Z
@@ -40,6 +41,11 @@ class Sweep(NamedTuple):
         return parse(self.text)
 
     @property
+    def by_channel(self) -> bool:
+        """Whether y has a channel for each of x's, not one for all of them."""
+        return not channelwise(self.text)
+
+    @property
     def other(self) -> int:
         """Of x and z the one that is read at a row of each edge."""
         return X if self.owner == Z else Z
@@ -64,11 +70,30 @@ def sweep_units(sweep: Sweep) -> tuple[Unit, ...]:
 
 
 def held(sweep: Sweep, unit: Unit) -> int:
-    """Values a channel that a unit holds: of z and x, their cotangents and tangents, and sums over channels."""
-    zs, xs = sum(segment.dim for segment in unit.zs), sum(segment.dim for segment in unit.xs)
-    sums = len({cell.j for path in unit.paths for cell in path.cells}) if Y in sweep.open else 0
+    """Values a channel that a unit holds: of its segments, their cotangents and tangents, and sums over channels."""
+    zs, xs = sum(segment.dim for segment in unit.zs), sum(segment.dim for segment in (*unit.xs, *unit.ys))
+    sums = len({cell.j for path in unit.paths for cell in path.cells}) if Y in sweep.open and not unit.ys else 0
     table = len(sweep.table) * (2 if B in sweep.open else 1)
     return zs * (2 if Z in sweep.open and Z in sweep.given else 1) + xs * (4 if sweep.second else 2) + sums + table
+
+
+@cache
+def writes_x(sweep: Sweep) -> bool:
+    """Whether the sweep writes the gradient of x where it belongs: it owns the rows, or x has a row an edge and one
+    unit alone reads each segment. Otherwise there is one for each edge and unit, and a sum of these.
+    """
+    read = [segment.number for unit in sweep_units(sweep) for segment in unit.xs]
+    return sweep.owner == X or (sweep.program.rows[X] == EDGE and len(read) == len(set(read)))
+
+
+@cache
+def y_parts(sweep: Sweep) -> tuple[dict[tuple[int, int], int], int]:
+    """Where y has channels: the part of an edge's gradient of y that (unit, segment of y) writes; and their number."""
+    parts: dict[tuple[int, int], int] = {}
+    for n, unit in enumerate(sweep_units(sweep)):
+        for segment in unit.ys:
+            parts[n, segment.number] = sum(number == segment.number for _, number in parts)
+    return parts, 1 + max(parts.values(), default=0)
 
 
 @cache

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from equikern.backends.gpu import launch
-from equikern.backends.gpu.launch import Make, Table
+from equikern.backends.gpu.launch import Make
+from equikern.backends.gpu.operands import Table
 from equikern.backends.gpu.sweep import B as FACTORS
 from equikern.program import Program, untabled
 from equikern.program.program import B, W

@@ -1,4 +1,4 @@
-"""How a channelwise program is cut into the units of a kernel: tables, no arithmetic.
+"""How a channelwise or element-wise program is cut into the units of a kernel: tables, no arithmetic.
 
 A unit is a set of paths that are computed together, for a block of channels: what it accumulates must fit its
 registers. A segment of the output is summed by one unit alone; a segment of x may be read by several.
@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from equikern.backends._channelwise import channelwise
 from equikern.program import Irreps, Program, parse, wigner_3j
 from equikern.program.program import X, Y
 
@@ -18,7 +19,9 @@ WIDEST = 56  # values a channel that a unit may keep in registers over an edge, 
 
 
 class Cell(NamedTuple):
-    """One nonzero of a path's coefficients: components of x and z, column of y, coefficient over the path's scale."""
+    """One nonzero of a path's coefficients: components of x and z, component of all y (its column where y has one
+    channel), coefficient over the path's scale.
+    """
 
     i: int
     j: int
@@ -31,6 +34,7 @@ class UnitPath(NamedTuple):
 
     number: int
     x: int
+    y: int
     z: int
     w: int
     scale: float
@@ -38,19 +42,23 @@ class UnitPath(NamedTuple):
 
 
 class Segment(NamedTuple):
-    """Columns of one entry `mul x ir`: its number, the first column, channels, components."""
+    """Columns of one entry `mul x ir`: its number, the first column, channels, components, and the first component,
+    where those of all entries are counted.
+    """
 
     number: int
     start: int
     mul: int
     dim: int
+    first: int
 
 
 class Unit(NamedTuple):
-    """Paths of equal multiplicity that are computed together."""
+    """Paths of equal multiplicity that are computed together; `ys`: segments of y, where it has channels."""
 
     paths: tuple[UnitPath, ...]
     xs: tuple[Segment, ...]
+    ys: tuple[Segment, ...]
     zs: tuple[Segment, ...]
 
     @property
@@ -62,20 +70,21 @@ class Unit(NamedTuple):
 def segments(irreps: Irreps) -> list[Segment]:
     """The entries with their columns."""
     starts = np.cumsum([0, *(entry.dim for entry in irreps)])
-    return [Segment(n, int(starts[n]), mul, ir.dim) for n, (mul, ir) in enumerate(irreps)]
+    firsts = np.cumsum([0, *(ir.dim for _, ir in irreps)])
+    return [Segment(n, int(starts[n]), mul, ir.dim, int(firsts[n])) for n, (mul, ir) in enumerate(irreps)]
 
 
 def _unit_path(program: Program, n: int) -> UnitPath:
     path, columns = program.paths[n], program.weight_slices[n]
     x, y, z = (program.operands[slot].irreps for slot in (X, Y, -1))
     symbol = wigner_3j(x[path.in1].ir.l, y[path.in2].ir.l, z[path.out].ir.l)  # type: ignore[index]
-    first = y[: path.in2].dim  # type: ignore[index]
+    first = segments(y)[path.in2].first  # type: ignore[arg-type]
     nonzero = np.argwhere(symbol)
     # The common factor goes to the weight: most of the cells are then 1 or -1.
     factor = float(np.abs(symbol).max())
     cells = tuple(Cell(int(i), int(first + j), int(k), _tidy(symbol[i, j, k] / factor)) for i, j, k in nonzero)
     w = columns.start if path.weighted else -1
-    return UnitPath(n, path.in1, path.out, w, _tidy(path.scale * factor), cells)
+    return UnitPath(n, path.in1, path.in2, path.out, w, _tidy(path.scale * factor), cells)
 
 
 def _tidy(value: float) -> float:
@@ -88,24 +97,38 @@ def units(text: str, whole: str, second: bool, fixed: bool, widest: int = WIDEST
     """The units of a product program. `whole`: the operand, "x" or "z", whose segments are summed and so stay in one
     unit, "" if none; `second`: twice the values are kept; not `fixed`: unweighted paths drop out.
     """
-    program = parse(text)
-    xs, zs = segments(program.operands[X].irreps), segments(program.operands[-1].irreps)  # type: ignore[arg-type]
+    program, by_channel = parse(text), not channelwise(text)
+    xs, ys, zs = (segments(program.operands[slot].irreps) for slot in (X, Y, -1))  # type: ignore[arg-type]
     paths = [_unit_path(program, n) for n in range(len(program.paths))]
     paths = [path for path in paths if xs[path.x].mul and (fixed or path.w >= 0)]
 
     def cost(group: list[UnitPath]) -> int:
         outputs = sum(zs[c].dim for c in {path.z for path in group}) * (2 if whole == "z" and second else 1)
-        return outputs + sum(xs[a].dim for a in {path.x for path in group}) * (4 if second else 2)
+        inputs = sum(xs[a].dim for a in {path.x for path in group})
+        inputs += sum(ys[b].dim for b in {path.y for path in group}) if by_channel else 0
+        return outputs + inputs * (4 if second else 2)
+
+    def shares(path: UnitPath, other: UnitPath) -> bool:
+        return path.x == other.x or (by_channel and path.y == other.y)
 
     groups: list[list[UnitPath]] = []
     for path in paths:
         same = [g for g in groups if whole and any(getattr(o, whole) == getattr(path, whole) for o in g)]
-        near = [g for g in groups if any(other.x == path.x for other in g) and cost([*g, path]) <= widest]
+        near = [g for g in groups if any(shares(path, other) for other in g) and cost([*g, path]) <= widest]
         if same or near:
             (same or near)[0].append(path)
         else:
             groups.append([path])
+
+    def of(segments: list[Segment], numbers: set[int]) -> tuple[Segment, ...]:
+        return tuple(segments[n] for n in sorted(numbers))
+
     return tuple(
-        Unit(tuple(g), tuple(xs[a] for a in sorted({p.x for p in g})), tuple(zs[c] for c in sorted({p.z for p in g})))
-        for g in groups
+        Unit(
+            tuple(group),
+            of(xs, {path.x for path in group}),
+            of(ys, {path.y for path in group}) if by_channel else (),
+            of(zs, {path.z for path in group}),
+        )
+        for group in groups
     )

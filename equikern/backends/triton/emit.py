@@ -1,7 +1,7 @@
 """The source of a sweep: Triton text that a program becomes. `tools/show_kernel.py` prints it.
 
 One program instance owns a row of z (or of x) and a block of channels; it walks the edges of that row and keeps what it
-sums in registers (`path`). Gradients of x are written an edge and summed afterwards (`sum_source`), those of y in
+sums in registers (`path`). Gradients of x are written an edge and summed afterwards (`sums`), those of y in
 parts, one for each block of channels: nothing is added in memory, so that every run gives the same bits.
 """
 
@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import cache
 
-from equikern.backends.gpu.sweep import HB, HW, HX, HY, OPENED, B, Sweep, part_columns, sweep_units
-from equikern.backends.gpu.units import Segment, UnitPath, segments
+from equikern.backends.gpu.sweep import HB, HW, HX, HY, OPENED, B, Sweep, part_columns, sweep_units, writes_x, y_parts
+from equikern.backends.gpu.units import Segment, UnitPath
 from equikern.backends.triton.blocks import arguments, blocks, instances
 from equikern.backends.triton.path import Wanted, write_path
 from equikern.backends.triton.table import add_gradient, load_factors, load_rows, weight
 from equikern.backends.triton.text import HEADER, Lines, store_lane_sums
-from equikern.program import EDGE, SHARED, Program
+from equikern.program import SHARED, Program
 from equikern.program.program import W, X, Y, Z
 
 CONSTANTS = "T: tl.constexpr, ROWS: tl.constexpr"
@@ -135,14 +135,21 @@ class _Unit:
         self._load_edge()
         for path in self.unit.paths:
             self._path(path)
-        if X in self.opened and self.sweep.owner == Z:
+        if X in self.opened and self.sweep.owner == Z and writes_x(self.sweep):
+            self._store_segments(self.unit.xs, "dx", "dx", self.program.dims[X], "e")
+        elif X in self.opened and self.sweep.owner == Z:
             at, width = part_columns(self.sweep)
             for a in self.unit.xs:
                 for i in range(a.dim):
                     start = at[self.n, a.number] + i * a.mul
                     self._store(f"dx + e * {width} + {start} + u", f"dx{a.number}_{i}")
+        at, parts = y_parts(self.sweep)
+        for b in self.unit.ys if Y in self.opened else ():
+            row = f"(e * {parts} + {at[self.n, b.number]}) * {self.program.dims[Y]}"
+            for k in range(b.dim):
+                self._store(f"dy + {row} + {_column(self.program, b, k)}", f"dy{b.first + k}")
         for slot, dim in ((Y, self.program.dims[Y]), (B, len(self.sweep.table))):
-            if slot in self.opened:
+            if slot in self.opened and not (slot == Y and self.unit.ys):
                 name = OPENED[slot]
                 sums = {j: f"{name}{j}" for j in range(dim) if f"{name}{j}" in out.set}
                 store_lane_sums(out, sums, self.lanes, dim, f"{name} + (e * {instances(self.sweep)} + block) * {dim}")
@@ -181,8 +188,11 @@ class _Unit:
         guarded = f"mask={'inside & ' if self.mask else ''}known, other=fill" if indexed else self.mask
         used = sorted({cell.j for path in self.unit.paths for cell in path.cells})
         for slot, name in ((Y, "y"), (HY, "hy")):
-            if slot in self.given:
-                self._set([(f"{name}{j}", f"{name} + e * {program.dims[Y]} + {j}", "") for j in used])
+            at = f"{name} + e * {program.dims[Y]}"
+            for b in self.unit.ys if slot in self.given else ():
+                self._set((f"{name}{b.first + k}", f"{at} + {_column(program, b, k)}", self.mask) for k in range(b.dim))
+            if slot in self.given and not self.unit.ys:
+                self._set([(f"{name}{j}", f"{at} + {j}", "") for j in used])
         for slot, name in ((X, "x"), (HX, "hx")):
             if slot in self.given:
                 self._set(self._segment_loads(self.unit.xs, name, program.dims[X], row, guarded))
@@ -234,63 +244,3 @@ def _column(program: Program, segment: Segment, component: int) -> str:
     if program.layout == "mul_ir":
         return f"{segment.start + component} + u" + (f" * {segment.dim}" if segment.dim > 1 else "")
     return f"{segment.start + component * segment.mul} + u"
-
-
-# --- the sum of the gradients of x
-
-SUM_LANES = 128
-
-
-def sum_segments(sweep: Sweep) -> list[Segment]:
-    """The segments of x that have a gradient."""
-    read = {number for _, number in part_columns(sweep)[0]}
-    return [s for s in segments(sweep.program.operands[X].irreps) if s.number in read]  # type: ignore[arg-type]
-
-
-def sum_instances(sweep: Sweep) -> int:
-    """Program instances of the sum for a row of x."""
-    return sum(-(-s.mul * s.dim // SUM_LANES) for s in sum_segments(sweep))
-
-
-@cache
-def sum_source(sweep: Sweep) -> str:
-    """The kernel that sums the gradients of x that a sweep wrote for each edge, over the edges of a row of x."""
-    at, width = part_columns(sweep)
-    indexed, many = sweep.program.rows[X] != EDGE, sum_instances(sweep)
-    names = "part, dx, ptr, order" if indexed else "part, dx"
-    functions, lines, end, branch = [], [], 0, "if"
-    for segment in sum_segments(sweep):
-        parts = [first for (_, number), first in at.items() if number == segment.number]
-        functions.append(_sum_segment(sweep.program, segment, parts, width, names, indexed))
-        call = f"segment_{segment.number}({names}, row, (block - {end}) * {SUM_LANES}, T)"
-        end += -(-segment.mul * segment.dim // SUM_LANES)
-        lines += [f"    {branch} block < {end}:", f"        {call}"]
-        branch = "elif"
-    head = [
-        "@triton.jit",
-        f"def sum_kernel({names}, T: tl.constexpr):",
-        "    pid = tl.program_id(0).to(tl.int64)",
-        f"    row = pid // {many}",
-        f"    block = (pid % {many}).to(tl.int32)",
-    ]
-    return f"# {sweep.text}\n" + HEADER + "\n\n\n".join([*functions, "\n".join([*head, *lines])]) + "\n"
-
-
-def _sum_segment(program: Program, segment: Segment, parts: list[int], width: int, names: str, indexed: bool) -> str:
-    size = segment.mul * segment.dim
-    column = "c"
-    if program.layout == "mul_ir" and segment.dim > 1:
-        column = f"(c % {segment.mul}) * {segment.dim} + c // {segment.mul}"
-    mask = "" if size % SUM_LANES == 0 else f", mask=c < {size}"
-    other = ", other=0.0" if mask else ""
-    out = Lines()
-    out.add(f"c = c0 + tl.arange(0, {SUM_LANES})", f"total = tl.zeros([{SUM_LANES}], T)")
-    loads = [f"total += tl.load(part + e * {width} + {first} + c{mask}{other})" for first in parts]
-    if indexed:
-        out.add("for t in range(tl.load(ptr + row), tl.load(ptr + row + 1)):", "    e = tl.load(order + t)")
-        out.add(*("    " + load for load in loads))
-    else:
-        out.add("e = row", *loads)
-    out.add(f"tl.store(dx + row * {program.dims[X]} + {segment.start} + {column}, total{mask})")
-    head = f"@triton.jit\ndef segment_{segment.number}({names}, row, c0, T: tl.constexpr):"
-    return "\n".join([head, *out.lines])

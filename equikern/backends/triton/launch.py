@@ -10,7 +10,7 @@ from torch import Tensor
 
 from equikern.backends.gpu import launch, table
 from equikern.backends.gpu.sweep import Sweep
-from equikern.backends.triton import emit
+from equikern.backends.triton import emit, sums
 from equikern.backends.triton.blocks import arguments, busiest, instances
 from equikern.backends.triton.kernels import Kernel, float_type
 from equikern.backends.triton.table import sum_knots
@@ -23,7 +23,7 @@ class TritonKernels(launch.Kernels):
     """The kernels of a sweep in Triton: a program instance is a warp with a block of channels of a row."""
 
     def __init__(self, sweep: Sweep) -> None:
-        super().__init__(sweep, parts=instances(sweep))
+        super().__init__(sweep, blocks=instances(sweep))
         self._sweeps: dict[torch.dtype, Kernel] = {}
         self.narrow = not sweep.second and busiest(sweep) <= NARROW and not sweep.table
 
@@ -48,17 +48,17 @@ class TritonKernels(launch.Kernels):
     @cached_property
     def sum_kernel(self) -> Kernel:
         """The sum of the gradients of x."""
-        return Kernel(emit.sum_source(self.sweep), "sum_kernel", num_warps=1)
+        return Kernel(sums.sum_source(self.sweep), "sum_kernel", num_warps=1)
 
     @cached_property
     def sum_instances(self) -> int:
         """Program instances of the sum kernel for a row of x."""
-        return emit.sum_instances(self.sweep)
+        return sums.sum_instances(self.sweep)
 
     def run(self, values: dict[str, Any], rows: int, dtype: torch.dtype) -> None:
         """Start the sweep."""
         given = [values[n] for n in self.arguments]
-        self.sweep_kernel(dtype)(rows * self.parts, given, float_type(dtype), self.chunk)
+        self.sweep_kernel(dtype)(rows * self.blocks, given, float_type(dtype), self.chunk)
 
     def run_sum(self, part: Tensor, dx: Tensor, graph: tuple[Tensor, ...]) -> None:
         """Start the sum of the gradients of x."""

@@ -1,8 +1,8 @@
 """The arithmetic of one path on one edge, a channel a lane.
 
-With a = w x (and b = w hx + hw x its derivative), forward is z_k += sum_i M_ik a_i, M_ik = sum_j C_ijk y_j, which no
-channel enters. The gradients all follow from h_ij = sum_k C_ijk g_k: t_i = sum_j h_ij y_j gives those of x and w,
-sum_i h_ij a_i that of y; the double backward has s_i = sum_j h_ij hy_j beside t. Its z is
+With a = w x (and b = w hx + hw x its derivative), forward is z_k += sum_i M_ik a_i, M_ik = sum_j C_ijk y_j, one for all
+channels where y has one. Gradients all follow from h_ij = sum_k C_ijk g_k: t_i = sum_j h_ij y_j gives those of x and
+w, sum_i h_ij a_i that of y; the double backward has s_i = sum_j h_ij hy_j beside t. Its z is
 z_k += sum_ij C_ijk (b_i y_j + a_i hy_j).
 """
 

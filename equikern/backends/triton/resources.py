@@ -39,7 +39,9 @@ def compile_sweep(made: TritonKernels, arch: int = 90, dtype: torch.dtype = torc
 
 def compile_sum(made: TritonKernels, arch: int = 90, dtype: torch.dtype = torch.float32) -> Any:
     """As `compile_sweep`, of the kernel that sums the gradients of x."""
-    return _compile(made.sum_kernel.jit, ("part", "dx", "ptr", "order"), arch, dtype, {"num_warps": 1})
+    kernel = made.sum_kernel.jit
+    names = tuple(name for name in kernel.arg_names if name != "T")
+    return _compile(kernel, names, arch, dtype, {"num_warps": 1})
 
 
 def _compile(kernel: Any, names: tuple[str, ...], arch: int, dtype: torch.dtype, options: dict[str, int]) -> Any:

@@ -1,0 +1,74 @@
+"""Element-wise and full products in CUDA C++ without a GPU; `test_cuda.py` has the small ones in every order."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+
+import equikern
+from equikern import backends, o3
+from equikern.backends import cuda
+from equikern.backends.cuda import driver, resources
+from equikern.backends.cuda.launch import maker
+from equikern.backends.gpu import launch
+from equikern.backends.gpu.exchanged import exchanged
+from equikern.testing import assert_close, derivatives, get, inputs, reference, tolerance
+
+_spec = importlib.util.spec_from_file_location("host_cuda", Path(__file__).with_name("host_cuda.py"))
+host_cuda = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(host_cuda)
+needs_compiler = pytest.mark.skipif(host_cuda.COMPILER is None, reason="there is no C++ compiler; set CXX")
+needs_cuda_compiler = pytest.mark.skipif(resources.compiler() is None, reason="neither nvcc nor NVRTC is found")
+
+
+@pytest.fixture
+def on_host(monkeypatch):
+    """CUDA kernels take CPU tensors."""
+    monkeypatch.setattr(driver, "start", host_cuda.start)
+    monkeypatch.setattr(cuda, "unavailable", lambda device, dtype: None)
+    backends._select.cache_clear()
+    yield
+    backends._select.cache_clear()
+
+
+@needs_compiler
+@pytest.mark.parametrize("id", ["elementwise-128", "allegro-64"])
+def test_several_channels_a_lane_may_each_have_their_own_of_y(on_host, id):
+    for order in (0, 1, 2):
+        case = get(id)
+        got = derivatives(case.program, inputs(case, torch.float32), "cuda", order)
+        allowed = tolerance(case.program, torch.float32, order, case.longest_sum)
+        assert_close(got, reference(case, torch.float32, order), allowed, id)
+
+
+def test_the_double_backward_is_one_sweep_also_where_x_and_y_change_places():
+    program = get("uuu-receivers-z").program.along([0, 1, 2])
+    assert exchanged(program.text).program.derived == program.derived
+
+
+@pytest.mark.parametrize(
+    "product",
+    [
+        o3.ElementwiseTensorProduct("8x1o+4x0e", "12x1o"),
+        o3.ElementwiseTensorProduct("8x1o+4x2e", "12x0e"),
+        o3.FullTensorProduct("0e+1o", "8x0e+8x1o"),
+        o3.FullTensorProduct("8x0e+8x1o", "0e+1o"),
+        o3.FullTensorProduct("4x0e+4x1o", "3x0e+2x1o"),
+    ],
+    ids=str,
+)
+def test_products_of_e3nn_run_on_the_device(monkeypatch, product):
+    monkeypatch.setattr(cuda, "unavailable", lambda device, dtype: None)
+    assert "cuda        runs it" in str(equikern.explain(product, device="cuda"))
+
+
+@needs_cuda_compiler
+@pytest.mark.parametrize("arch", [80, 90])
+def test_a_full_product_spills_nothing(arch):
+    """Those of equal channels are in `bench/RESOURCES.md`."""
+    program = exchanged(o3.FullTensorProduct("0e+1o+2e", "64x0e+64x1o+64x2e").program.text).program
+    for label, made in launch.steps(maker(torch.float32), program.text).items():
+        assert host_cuda.resources_of(made.source, arch).spilled == 0, label
