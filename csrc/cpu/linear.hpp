@@ -3,29 +3,10 @@
 #pragma once
 
 #include <cstdint>
-#include <utility>
-#include <vector>
 
-#include "../program/coupling.hpp"
+#include "../program/linear.hpp"
 
 namespace eqk {
-
-// Channels of segment `in` of x to those of segment `out` of z, by the matrix (in, out) from column w on.
-struct LinearPath {
-    int in, out;
-    int64_t w;
-    double scale;
-};
-
-struct LinearMap {
-    std::vector<Columns> x, z;
-    bool turn;  // channels are outermost outside; inside, components are
-    int64_t x_dim, z_dim, w_dim;
-    std::vector<LinearPath> paths;
-};
-
-// Throws std::invalid_argument if the tables contradict themselves.
-LinearMap make_linear(const Segments& x, const Segments& z, bool turn, int64_t w_dim, std::vector<LinearPath> paths);
 
 // x (rows, x_dim), w (kinds, w_dim), g, operand z, (rows, z_dim); results z, dx, dw. Null: not given, that is zero, or
 // not asked for. Rows order[ptr[k] .. ptr[k + 1]) are of kind k; without ptr all are of kind 0.

@@ -274,9 +274,8 @@ void linear(const LinearMap& p, const LinearArgs<T>& a) {
 #pragma omp for schedule(dynamic)
         for (int64_t n = 0; n < static_cast<int64_t>(kinds.size()) * paths; ++n) {
             const LinearRows& rows = kinds[n / paths];
-            const T* const w = a.w + rows.kind * p.w_dim;
-            if (z) forward.pack(w, rows.place, n % paths);
-            if (dx) backward.pack(w, rows.place, n % paths);
+            if (z) forward.pack(a.w + rows.kind * p.w_dim, rows.place, n % paths);
+            if (dx) backward.pack(a.w + rows.kind * p.w_dim, rows.place, n % paths);
         }
 #pragma omp for schedule(dynamic)
         for (size_t n = 0; n < blocks.size(); ++n) {

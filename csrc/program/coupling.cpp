@@ -12,18 +12,9 @@ void require(bool condition, const char* what) {
     if (!condition) throw std::invalid_argument(what);
 }
 
-std::vector<Columns> place(const Segments& segments, int64_t& columns, bool& turn) {
-    std::vector<Columns> placed;
-    bool needed = false;
-    columns = 0;
-    for (const auto& [mul, dim] : segments) {
-        require(mul >= 0 && dim >= 1, "a segment has a negative multiplicity or no component");
-        placed.push_back({mul, dim, columns});
-        columns += mul * dim;
-        needed |= mul > 1 && dim > 1;
-    }
-    turn &= needed;  // else both orders are one
-    return placed;
+// Whether the two orders of columns differ.
+bool differ(const std::vector<Columns>& segments) {
+    return std::any_of(segments.begin(), segments.end(), [](const Columns& s) { return s.mul > 1 && s.dim > 1; });
 }
 
 const Columns& segment(const std::vector<Columns>& segments, int n) {
@@ -65,14 +56,26 @@ void lower(const PathTable& p, Coupled& path) {
 
 }  // namespace
 
+std::vector<Columns> place(const Segments& segments, int64_t& columns) {
+    std::vector<Columns> placed;
+    columns = 0;
+    for (const auto& [mul, dim] : segments) {
+        require(mul >= 0 && dim >= 1, "a segment has a negative multiplicity or no component");
+        placed.push_back({mul, dim, columns});
+        columns += mul * dim;
+    }
+    return placed;
+}
+
 Coupling make_coupling(const Segments& x, const Segments& y, const Segments& z, bool turn_xy, bool turn_z,
                        int64_t w_dim, std::vector<PathTable> paths) {
     Coupling made{};
-    made.turn_x = made.turn_y = turn_xy;
-    made.turn_z = turn_z;
-    made.x = place(x, made.x_dim, made.turn_x);
-    made.y = place(y, made.y_dim, made.turn_y);
-    made.z = place(z, made.z_dim, made.turn_z);
+    made.x = place(x, made.x_dim);
+    made.y = place(y, made.y_dim);
+    made.z = place(z, made.z_dim);
+    made.turn_x = turn_xy && differ(made.x);
+    made.turn_y = turn_xy && differ(made.y);
+    made.turn_z = turn_z && differ(made.z);
     made.w_dim = w_dim;
     for (PathTable& p : paths) {
         const Columns &sx = segment(made.x, p.in1), &sy = segment(made.y, p.in2), &sz = segment(made.z, p.out);

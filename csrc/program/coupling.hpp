@@ -71,6 +71,10 @@ struct PathTable {
 
 using Segments = std::vector<std::pair<int64_t, int64_t>>;  // (mul, 2l+1)
 
+// Segments one after the other; `columns` becomes how many there are. Throws std::invalid_argument for sizes that
+// cannot be.
+std::vector<Columns> place(const Segments& segments, int64_t& columns);
+
 // Turn: whether channels are outermost outside. Throws std::invalid_argument if the tables contradict themselves.
 Coupling make_coupling(const Segments& x, const Segments& y, const Segments& z, bool turn_xy, bool turn_z,
                        int64_t w_dim, std::vector<PathTable> paths);

@@ -4,21 +4,6 @@
 
 namespace eqk {
 
-namespace {
-
-std::vector<Columns> place(const Segments& segments, int64_t& columns) {
-    std::vector<Columns> placed;
-    columns = 0;
-    for (const auto& [mul, dim] : segments) {
-        if (mul < 0 || dim < 1) throw std::invalid_argument("a segment has a negative multiplicity or no component");
-        placed.push_back({mul, dim, columns});
-        columns += mul * dim;
-    }
-    return placed;
-}
-
-}  // namespace
-
 LinearMap make_linear(const Segments& x, const Segments& z, bool turn, int64_t w_dim, std::vector<LinearPath> paths) {
     LinearMap map;
     map.turn = turn;
