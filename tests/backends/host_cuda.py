@@ -12,6 +12,11 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
+import pytest
+
+from equikern import backends
+from equikern.backends import cuda
+from equikern.backends.cuda import driver as device_driver
 from equikern.backends.cuda import nvrtc, resources
 from equikern.backends.cuda.resources import Resources
 
@@ -21,6 +26,8 @@ FLAGS = ["-std=c++17", "-O0", "-fPIC", "-shared", "-DEQK_HOST", "-Wno-unknown-pr
 # Kernels have the same names in each library: nothing of one may stand for that of another.
 FLAGS += ["-fvisibility=hidden", "-fno-gnu-unique"]
 CACHE = Path(tempfile.gettempdir()) / f"equikern-host-{os.getuid()}"
+needs_compiler = pytest.mark.skipif(COMPILER is None, reason="there is no C++ compiler; set CXX")
+needs_cuda_compiler = pytest.mark.skipif(resources.compiler() is None, reason="neither nvcc nor NVRTC is found")
 
 
 def built(text: str, made_of: str) -> Path:
@@ -88,3 +95,16 @@ def driver() -> ctypes.CDLL:
     """The driver's calls on the host: its "cubin" is the path of a kernel's library."""
     shim()
     return ctypes.CDLL(str(built((CSRC / "host" / "driver.cpp").read_text(), "")))
+
+
+@pytest.fixture
+def on_host(monkeypatch):
+    """CUDA kernels take CPU tensors."""
+    monkeypatch.setattr(device_driver, "start", start)
+    monkeypatch.setattr(cuda, "unavailable", lambda device, dtype: None)
+    choices = backends._select, backends._why_not
+    for choice in choices:
+        choice.cache_clear()
+    yield
+    for choice in choices:
+        choice.cache_clear()

@@ -12,7 +12,7 @@ import torch
 
 from equikern import backends
 from equikern.backends import cuda
-from equikern.backends.cuda import driver, nvrtc, resources
+from equikern.backends.cuda import driver, nvrtc
 from equikern.backends.cuda import harmonics as cuda_harmonics
 from equikern.backends.cuda import launch as cuda_launch
 from equikern.backends.cuda.launch import maker
@@ -33,19 +33,9 @@ PROGRAMS = {
     "sevennet": get("sevennet-conv").program,
     "painn": painn_message(128),
 }
-needs_compiler = pytest.mark.skipif(host_cuda.COMPILER is None, reason="there is no C++ compiler; set CXX")
+on_host, needs_compiler = host_cuda.on_host, host_cuda.needs_compiler
+needs_cuda_compiler = host_cuda.needs_cuda_compiler
 needs_nvrtc = pytest.mark.skipif(nvrtc.library() is None, reason="NVRTC is not found")
-needs_cuda_compiler = pytest.mark.skipif(resources.compiler() is None, reason="neither nvcc nor NVRTC is found")
-
-
-@pytest.fixture
-def on_host(monkeypatch):
-    """CUDA kernels take CPU tensors."""
-    monkeypatch.setattr(driver, "start", host_cuda.start)
-    monkeypatch.setattr(cuda, "unavailable", lambda device, dtype: None)
-    backends._select.cache_clear()
-    yield
-    backends._select.cache_clear()
 
 
 def check(case, dtype, order):

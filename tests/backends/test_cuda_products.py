@@ -9,9 +9,8 @@ import pytest
 import torch
 
 import equikern
-from equikern import backends, o3
+from equikern import o3
 from equikern.backends import cuda
-from equikern.backends.cuda import driver, resources
 from equikern.backends.cuda.launch import maker
 from equikern.backends.gpu import launch
 from equikern.backends.gpu.exchanged import exchanged
@@ -20,18 +19,8 @@ from equikern.testing import assert_close, derivatives, get, inputs, reference, 
 _spec = importlib.util.spec_from_file_location("host_cuda", Path(__file__).with_name("host_cuda.py"))
 host_cuda = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(host_cuda)
-needs_compiler = pytest.mark.skipif(host_cuda.COMPILER is None, reason="there is no C++ compiler; set CXX")
-needs_cuda_compiler = pytest.mark.skipif(resources.compiler() is None, reason="neither nvcc nor NVRTC is found")
-
-
-@pytest.fixture
-def on_host(monkeypatch):
-    """CUDA kernels take CPU tensors."""
-    monkeypatch.setattr(driver, "start", host_cuda.start)
-    monkeypatch.setattr(cuda, "unavailable", lambda device, dtype: None)
-    backends._select.cache_clear()
-    yield
-    backends._select.cache_clear()
+on_host, needs_compiler = host_cuda.on_host, host_cuda.needs_compiler
+needs_cuda_compiler = host_cuda.needs_cuda_compiler
 
 
 @needs_compiler

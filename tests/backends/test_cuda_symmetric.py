@@ -9,9 +9,8 @@ import pytest
 import torch
 
 from equikern import backends
-from equikern.backends import cuda
-from equikern.backends.cuda import driver, resources, symmetric_source
 from equikern.backends.cuda import symmetric as kernels
+from equikern.backends.cuda import symmetric_source
 from equikern.backends.cuda.launch import reals
 from equikern.ops.symmetric_contraction import symmetric_contraction
 from equikern.program.symmetric import symmetric
@@ -21,17 +20,10 @@ _spec = importlib.util.spec_from_file_location("host_cuda", Path(__file__).with_
 host_cuda = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(host_cuda)
 
-needs_compiler = pytest.mark.skipif(host_cuda.COMPILER is None, reason="there is no C++ compiler; set CXX")
-needs_cuda_compiler = pytest.mark.skipif(resources.compiler() is None, reason="neither nvcc nor NVRTC is found")
+on_host, needs_compiler = host_cuda.on_host, host_cuda.needs_compiler
+needs_cuda_compiler = host_cuda.needs_cuda_compiler
 W, Z, X = range(3)
 FLOAT = reals(torch.float32)
-
-
-@pytest.fixture
-def on_host(monkeypatch):
-    """CUDA kernels take CPU tensors."""
-    monkeypatch.setattr(driver, "start", host_cuda.start)
-    monkeypatch.setattr(cuda, "unavailable", lambda device, dtype: None)
 
 
 def check(id, dtype, order):

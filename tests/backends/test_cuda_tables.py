@@ -9,9 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from equikern import backends
-from equikern.backends import cuda
-from equikern.backends.cuda import driver, resources, spline
+from equikern.backends.cuda import spline
 from equikern.backends.cuda.launch import maker, reals, sum_knots
 from equikern.backends.cuda.sums import rows_source
 from equikern.backends.gpu import launch, table
@@ -27,21 +25,8 @@ def load(name):
 
 
 host_cuda, tables = load("host_cuda"), load("tables")
-needs_compiler = pytest.mark.skipif(host_cuda.COMPILER is None, reason="there is no C++ compiler; set CXX")
-needs_cuda_compiler = pytest.mark.skipif(resources.compiler() is None, reason="neither nvcc nor NVRTC is found")
-
-
-@pytest.fixture
-def on_host(monkeypatch):
-    """CUDA kernels take CPU tensors."""
-    monkeypatch.setattr(driver, "start", host_cuda.start)
-    monkeypatch.setattr(cuda, "unavailable", lambda device, dtype: None)
-    kept = backends._select, backends._why_not
-    for choice in kept:
-        choice.cache_clear()
-    yield
-    for choice in kept:
-        choice.cache_clear()
+on_host, needs_compiler = host_cuda.on_host, host_cuda.needs_compiler
+needs_cuda_compiler = host_cuda.needs_cuda_compiler
 
 
 @needs_compiler
