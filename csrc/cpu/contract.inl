@@ -295,7 +295,7 @@ void prepare(Sweep<T>& s, int threads, int64_t most) {
     const Lowered& p = s.p;
     const ContractArgs<T>& a = s.a;
     const bool rows = s.table() || a.shared_w;  // weights are not by edge
-    int64_t widest = std::max(p.x_width, p.w_width);
+    int64_t widest = std::max({p.x_width, p.w_width, p.y_dim});
     for (const Placed& x : p.x) widest = std::max(widest, x.padded);
     s.zeros = Buffer<T>(widest + lanes<T>);
     s.fixed = Buffer<T>(widest + lanes<T>);

@@ -2,14 +2,17 @@
 //
 // A receiver's sum of a path and a few vectors of channels stays in registers over its edges and is written once, in
 // the order outside. Weights are read once, where they are, from memory: while a chunk is summed, those of the next
-// one are asked for, row after row, as many lines with each product as it reads. Whatever misses the first-level cache
-// waits behind them; so all paths of a few channels follow each other, and their rows of x stay in it.
+// one are asked for, row after row, as many lines with each edge of a path as its arithmetic takes time. Whatever
+// misses the first-level cache waits behind them; so all paths of a few channels follow each other, and their rows of x
+// stay in it.
 //
 // Weights of a table are formed first, a tile of a path for the whole chunk: edges that read the same rows follow each
 // other, and these stay in registers.
+#include <cmath>
 #include <numeric>
 
-#include "contract_table.inl"
+#include "contract_sums.inl"
+#include "transpose.inl"
 
 namespace eqk {
 namespace EQK_TARGET {
@@ -18,262 +21,12 @@ constexpr int64_t STREAMED = 32;        // edges of a chunk: their weights come 
 constexpr int64_t TABULATED = 2048;     // of a table: edges whose weights are formed together, at most
 constexpr int64_t LEAST = 256;          // and at least: fewer would read a row each
 constexpr int64_t M_BYTES = 768 << 10;  // of the M of so many edges: it stays in the second-level cache
-constexpr int64_t AHEAD_ROWS = 20;      // rows from an edge's first to those that are fetched: an interval has two
-constexpr int ROW_TILE = 2;  // vectors of channels that are formed at once: so many of all rows fit the registers
-
-enum class Weights { by_edge, shared, table };
-
-template <class T>
-constexpr int64_t line = 64 / sizeof(T);  // numbers of a cache line
-
-// Channels of which all paths follow each other: those of a chunk's x rows fit the first-level cache.
-template <class T>
-constexpr int64_t together = 2 * line<T>;
-
-// Vectors of channels that a path's kernel sums at once.
-template <class T>
-constexpr int tile_of(int d3) {
-    const int fit = (REGISTERS - 8) / d3, most = std::min(4, static_cast<int>(together<T> / lanes<T>));
-    return fit >= most ? most : fit >= 2 ? 2 : 1;
-}
-
-// Rows that are read later, asked for line by line in their order.
-template <class T>
-struct Ahead {
-    const T *const *rows = nullptr, *const *last = nullptr;
-    const T *at = nullptr, *end = nullptr;
-    int64_t length = 0;  // of a row
-};
-
-template <int Lines, class T>
-EQK_INLINE void ask(Ahead<T>& a) {
-    if (a.at >= a.end) {
-        if (a.rows == a.last) return;
-        a.at = *a.rows++, a.end = a.at + a.length;
-    }
-    for (int n = 0; n < Lines; ++n) __builtin_prefetch(a.at + n * line<T>, 0, 3);
-    a.at += Lines * line<T>;
-}
 
 template <class T>
 void convert_rows(const Sweep<T>& s, const T* from, T* to) {
 #pragma omp for
     for (int64_t row = 0; row < s.a.x_rows; ++row)
         to_inside(s.p.x, s.p.mul_ir, from + row * s.p.x_dim, to + row * s.p.x_width);
-}
-
-// The edges [begin, end) of a chunk that go to one receiver; fresh: its first ones.
-struct Stretch {
-    int64_t receiver, begin, end;
-    bool fresh;
-};
-
-// What the paths read of a chunk of edges.
-template <class T>
-struct Chunk {
-    std::vector<Stretch> stretches;
-    std::vector<const T*> x, w;               // rows by edge
-    std::vector<int64_t> knot, sorted, ends;  // of a table; its edges in the order of their knots, and where each ends
-    Buffer<T> b;                 // factors of its rows, in that order, (most, kMostRows), zero beyond the window
-    Buffer<T> m, y;              // lanes of edges side by side, (m_size, lanes) for each `lanes` of edges
-    Buffer<T> formed;            // of a table: weights of a tile, (most, together)
-    std::vector<const T*> next;  // rows of weights of the next chunk
-    Ahead<T> ahead;              // in them
-    int64_t asked = 0;           // edges before this one were asked for
-    int64_t m_size, most, edges = 0;
-    int shift = 0;  // edges are in the order of knot >> shift: so many places as they are
-    Chunk(const Lowered& p, int64_t most, int64_t rows)
-        : x(most + 1),
-          w(most + 1),
-          knot(rows ? most : 0),
-          sorted(rows ? most : 0),
-          b(rows ? most * kMostRows : 0),
-          m((most + lanes<T>)*p.m_size),
-          y(lanes<T> * p.y_dim),
-          formed(rows ? most * together<T> : 0),
-          m_size(p.m_size),
-          most(most) {
-        while (rows >> shift > most) ++shift;
-        ends.resize((rows >> shift) + 2);
-    }
-    const T* m_of(int64_t at) const {
-        const uint64_t lane = static_cast<uint64_t>(at) % lanes<T>;
-        return m.data() + (at - lane) * m_size + lane;
-    }
-};
-
-// Rows of weights, of which an edge reads those at `offsets` from its knot.
-template <class T>
-struct Table {
-    const T* first;
-    int64_t w_dim, window;
-    const int64_t* offsets;
-};
-
-// Where the sums of one path's rectangle are written: a segment of z's rows.
-template <class T>
-struct Target {
-    T* z;
-    int64_t z_dim, mul, dim, first;  // columns of a row; channels and components of the segment; the first component
-    bool mul_ir, fresh;
-};
-
-template <class T, int D3, int N>
-EQK_INLINE void put(const Target<T>& to, bool fresh, int64_t receiver, int64_t u, const Vec<T> (&sum)[D3][N]) {
-    constexpr int L = lanes<T>;
-    T* const row = to.z + receiver * to.z_dim;
-    if (TURNED<T> && to.mul_ir && to.dim == D3 && u + N * L <= to.mul) {
-        for (int b = 0; b < N; ++b) {
-            Vec<T> in[D3], out[D3];
-            for (int k = 0; k < D3; ++k) in[k] = sum[k][b];
-            turn<T, D3, false>(in, out, std::make_integer_sequence<int, D3>{});
-            T* const at = row + (u + b * L) * D3;
-            for (int k = 0; k < D3; ++k) store<T>(at + k * L, fresh ? out[k] : out[k] + load<T>(at + k * L));
-        }
-        return;
-    }
-    const int64_t by_channel = to.mul_ir ? to.dim : 1, by_component = to.mul_ir ? 1 : to.mul;
-    for (int k = 0; k < D3; ++k)
-        for (int b = 0; b < N; ++b)
-            for (int l = 0; l < L && u + b * L + l < to.mul; ++l) {
-                T& z = row[(u + b * L + l) * by_channel + (to.first + k) * by_component];
-                z = fresh ? sum[k][b][l] : z + sum[k][b][l];
-            }
-}
-
-// Ask for the lines that `put` writes, or add to, while their sum is made: a store that waits holds up all others.
-template <class T, int D3, int N>
-EQK_INLINE void ask(const Target<T>& to, int64_t receiver, int64_t u) {
-    constexpr int L = lanes<T>;
-    const T* const row = to.z + receiver * to.z_dim;
-    for (int k = 0; k < D3; ++k)
-        for (int b = 0; b < N; ++b) {
-            const int64_t at = to.mul_ir ? u * to.dim + (k * N + b) * L : (to.first + k) * to.mul + u + b * L;
-            __builtin_prefetch(row + at, 1, 3);
-        }
-}
-
-// The first `count` numbers of a row, as a vector.
-template <class T>
-EQK_INLINE Vec<T> load_some(const T* p, int64_t count) {
-    Vec<T> v{};
-    for (int l = 0; l < count; ++l) v[l] = p[l];
-    return v;
-}
-
-// The weights of all edges, for channels [u, u + N lanes) of a path, `step` numbers between those of two edges; where N
-// is 1, some may be padding.
-template <class T, int N>
-__attribute__((noinline)) void form_tile(const Chunk<T>& c, const Block& b, const Table<T>& table, int64_t u, T* to,
-                                         int64_t step) {
-    constexpr int L = lanes<T>;
-    const int64_t rest = b.mul - u;
-    Vec<T> row[kMostRows][N] = {};  // of the knot
-    int64_t knot = -1;
-    for (int64_t n = 0; n < c.edges; ++n) {
-        const int64_t at = c.sorted[n];
-        if (c.knot[at] != knot) {
-            knot = c.knot[at];
-            const T* const ahead = table.first + (knot + AHEAD_ROWS) * table.w_dim + b.column + u;
-            for (int k = 0; k < N; ++k) {
-                __builtin_prefetch(ahead + k * L, 0, 3);
-                __builtin_prefetch(ahead + table.w_dim + k * L, 0, 3);
-            }
-#pragma GCC unroll 8
-            for (int r = 0; r < kMostRows; ++r) {
-                const int64_t at_row = knot + (r < table.window ? table.offsets[r] : 0);
-                const T* const from = table.first + at_row * table.w_dim + b.column + u;
-                for (int k = 0; k < N; ++k)
-                    row[r][k] = N > 1 || rest >= L ? load<T>(from + k * L) : load_some<T>(from, rest);
-            }
-        }
-        const T* factor = c.b.data() + n * kMostRows;
-        hide(factor);
-        Vec<T> w[N];
-        for (int k = 0; k < N; ++k) w[k] = row[0][k] * factor[0];
-#pragma GCC unroll 8
-        for (int r = 1; r < kMostRows; ++r)
-            for (int k = 0; k < N; ++k) w[k] += row[r][k] * factor[r];
-        for (int k = 0; k < N; ++k) store<T>(to + at * step + k * L, w[k]);
-    }
-}
-
-// Sums of all stretches for channels [u, u + N lanes); where N is 1, some may be padding.
-template <class T, int D1, int D3, int N, Weights Of>
-EQK_INLINE void sum_tile(Chunk<T>& c, const Block& b, const Target<T>& to, const Table<T>& table, const T* shared,
-                         int64_t u) {
-    constexpr int L = lanes<T>;
-    const int64_t rest = b.mul - u;
-    const auto weights = [&](const T* p) { return N > 1 || rest >= L ? load<T>(p) : load_some<T>(p, rest); };
-    if constexpr (Of == Weights::table) {
-        constexpr int at_once = N < ROW_TILE ? N : ROW_TILE;
-        for (int n = 0; n < N; n += at_once)
-            form_tile<T, at_once>(c, b, table, u + n * L, c.formed.data() + n * L, N * L);
-    }
-    Vec<T> w[N];
-    if constexpr (Of == Weights::shared)
-        for (int n = 0; n < N; ++n) w[n] = weights(shared + u + n * L);
-    Ahead<T> ahead = c.ahead;
-    for (const Stretch& run : c.stretches) {
-        ask<T, D3, N>(to, run.receiver, u);
-        Vec<T> sum[D3][N];
-        for (int k = 0; k < D3; ++k)
-            for (int n = 0; n < N; ++n) sum[k][n] = Vec<T>{};
-        for (int64_t at = run.begin; at < run.end; ++at) {
-            const T *x = c.x[at] + b.x + u, *m = c.m_of(at) + b.m * L;
-            hide(x), hide(m);
-            if constexpr (Of == Weights::by_edge) {
-                const T* from = c.w[at] + b.column + u;
-                hide(from);
-                for (int n = 0; n < N; ++n) w[n] = weights(from + n * L);
-                ask<N * L <= line<T> ? 1 : N * L / line<T>>(ahead);
-            }
-            if constexpr (Of == Weights::table) {
-                const T* from = c.formed.data() + at * N * L;
-                hide(from);
-                for (int n = 0; n < N; ++n) w[n] = load<T>(from + n * L);
-            }
-#pragma GCC unroll 8
-            for (int i = 0; i < D1; ++i) {
-                Vec<T> p[N];
-                for (int n = 0; n < N; ++n) {
-                    p[n] = load<T>(x + i * b.padded + n * L);
-                    if constexpr (Of != Weights::shared) p[n] *= w[n];
-                }
-#pragma GCC unroll 8
-                for (int k = 0; k < D3; ++k)
-                    for (int n = 0; n < N; ++n) sum[k][n] += p[n] * m[(i * D3 + k) * L];
-            }
-        }
-        if constexpr (Of == Weights::shared)
-            for (int k = 0; k < D3; ++k)
-                for (int n = 0; n < N; ++n) sum[k][n] *= w[n];
-        put<T, D3, N>(to, to.fresh && run.fresh, run.receiver, u, sum);
-    }
-    c.ahead = ahead;
-}
-
-// Sums of all stretches for channels [u, end).
-template <class T, int D1, int D3, Weights Of>
-__attribute__((noinline)) void sum_block(Chunk<T>& c, const Block& b, const Target<T>& to, const Table<T>& table,
-                                         const T* shared, int64_t u, int64_t end) {
-    constexpr int L = lanes<T>, N = tile_of<T>(D3);
-    for (; u + N * L <= end; u += N * L) sum_tile<T, D1, D3, N, Of>(c, b, to, table, shared, u);
-    for (; u < end; u += L) sum_tile<T, D1, D3, 1, Of>(c, b, to, table, shared, u);
-}
-
-template <class T>
-using SumKernel = void (*)(Chunk<T>&, const Block&, const Target<T>&, const Table<T>&, const T*, int64_t, int64_t);
-
-template <class T, Weights Of>
-SumKernel<T> sum_of(int d1, int d3) {
-#define EQK_ROW(d)                                                                                     \
-    {                                                                                                  \
-        sum_block<T, d, 1, Of>, sum_block<T, d, 3, Of>, sum_block<T, d, 5, Of>, sum_block<T, d, 7, Of> \
-    }
-    static constexpr SumKernel<T> table[4][4] = {EQK_ROW(1), EQK_ROW(3), EQK_ROW(5), EQK_ROW(7)};
-#undef EQK_ROW
-    return table[d1 / 2][d3 / 2];
 }
 
 // Ask for the first numbers of a row.
@@ -318,54 +71,99 @@ void read_edges(const Sweep<T>& s, Chunk<T>& c, int64_t begin, int64_t end) {
     constexpr int L = lanes<T>;
     const Lowered& p = s.p;
     const ContractArgs<T>& a = s.a;
+    const T* const y_end = a.y ? a.y + a.edges * p.y_dim : s.zeros.data() + s.zeros.size();
     for (int64_t from = begin; from < end; from += L) {
-        const int count = static_cast<int>(std::min<int64_t>(L, end - from));
+        const T* y[L];
         for (int e = 0; e < L; ++e) {
-            const int64_t edge = e < count ? s.edge(from + e) : 0, at = from - begin + e;
-            for (int64_t j = 0; j < p.y_dim; ++j) c.y[j * L + e] = e < count && a.y ? a.y[edge * p.y_dim + j] : T(0);
-            if (e >= count) continue;
-            c.x[at] = a.x ? s.x.data() + a.x_index[edge] * p.x_width : s.zeros.data();
+            const int64_t at = from - begin + e, edge = s.edge(std::min(from + e, end - 1));
+            y[e] = a.y ? a.y + edge * p.y_dim : s.zeros.data();
+            if (from + e >= end) continue;
+            Rows<T>& row = c.rows[at];
+            row.x = a.x ? s.x.data() + a.x_index[edge] * p.x_width : s.zeros.data();
+            row.m = c.m.data() + (from - begin) * p.m_size + e;
             if (a.x && s.far && from + e + c.most < a.edges)
                 fetch_row<0>(s.x.data() + a.x_index[s.edge(from + e + c.most)] * p.x_width, p.x_width);
             if (s.table())
                 c.knot[at] = a.knot[edge];
             else if (a.w && !a.shared_w)
-                c.w[at] = fetch(a.w + edge * p.w_dim);
+                row.w = fetch(a.w + edge * p.w_dim);
         }
+        put_side_by_side<T>(y, p.y_dim, y_end, c.y.data());
         apply<T, L>(p.m_of_y, c.y.data(), c.m.data() + (from - begin) * p.m_size);
     }
 }
 
-// Channels [u, end) of a path.
+// One path, or two that go together, and how many lines are asked for with each edge.
+struct Pair {
+    const Block *a, *b;
+    int lines;
+};
+
+// Each path with the largest that reads the same x and fits, if no path between them could add to the same z.
 template <class T>
-void run_block(const Sweep<T>& s, Chunk<T>& c, const Block& b, int64_t u, int64_t end) {
+std::vector<Pair> pairs_of(const Lowered& p) {
+    std::vector<Pair> pairs;
+    std::vector<bool> taken(p.blocks.size());
+    int64_t work = 0;
+    for (size_t n = 0; n < p.blocks.size(); ++n) {
+        const Block& a = p.blocks[n];
+        work += a.d1 * (a.d3 + 1) * a.mul;
+        if (taken[n]) continue;
+        size_t with = n;
+        for (size_t k = n + 1; k < p.blocks.size(); ++k) {
+            const Block& b = p.blocks[k];
+            const bool alike = b.x == a.x && b.d1 == a.d1 && (b.w < 0) == (a.w < 0) && b.z_fresh;
+            if (!alike || taken[k] || !go_together(std::min(a.d3, b.d3), std::max(a.d3, b.d3))) continue;
+            if (with == n || b.d3 > p.blocks[with].d3) with = k;
+        }
+        taken[with] = true;
+        const Block& b = p.blocks[with];
+        pairs.push_back(with == n ? Pair{&a, nullptr, 0} : b.d3 < a.d3 ? Pair{&b, &a, 0} : Pair{&a, &b, 0});
+    }
+    for (Pair& pair : pairs) {
+        const int64_t own = pair.a->d1 * (pair.a->d3 + 1 + (pair.b ? pair.b->d3 + 1 : 0)) * together<T>;
+        pair.lines = static_cast<int>(std::ceil(double(own) * (p.w_dim / line<T>) / work - 0.1));
+    }
+    return pairs;
+}
+
+// Channels [u, end) of one or two paths.
+template <class T>
+void run_pair(const Sweep<T>& s, Chunk<T>& c, const Pair& pair, int64_t u, int64_t end) {
     const ContractArgs<T>& a = s.a;
     const Table<T> table{a.w, s.p.w_dim, a.window, a.offsets};
-    const Target<T> to{a.z + b.z_outside, s.p.z_dim, b.mul, b.z_dim, b.z_first, s.p.mul_ir, b.z_fresh};
-    const bool absent = !a.w || (s.table() && !a.b);
-    if (b.w < 0 || absent || a.shared_w) {
-        const T* const row = b.w < 0 ? s.fixed.data() : absent ? s.zeros.data() : a.w + b.column;
-        sum_of<T, Weights::shared>(b.d1, b.d3)(c, b, to, table, row, u, end);
-    } else if (s.table()) {
-        sum_of<T, Weights::table>(b.d1, b.d3)(c, b, to, table, nullptr, u, end);
-    } else {
-        sum_of<T, Weights::by_edge>(b.d1, b.d3)(c, b, to, table, nullptr, u, end);
+    const bool fixed = pair.a->w < 0, absent = !a.w || (s.table() && !a.b);
+    Part<T> parts[2];
+    for (int n = 0; n < (pair.b ? 2 : 1); ++n) {
+        const Block& b = n ? *pair.b : *pair.a;
+        parts[n] = {&b,
+                    {a.z + b.z_outside, s.p.z_dim, b.mul, b.z_dim, b.z_first, s.p.mul_ir, b.z_fresh},
+                    fixed    ? s.fixed.data()
+                    : absent ? s.zeros.data()
+                             : a.w + b.column};
     }
+    const int d1 = pair.a->d1, d3 = pair.a->d3, e3 = pair.b ? pair.b->d3 : 0;
+    if (fixed || absent || a.shared_w)
+        sum_of<T, Weights::shared>(d1, d3, e3)(c, parts, table, pair.lines, u, end);
+    else if (s.table())
+        sum_of<T, Weights::table>(d1, d3, e3)(c, parts, table, pair.lines, u, end);
+    else
+        sum_of<T, Weights::by_edge>(d1, d3, e3)(c, parts, table, pair.lines, u, end);
 }
 
 template <class T>
-void run_chunk(const Sweep<T>& s, Chunk<T>& c) {
+void run_chunk(const Sweep<T>& s, Chunk<T>& c, const std::vector<Pair>& pairs) {
     int64_t widest = 0;
     for (const Block& b : s.p.blocks) widest = std::max(widest, b.mul);
     const int64_t step = s.table() ? widest : together<T>;
     for (int64_t u = 0; u < widest; u += step)
-        for (const Block& b : s.p.blocks)
-            if (u < b.mul) run_block(s, c, b, u, std::min(b.mul, u + step));
+        for (const Pair& pair : pairs)
+            if (u < pair.a->mul) run_pair(s, c, pair, u, std::min(pair.a->mul, u + step));
 }
 
 // Receivers [first, last), in chunks of edges.
 template <class T>
-void run_receivers(const Sweep<T>& s, Chunk<T>& c, int64_t first, int64_t last) {
+void run_receivers(const Sweep<T>& s, Chunk<T>& c, const std::vector<Pair>& pairs, int64_t first, int64_t last) {
     const ContractArgs<T>& a = s.a;
     if (!s.p.z_covered) std::fill_n(a.z + first * s.p.z_dim, (last - first) * s.p.z_dim, T(0));
     int64_t begin = s.begin(first), end = begin;
@@ -373,7 +171,7 @@ void run_receivers(const Sweep<T>& s, Chunk<T>& c, int64_t first, int64_t last) 
         look_ahead(s, c, end);
         read_edges(s, c, begin, end);
         if (s.table()) sort_by_knot(s, c, begin, end);
-        run_chunk(s, c);
+        run_chunk(s, c, pairs);
         c.stretches.clear();
         begin = end;
     };
@@ -401,6 +199,7 @@ template <class T>
 void contract_value(Sweep<T>& s, int threads) {
     const ContractArgs<T>& a = s.a;
     const int64_t most = most_edges(s);
+    const std::vector<Pair> pairs = pairs_of<T>(s.p);
     std::vector<Chunk<T>> chunks;
     for (int n = 0; n < threads; ++n) chunks.emplace_back(s.p, most, s.table() ? a.w_rows : 0);
     const int64_t count = static_cast<int64_t>(s.groups.size()) - 1;
@@ -411,7 +210,8 @@ void contract_value(Sweep<T>& s, int threads) {
         if (s.x.size()) convert_rows(s, a.x, s.x.data());
 #pragma omp for schedule(dynamic)
         for (int64_t n = 0; n < runs; ++n)
-            run_receivers(s, chunks[omp_get_thread_num()], s.groups[n * run], s.groups[std::min(count, (n + 1) * run)]);
+            run_receivers(s, chunks[omp_get_thread_num()], pairs, s.groups[n * run],
+                          s.groups[std::min(count, (n + 1) * run)]);
     }
 }
 

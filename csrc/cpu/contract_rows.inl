@@ -121,14 +121,13 @@ void to_outside(const std::vector<Placed>& segments, bool mul_ir, const T* from,
 // out[row] = sum of c * in[column], for W edges side by side; entries come row by row.
 template <class T, int W>
 void apply(const Sparse& sparse, const T* in, T* out) {
+    typedef T Side __attribute__((vector_size(W * sizeof(T)), aligned(sizeof(T)), may_alias));
     const Entry *entry = sparse.entries.data(), *const end = entry + sparse.entries.size();
     for (int64_t row = 0; row < sparse.rows; ++row) {
-        T sum[W] = {};
-        for (; entry != end && entry->row == row; ++entry) {
-            const T* const from = in + static_cast<int64_t>(entry->column) * W;
-            for (int e = 0; e < W; ++e) sum[e] += entry->c<T>() * from[e];
-        }
-        for (int e = 0; e < W; ++e) out[row * W + e] = sum[e];
+        Side sum{};
+        for (; entry != end && entry->row == row; ++entry)
+            sum += entry->c<T>() * *reinterpret_cast<const Side*>(in + static_cast<int64_t>(entry->column) * W);
+        *reinterpret_cast<Side*>(out + row * W) = sum;
     }
 }
 

@@ -2,59 +2,15 @@
 #pragma once
 
 #include <cstring>
-#include <utility>
 
 #include "harmonics.hpp"
 #include "harmonics_steps.inl"
-#include "vector.hpp"
+#include "transpose.inl"
 
 namespace eqk {
 namespace EQK_TARGET {
 namespace harmonics {
 namespace {
-
-template <typename T>
-constexpr auto every_lane = std::make_integer_sequence<int, lanes<T>>{};
-
-// Lane i of the result is lane Pattern::at(i) of a and b, one behind the other.
-template <class Pattern, typename V, int... I>
-EQK_INLINE V pick(V a, V b, std::integer_sequence<int, I...>) {
-#if defined(__clang__)
-    return __builtin_shufflevector(a, b, Pattern::at(I)...);
-#else
-    using Mask = decltype(a < b);
-    return __builtin_shuffle(a, b, Mask{Pattern::at(I)...});
-#endif
-}
-
-template <class Pattern, typename T>
-EQK_INLINE Vec<T> take(Vec<T> a, Vec<T> b) {
-    return pick<Pattern>(a, b, every_lane<T>);
-}
-
-// The halves of a swap of blocks of size S.
-template <int N, int S>
-struct Low {
-    static constexpr int at(int i) { return i & S ? N + i - S : i; }
-};
-template <int N, int S>
-struct High {
-    static constexpr int at(int i) { return i & S ? N + i : i + S; }
-};
-
-// Transposes an N x N tile by swapping its off-diagonal blocks of size S, S/2, ..., 1.
-template <typename T, int S = lanes<T> / 2>
-EQK_INLINE void transpose(Vec<T>* row) {
-    constexpr int n = lanes<T>;
-#pragma GCC unroll 16
-    for (int i = 0; i < n; ++i) {
-        if (i & S) continue;
-        const Vec<T> low = take<Low<n, S>, T>(row[i], row[i + S]);
-        row[i + S] = take<High<n, S>, T>(row[i], row[i + S]);
-        row[i] = low;
-    }
-    if constexpr (S > 1) transpose<T, S / 2>(row);
-}
 
 // Vectors in space lie behind one another, x y z x y z ...: component A of lane e is number 3 e + A of three vectors.
 // First from the first two, then (what is not there yet) from the third.
