@@ -74,9 +74,9 @@ class RadialTable:
 
         rows is on the graph of the module's parameters, b on that of r. None where the module itself must be used:
         there is no table, or somebody traces and values cannot be looked at; in half types; on the CPU, where an edge
-        is shorter than the first knot, or not a number; where it is cheaper, with fewer edges than the table has
-        intervals (`TRAINED` times as many where it trains: derivatives by its parameters take the module in float64 at
-        the table's sites); on a device, unless it was `asked` for by name: there short edges give NaN.
+        is shorter than the first knot, or not a number; with fewer edges than any table has intervals; where it trains
+        with fewer than `TRAINED` times the table's intervals (derivatives by its parameters take the module in float64
+        at the table's sites); on a device, unless it was `asked` for by name: there short edges give NaN.
         """
         if _get_current_dispatch_mode() is not None or torch.compiler.is_compiling() or r.shape[0] < INTERVALS[0]:
             return None
@@ -90,12 +90,11 @@ class RadialTable:
         if not seen and not asked:
             return None
         self._refresh(now)
-        needed = self._intervals * (TRAINED if trains else 1)
-        if not 0 < needed <= r.shape[0] or (seen and not bool(r.detach().amin() >= self.r_min)):
+        needed = self._intervals * TRAINED if trains else 0
+        if self._fit is None or r.shape[0] < needed or (seen and not bool(r.detach().amin() >= self.r_min)):
             return None
         if not seen:
             r = r + self._doubt(r.detach(), now)
-        assert self._fit is not None
         b, knot = spline(r, self._fit.breaks, self._fit.intervals)
         rows = _Rows.apply(self, dtype, r.device, *parameters) if attached else self._cast(dtype, r.device)
         return rows, b.to(dtype), knot if pair is None else knot + pair * self._fit.rows
