@@ -17,15 +17,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from equikern.errors import BackendError, ProgramError, ShapeError
-from equikern.ops.engine import LIBRARY, in_float32, wanted
-
-LIBRARY.define("gate(str spec, Tensor x) -> Tensor")
-LIBRARY.define("gate_backward(str spec, Tensor x, Tensor z) -> Tensor")
-LIBRARY.define(
-    "gate_double_backward(str spec, Tensor x, Tensor z, Tensor h, bool need_x=True, bool need_z=True) -> "
-    "(Tensor dx, Tensor dz)"
-)
-_ops = torch.ops.equikern
+from equikern.ops.engine import Op, in_float32, wanted
 
 
 class Part(NamedTuple):
@@ -253,12 +245,11 @@ class _Gate(torch.autograd.Function):
         if forward_ad._current_level >= 0:
             ctx.save_for_forward(x)
         ctx.spec = spec
-        with torch._C._AutoDispatchBelowAutograd():
-            return _ops.gate(spec, x)  # type: ignore[no-any-return]
+        return _gate_op.below(spec, x)  # type: ignore[no-any-return]
 
     @staticmethod
     def backward(ctx: Any, z: Tensor | None) -> tuple[Tensor | None, ...]:
-        return None, None if z is None else _ops.gate_backward(ctx.spec, *ctx.saved_tensors, z)
+        return None, None if z is None else _backward_op(ctx.spec, *ctx.saved_tensors, z)
 
     @staticmethod
     def jvp(ctx: Any, _: Any, along: Tensor) -> Tensor:
@@ -272,15 +263,14 @@ class _GateBackward(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(x, z)
         ctx.spec = spec
-        with torch._C._AutoDispatchBelowAutograd():
-            return _ops.gate_backward(spec, x, z)  # type: ignore[no-any-return]
+        return _backward_op.below(spec, x, z)  # type: ignore[no-any-return]
 
     @staticmethod
     def backward(ctx: Any, h: Tensor | None) -> tuple[Tensor | None, ...]:
         slots = wanted(ctx, first=1, count=2)
         if h is None or not slots:
             return None, None, None
-        dx, dz = _ops.gate_double_backward(ctx.spec, *ctx.saved_tensors, h, 0 in slots, 1 in slots)
+        dx, dz = _double_backward_op(ctx.spec, *ctx.saved_tensors, h, 0 in slots, 1 in slots)
         return None, dx if 0 in slots else None, dz if 1 in slots else None
 
 
@@ -292,8 +282,7 @@ class _GateDoubleBackward(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(x, z, h)
         ctx.spec, ctx.need = spec, (need_x, need_z)
-        with torch._C._AutoDispatchBelowAutograd():
-            return _ops.gate_double_backward(spec, x, z, h, need_x, need_z)  # type: ignore[no-any-return]
+        return _double_backward_op.below(spec, x, z, h, need_x, need_z)  # type: ignore[no-any-return]
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -331,24 +320,22 @@ def _refuse_tangents(*tensors: Tensor) -> None:
 def _change(spec: str, x: Tensor, along: Tensor) -> Tensor:
     """The tangent of the gate."""
     zero = x.new_zeros(x.shape[0], sum(_parse(spec).widths))
-    return _ops.gate_double_backward(spec, x, zero, along, False)[1]  # type: ignore[no-any-return]
+    return _double_backward_op(spec, x, zero, along, False)[1]  # type: ignore[no-any-return]
 
 
 def _autograd_forward(spec: str, x: Tensor) -> Tensor:
     if _records(x):
         return _Gate.apply(spec, x)  # type: ignore[no-any-return]
     if forward_ad._current_level >= 0 and (dual := forward_ad.unpack_dual(x)).tangent is not None:
-        return forward_ad.make_dual(_ops.gate(spec, dual.primal), _change(spec, dual.primal, dual.tangent))
-    with torch._C._AutoDispatchBelowAutograd():
-        return _ops.gate(spec, x)  # type: ignore[no-any-return]
+        return forward_ad.make_dual(_gate_op(spec, dual.primal), _change(spec, dual.primal, dual.tangent))
+    return _gate_op.below(spec, x)  # type: ignore[no-any-return]
 
 
 def _autograd_backward(spec: str, x: Tensor, z: Tensor) -> Tensor:
     _refuse_tangents(x, z)
     if _records(x, z):
         return _GateBackward.apply(spec, x, z)  # type: ignore[no-any-return]
-    with torch._C._AutoDispatchBelowAutograd():
-        return _ops.gate_backward(spec, x, z)  # type: ignore[no-any-return]
+    return _backward_op.below(spec, x, z)  # type: ignore[no-any-return]
 
 
 def _autograd_double_backward(
@@ -357,18 +344,20 @@ def _autograd_double_backward(
     _refuse_tangents(x, z, h)
     if _records(x, z, h):
         return _GateDoubleBackward.apply(spec, need_x, need_z, x, z, h)  # type: ignore[no-any-return]
-    with torch._C._AutoDispatchBelowAutograd():
-        return _ops.gate_double_backward(spec, x, z, h, need_x, need_z)  # type: ignore[no-any-return]
+    return _double_backward_op.below(spec, x, z, h, need_x, need_z)  # type: ignore[no-any-return]
 
 
-for _name, _kernel, _fake, _autograd in (
-    ("gate", _forward, _fake_forward, _autograd_forward),
-    ("gate_backward", _backward, _fake_backward, _autograd_backward),
-    ("gate_double_backward", _double_backward, _fake_double_backward, _autograd_double_backward),
-):
-    LIBRARY.impl(_name, _kernel, "CompositeExplicitAutograd")
-    torch.library.register_fake(f"equikern::{_name}", _fake, lib=LIBRARY)
-    LIBRARY.impl(_name, _autograd, "Autograd")
+_gate_op = Op("gate(str spec, Tensor x) -> Tensor", _forward, _fake_forward, _autograd_forward)
+_backward_op = Op(
+    "gate_backward(str spec, Tensor x, Tensor z) -> Tensor", _backward, _fake_backward, _autograd_backward
+)
+_double_backward_op = Op(
+    "gate_double_backward(str spec, Tensor x, Tensor z, Tensor h, bool need_x=True, bool need_z=True) -> "
+    "(Tensor dx, Tensor dz)",
+    _double_backward,
+    _fake_double_backward,
+    _autograd_double_backward,
+)
 
 
 @in_float32
@@ -382,6 +371,6 @@ def gate(spec: str, x: Tensor) -> Tensor:
     tensor([[0., 1., 2., 3.]])
     """
     if x.ndim == 2:
-        return _ops.gate(spec, x)  # type: ignore[no-any-return]
-    out = _ops.gate(spec, x.reshape(-1, x.shape[-1]))
+        return _gate_op(spec, x)  # type: ignore[no-any-return]
+    out = _gate_op(spec, x.reshape(-1, x.shape[-1]))
     return out.reshape(*x.shape[:-1], out.shape[1])  # type: ignore[no-any-return]
