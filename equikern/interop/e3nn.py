@@ -222,16 +222,27 @@ def species_programs(text: str) -> tuple[Program, Program] | None:
 
 def weights_of_species(text: str, y: Tensor, w: Tensor) -> Tensor:
     """(species, n): the weights of `linear_of_species`, for y (species, dim) and the product's weights w (n,)."""
-    program = parse(text)
-    parts = []
-    # Not w[columns]: the gradient of each would be as large as w, mostly zeros.
-    rows = w.split([columns.stop - columns.start for columns in program.weight_slices])
-    for path, row in zip(program.paths, rows, strict=True):
-        of_y = y[:, program.operands[1].irreps.slices()[path.in2]]  # type: ignore[union-attr]
-        matrices = row.view(program.multiplicities(path))
+    parts, groups = [], _weight_matrices(text)
+    # Not w[columns]: the gradient of each would be as large as w, mostly zeros. To split copies it once.
+    rows = [w] if len(groups) == 1 else w.split([prod(shape) for _, shape in groups])
+    for row, (columns, shape) in zip(rows, groups, strict=True):
         # Not matmul: where gradients are recorded it copies the weights first.
-        parts.append(torch.bmm(of_y.expand(len(matrices), *of_y.shape), matrices).transpose(0, 1).flatten(1))
-    return torch.cat(parts, 1)
+        products = torch.bmm(y[:, columns].expand(shape[0], *y[:, columns].shape), row.view(shape))
+        parts.append(products.transpose(0, 1).flatten(1))
+    return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+
+
+@cache
+def _weight_matrices(text: str) -> list[tuple[slice, tuple[int, int, int]]]:
+    """The weights of paths in turn as matrices, together where they can be: columns of y, (matrices, rows, columns)."""
+    program, groups = parse(text), list[tuple[slice, tuple[int, int, int]]]()
+    for path in program.paths:
+        count, *sides = program.multiplicities(path)
+        columns = program.operands[1].irreps.slices()[path.in2]  # type: ignore[union-attr]
+        if groups and (columns, *sides) == (groups[-1][0], *groups[-1][1][1:]):
+            count += groups.pop()[1][0]
+        groups.append((columns, (count, *sides)))  # type: ignore[arg-type]
+    return groups
 
 
 def species_of(y: Tensor) -> Tensor | None:

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from equikern.backends.bits import same
 from equikern.errors import EquikernError
-from equikern.nn._radial_fit import HOST, INTERVALS, Fit, fit, holds, table_of
+from equikern.nn._radial_fit import HOST, INTERVALS, Fit, fit, gradient_at_sites, holds, sites_of, table_of
 from equikern.ops.engine import plain
 from equikern.ops.spline import spline
 from equikern.ops.values import on_host
@@ -184,22 +184,24 @@ class RadialTable:
     def _values(self, dtype: torch.dtype, results: torch.device) -> Callable[[Tensor], Tensor]:
         """The module in a dtype: lengths (n,) -> (n, pairs * W), on the device of results."""
         state: dict[str, Any] = dict(self.radial.named_parameters()) | dict(self.radial.named_buffers())
-        cast = {name: t.to(dtype) if t.is_floating_point() else t for name, t in state.items()}
+        cast = {name: t.to(dtype) for name, t in state.items() if t.is_floating_point() and t.dtype != dtype}
 
         def values(r: Tensor) -> Tensor:
             r = r.to(self._device, dtype)
             ends = [torch.full_like(r, n, dtype=torch.int64) for n in range(self.species)]
             arguments: list[tuple[Tensor, ...]] = [(r, a, b) for a in ends for b in ends]
             arguments = arguments or [(r,)]
-            found = torch.cat([torch.func.functional_call(self.radial, cast, a) for a in arguments], 1)
-            return found.to(results)
+            parts = [torch.func.functional_call(self.radial, cast, a) for a in arguments]
+            return (parts[0] if len(parts) == 1 else torch.cat(parts, 1)).to(results)
 
         return values
 
-    def _compute(self, dtype: torch.dtype) -> Tensor:
-        """(rows, W) computed in a dtype and on the device of the parameters, on their graph."""
+    def _at_sites(self, dtype: torch.dtype, grad: Tensor) -> tuple[Tensor, Tensor]:
+        """The module at the table's sites, in a dtype, and the gradient by that of one by the table (rows, W)."""
         assert self._fit is not None
-        return self._by_pair(table_of(self._fit, self._values(dtype, self._device), self._device))
+        values = self._values(dtype, self._device)(sites_of(self._fit, self._device))
+        by_row = grad.unflatten(0, (self.pairs, -1)).transpose(0, 1).flatten(1)  # (rows, pairs * W)
+        return values, gradient_at_sites(self._fit, by_row)
 
     def _by_pair(self, table: Tensor) -> Tensor:
         """(pairs * rows, W) of a table (rows, pairs * W)."""
@@ -210,7 +212,9 @@ class RadialTable:
             exact = torch.float64, self._device
             with _plainly():
                 if exact not in self._rows:
-                    self._rows[exact] = self._compute(torch.float64)
+                    assert self._fit is not None
+                    table = table_of(self._fit, self._values(torch.float64, self._device), self._device)
+                    self._rows[exact] = self._by_pair(table)
                 self._rows[dtype, device] = self._rows[exact].to(device, dtype)
             if exact != (dtype, device):
                 del self._rows[exact]  # its size, twice over
@@ -273,6 +277,6 @@ class _Rows(torch.autograd.Function):
         create_graph = torch.is_grad_enabled()
         with torch.enable_grad():
             # Values must be exact for slopes to be; for derivatives of parameters their own precision will do.
-            rows = ctx.table._compute(ctx.dtype)
-            found = torch.autograd.grad(rows, parameters, grad, create_graph=create_graph, allow_unused=True)
+            values, along = ctx.table._at_sites(ctx.dtype, grad)
+            found = torch.autograd.grad(values, parameters, along, create_graph=create_graph, allow_unused=True)
         return None, None, None, *found
