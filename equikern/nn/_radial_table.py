@@ -91,7 +91,7 @@ class RadialTable:
             return None
         self._refresh(now)
         needed = self._intervals * TRAINED if trains else 0
-        if self._fit is None or r.shape[0] < needed or (seen and not bool(r.detach().amin() >= self.r_min)):
+        if self._fit is None or r.shape[0] < needed or (seen and not r.detach().amin().item() >= self.r_min):
             return None
         if not seen:
             r = r + self._doubt(r.detach(), now)
@@ -132,8 +132,12 @@ class RadialTable:
 
     def _state(self) -> list[Tensor]:
         """Parameters and buffers, each once: in one walk, as each call takes it."""
-        kept = (kept for m in self.radial.modules() for kept in (m._parameters, m._buffers))
-        return [t for t in dict.fromkeys(t for some in kept for t in some.values()) if t is not None]
+        found: dict[Tensor | None, None] = {}
+        modules: list[Any] = [self.radial]
+        for m in modules:  # not `modules()`, which takes five times as long
+            found.update(dict.fromkeys([*m._parameters.values(), *m._buffers.values()]))
+            modules += [child for child in m._modules.values() if child is not None]
+        return [t for t in found if t is not None]
 
     @property
     def _device(self) -> torch.device:

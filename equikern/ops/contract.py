@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -52,7 +52,8 @@ def _call(
     if not plain(operands, index):
         return _op(program.text, backend, operands, list(index), rows, open)  # type: ignore[no-any-return]
     if _records(operands):
-        return _Contract.apply(program, backend, rows, open, len(operands), True, *operands, *index)  # type: ignore[no-any-return]
+        call = _Call(program, backend, rows, open, len(operands), True)
+        return _Contract.apply(call, *operands, *index)  # type: ignore[no-any-return]
     return backends.get(backend).contract(program, operands, list(index), rows, open)  # type: ignore[no-any-return]
 
 
@@ -64,23 +65,26 @@ def _records(operands: list[Tensor]) -> bool:
     return False
 
 
+class _Call(NamedTuple):
+    """What a call has beside its tensors, the first `split` of which are operands; direct: past the dispatcher."""
+
+    program: Program
+    backend: str
+    rows: list[int]
+    open: list[int]
+    split: int
+    direct: bool
+
+
 class _Contract(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        program: Program,
-        backend: str,
-        rows: list[int],
-        open: list[int],
-        split: int,
-        direct: bool,
-        *tensors: Tensor,
-    ) -> Any:
+    def forward(ctx: Any, call: _Call, *tensors: Tensor) -> Any:
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*tensors)
         if forward_ad._current_level >= 0:
             ctx.save_for_forward(*tensors)
-        ctx.call = program, backend, rows, open, split
+        ctx.call = call
+        program, backend, rows, open, split, direct = call
         operands, index = list(tensors[:split]), list(tensors[split:])
         if direct:
             return tuple(backends.get(backend).contract(program, operands, index, rows, open))
@@ -89,25 +93,25 @@ class _Contract(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
-        program, backend, _, opened, split = ctx.call
+        program, backend, _, opened, split, _ = ctx.call
         saved = ctx.saved_tensors
         operands, index = list(saved[:split]), saved[split:]
-        slots = wanted(ctx, first=6, count=split)
-        gradients: list[Tensor | None] = [None] * (6 + len(saved))
+        slots = wanted(ctx, first=1, count=split)
+        gradients: list[Tensor | None] = [None] * (1 + len(saved))
         if slots and any(g is not None for g in grads):
             program, operands, gone = along(program, operands, dict(zip(opened, grads, strict=True)))
             slots = [s for s in slots if s != gone and any(s in e for e in program.expansions)]
             rows = [(operands[s] if operands[s].ndim == 2 else saved[s]).shape[0] for s in slots]
             for s, g in zip(slots, _call(program, backend, operands, index, rows, slots), strict=True):
-                gradients[6 + s] = g
+                gradients[1 + s] = g
         return tuple(gradients)
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> Any:
         # Of dual operands that record too: saved as they are, they carry their tangents into the backward.
-        program, backend, rows, open, split = ctx.call
+        program, backend, rows, open, split, _ = ctx.call
         operands, index = list(ctx.saved_tensors[:split]), list(ctx.saved_tensors[split:])
-        given = {slot: t for slot, t in enumerate(tangents[6 : 6 + split]) if t is not None}
+        given = {slot: t for slot, t in enumerate(tangents[1 : 1 + split]) if t is not None}
         return tuple(_changes(program, backend, operands, given, index, rows, open))
 
 
@@ -143,7 +147,8 @@ def _autograd(
     program: str, backend: str, operands: list[Tensor], index: list[Tensor], rows: list[int], open: list[int]
 ) -> Any:
     if _records(operands):
-        return list(_Contract.apply(parse(program), backend, rows, open, len(operands), False, *operands, *index))
+        call = _Call(parse(program), backend, rows, open, len(operands), False)
+        return list(_Contract.apply(call, *operands, *index))
     if forward_ad._current_level >= 0:
         duals = [forward_ad.unpack_dual(a) for a in operands]
         tangents = {slot: dual.tangent for slot, dual in enumerate(duals) if dual.tangent is not None}
@@ -220,8 +225,7 @@ def check_shapes(program: Program, inputs: Sequence[Tensor | None], index: Seque
     """Raise ShapeError unless the inputs fit the program and each other; returns the number of edges."""
     edges = index[0].shape[0] if program.index_kinds else None
     x = inputs[0]
-    for slot, a in enumerate(inputs):
-        name, kind, dim = program.names[slot], program.rows[slot], program.dims[slot]
+    for name, kind, dim, a in zip(program.names, program.rows, program.dims, inputs, strict=False):
         if a is None:
             if dim:
                 raise _misfit(program, inputs, f"operand {name!r} is missing; the program reads {dim} columns of it")
