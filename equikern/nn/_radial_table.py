@@ -25,7 +25,7 @@ from equikern.ops.values import on_host
 # would do for weights, but not for forces that are to be as exact as the network in float32 gives them.
 TOLERANCE = (1e-7, 3e-6)
 LARGEST = 256 << 20  # bytes
-TRAINED = 4
+TRAINED = 2
 DTYPES = {torch.float32, torch.float64}
 CLOSE = 0.02  # change of parameters, over their largest, up to which a table's errors are only sampled
 
