@@ -1,5 +1,5 @@
-// The module; with linear.cpp, modes.cpp, painn.cpp and symmetric.cpp the only files that know Python: pointers and
-// sizes in, exceptions out.
+// The module; with gate.cpp, linear.cpp, modes.cpp, painn.cpp and symmetric.cpp the only files that know Python:
+// pointers and sizes in, exceptions out.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -15,6 +15,7 @@
 
 namespace py = pybind11;
 
+void bind_gate(py::module_& m);       // gate.cpp
 void bind_linear(py::module_& m);     // linear.cpp
 void bind_modes(py::module_& m);      // modes.cpp
 void bind_painn(py::module_& m);      // painn.cpp
@@ -221,6 +222,7 @@ PYBIND11_MODULE(_C, m) {
     bind_contract(m);
     bind_spline(m);
     bind_harmonics(m);
+    bind_gate(m);
     bind_linear(m);
     bind_modes(m);
     bind_painn(m);

@@ -8,6 +8,7 @@ namespace eqk {
 #define EQK_DECLARE(target)                          \
     namespace target {                               \
     extern const ContractKernels contract_kernels;   \
+    extern const GateKernels gate_kernels;           \
     extern const HarmonicsKernels harmonics_kernels; \
     extern const LinearKernels linear_kernels;       \
     extern const ModeKernels mode_kernels;           \
@@ -27,6 +28,7 @@ namespace {
 const Implementation base_impl{"base",
                                [] { return true; },
                                &base::contract_kernels,
+                               &base::gate_kernels,
                                &base::harmonics_kernels,
                                &base::linear_kernels,
                                &base::mode_kernels,
@@ -37,6 +39,7 @@ const Implementation base_impl{"base",
 const Implementation avx2_impl{"avx2",
                                [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); },
                                &avx2::contract_kernels,
+                               &avx2::gate_kernels,
                                &avx2::harmonics_kernels,
                                &avx2::linear_kernels,
                                &avx2::mode_kernels,
@@ -49,6 +52,7 @@ const Implementation avx512_impl{"avx512",
                                             __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw");
                                  },
                                  &avx512::contract_kernels,
+                                 &avx512::gate_kernels,
                                  &avx512::harmonics_kernels,
                                  &avx512::linear_kernels,
                                  &avx512::mode_kernels,

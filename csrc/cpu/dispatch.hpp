@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "contract.hpp"
+#include "gate.hpp"
 #include "harmonics.hpp"
 #include "linear.hpp"
 #include "modes.hpp"
@@ -19,6 +20,7 @@ struct Implementation {
     const char* name;
     bool (*supported)();
     const ContractKernels* contract;
+    const GateKernels* gate;
     const HarmonicsKernels* harmonics;
     const LinearKernels* linear;
     const ModeKernels* modes;

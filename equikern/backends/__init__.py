@@ -16,6 +16,7 @@ import torch
 
 from equikern.backends import (
     cpu,
+    cpu_gate,
     cpu_harmonics,
     cpu_painn,
     cpu_spline,
@@ -23,6 +24,7 @@ from equikern.backends import (
     cuda,
     matmul,
     reference,
+    reference_gate,
     reference_harmonics,
     reference_symmetric,
     triton,
@@ -47,6 +49,7 @@ harmonics = {
     "reference": reference_harmonics,
 }
 NO_KERNEL = {"cuda": "it has no kernel for it", "triton": "it has no kernel for it", "reference": None}
+gates = {"cpu": cpu_gate, "reference": reference_gate}
 splines = {"cpu": cpu_spline, "cuda": cuda_spline, "triton": triton_spline}
 symmetric = {"cpu": cpu_symmetric, "cuda": cuda_symmetric, "reference": reference_symmetric}
 
@@ -181,6 +184,17 @@ def select_radial(device: str, dtype: torch.dtype) -> str:
 def _constant_select_radial(setting: str, device: str, dtype: torch.dtype) -> str:
     asked = setting in ("auto", "triton")
     return "triton" if asked and triton_radial.supports(device, dtype) is None else "reference"
+
+
+def select_gate(device: str, dtype: torch.dtype) -> str:
+    """The name of the backend that runs a gate: the CPU's kernels, else torch's functions."""
+    return _constant_select_gate(_setting, device, dtype)
+
+
+@constant
+def _constant_select_gate(setting: str, device: str, dtype: torch.dtype) -> str:
+    asked = setting in ("auto", "cpu")
+    return "cpu" if asked and cpu_gate.supports(device, dtype) is None else "reference"
 
 
 def _choose(setting: str, what: str, answers: dict[str, str | None]) -> str:

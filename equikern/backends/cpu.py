@@ -69,27 +69,26 @@ def contract(
     program: Program, operands: list[Tensor], index: list[Tensor], rows: list[int], open: list[int]
 ) -> list[Tensor]:
     """dF/da for each open slot, `rows[n]` rows each; an absent operand (one dimension, no element) stands for zero."""
-    base = base_of(program)
-    if not program.derived and base.family == "linear":
-        return cpu_linear.sweep(base, operands, index, dict(zip(open, rows, strict=True)))
+    opened = dict(zip(open, rows, strict=True))
     if not program.derived:
-        return _product(base, operands, index, dict(zip(open, rows, strict=True)))
+        return _swept(program, operands, index, opened)
+    base = base_of(program)
     fused = base.family != "linear" and channelwise(base.text)
     second = (tuple(range(base.output)),)
     if fused and program.derived == second and all(slot <= base.output for slot in open):
-        return channelwise_sweep(base, operands, index, dict(zip(open, rows, strict=True)), second=True)
+        return channelwise_sweep(base, operands, index, opened, second=True)
 
     def sweep(base: Program, read: list[Tensor], opened: dict[int, int], fixed: bool) -> list[Tensor]:
-        if base.family == "linear":
-            return cpu_linear.sweep(base, read, index, opened)
-        return _product(base, read, index, opened, fixed=float(fixed))
+        return _swept(base, read, index, opened, fixed=float(fixed))
 
-    return expanded(program, operands, dict(zip(open, rows, strict=True)), sweep)
+    return expanded(program, operands, opened, sweep)
 
 
-def _product(
+def _swept(
     base: Program, operands: list[Tensor], index: list[Tensor], open: dict[int, int], fixed: float = 1.0
 ) -> list[Tensor]:
+    if base.family == "linear":
+        return cpu_linear.sweep(base, operands, index, open)
     if channelwise(base.text):
         return channelwise_sweep(base, operands, index, open, fixed=fixed)
     if cpu_nodes.takes(base.text):

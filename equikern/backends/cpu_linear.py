@@ -31,9 +31,9 @@ def sweep(base: Program, operands: list[Tensor], index: list[Tensor], open: dict
     w = operands[linear.W]
     species = None if base.rows[linear.W] == SHARED else index[0].contiguous()
     kinds = 1 if species is None else w.shape[0] if w.ndim == 2 else open.get(linear.W, 0)
-    given = [a.contiguous() if a.ndim == 2 else None for a in operands]
+    given = [a.contiguous() for a in operands]
     made = {slot: results.empty(like, n, base.dims[slot]) for slot, n in open.items()}
-    addresses = [0 if a is None else a.data_ptr() for a in given]
+    addresses = [a.data_ptr() if a.ndim == 2 else 0 for a in given]
     asked = [made[slot].data_ptr() if slot in made else 0 for slot in (linear.Z, linear.X, linear.W)]
     try:
         _kernel(base.text).run(
@@ -42,4 +42,4 @@ def sweep(base: Program, operands: list[Tensor], index: list[Tensor], open: dict
         )  # fmt: skip
     except IndexError as error:
         raise ShapeError(str(error)) from None
-    return [made[slot] for slot in open]
+    return list(made.values())

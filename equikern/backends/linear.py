@@ -82,13 +82,14 @@ def sweep(base: Program, operands: list[Tensor], index: list[Tensor], open: dict
 
 def check(base: Program, operands: list[Tensor], index: list[Tensor], open: dict[int, int], like: Tensor) -> int:
     """How many rows x and z have; raises ShapeError unless all is there that native code reads."""
-    given = [operands[s].shape[0] for s in (X, Z) if operands[s].ndim == 2]
-    rows = next(n for n in (*given, open.get(X), open.get(Z), 0) if n is not None)
     shared = base.rows[W] == SHARED
-    if not shared:
+    x, w, z = operands
+    if shared:
+        rows = x.shape[0] if x.ndim == 2 else z.shape[0] if z.ndim == 2 else open.get(X, open.get(Z, 0))
+    else:
         rows = check_species(index[0], like)
-    for slot, a in enumerate(operands):
-        n = rows if slot != W else 1 if shared else a.shape[0] if a.ndim == 2 else open.get(W, 0)
+    kinds = 1 if shared else w.shape[0] if w.ndim == 2 else open.get(W, 0)
+    for slot, a, n in ((X, x, rows), (W, w, kinds), (Z, z, rows)):
         wrong = a.ndim == 2 and (a.shape != (n, base.dims[slot]) or a.dtype != like.dtype or a.device != like.device)
         if wrong or open.get(slot, n) != n:
             raise ShapeError(

@@ -104,6 +104,7 @@ class VerletList:
             raise EquikernError(f"VerletList: the skin is a finite length, 0 or more; got {skin!r}.")
         self.cutoff, self.skin, self.searches = cutoff, skin, 0
         self._searched_at: list[Tensor] | None = None
+        self._wide: Neighbours | None = None
         self._inside: Tensor | None = None
 
     def __call__(
@@ -114,10 +115,14 @@ class VerletList:
         batch: Tensor | None = None,
     ) -> Neighbours:
         """The edges at `positions`; the arguments of `neighbours`."""
-        cell, pbc, batch = check_structures(positions, cell, pbc, batch)
+        # The same atoms on the CPU: the cell is looked at where it has changed.
+        wide = self._wide
+        same = wide is not None and positions.shape[:1] == (wide.num_nodes,) and on_host(positions)
+        known = wide.graph if wide is not None and same else None
+        cell, pbc, batch = check_structures(positions, cell, pbc, batch, known)
         positions, cell = positions.detach(), cell.detach()
         given = [positions, cell, pbc, batch]
-        if self._moved(given):
+        if self._wide is None or self._moved(given):
             self._wide = search(positions, self.cutoff + self.skin, cell, pbc, batch)
             self._searched_at = [t.clone() for t in given]
             self._inside = None

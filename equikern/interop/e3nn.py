@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 from equikern.errors import ProgramError
 from equikern.interop.remembered import remembered
 from equikern.interop.swap import Swap, close, runs, why_no_harmonics
+from equikern.nn._species_linear import present_species
 from equikern.ops import evaluate
 from equikern.ops.harmonics import spherical_harmonics
 from equikern.program import (
@@ -35,7 +36,6 @@ from equikern.program import (
     product_of_paths,
     wigner_3j,
 )
-from equikern.program import by_species as with_species
 
 _PRODUCT = (
     "irreps_in1", "irreps_in2", "irreps_out", "instructions",
@@ -78,8 +78,9 @@ class ProductSwap(Swap):
         """x (..., dim), y (..., dim), w (..., n), or (n,) where it is shared -> (..., dim)."""
         shared = self.module.shared_weights
         if not values_hidden() and (species := self._species(x, y)) is not None:
-            one_hot = torch.eye(y.shape[1], dtype=y.dtype, device=y.device)
-            return evaluate(species_programs(self.program.text)[0], (x, one_hot, w), [species])  # type: ignore[index]
+            present, rows = species
+            weights = weights_of_species(self.program.text, present, w.reshape(-1))
+            return evaluate(species_map(self.program.text), (x, weights), [rows])  # type: ignore[arg-type]
         batch = torch.broadcast_shapes(x.shape[:-1], y.shape[:-1], () if shared else w.shape[:-1])
         rows = prod(batch)
         x = x.expand(*batch, x.shape[-1]).reshape(rows, x.shape[-1])
@@ -92,12 +93,16 @@ class ProductSwap(Swap):
             )
         return z.reshape(*batch, z.shape[-1])
 
-    def _species(self, x: Tensor, y: Tensor) -> Tensor | None:
-        """(E,): the column of y that is 1 in each row; None where y is no constant one-hot matrix."""
+    def _species(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor] | None:
+        """The columns of y that are 1 in a row, and for each row which of them; None where y is not one-hot."""
         rows = (x.ndim, y.ndim) == (2, 2) and 0 < len(y) == len(x) and y.shape[1] > 1
-        if not rows or y.requires_grad or species_programs(self.program.text) is None:
+        one_segment = len(self.program.operands[1].irreps) == 1  # type: ignore[arg-type]
+        if not rows or not one_segment or species_map(self.program.text) is None:
             return None
-        return species_of(y)
+        species = species_of(y)
+        if species is None:
+            return None
+        return remembered("present species", y, lambda: present_species(species, y.shape[1]))
 
     def agrees(self) -> bool:
         """See Swap."""
@@ -207,9 +212,9 @@ def _sign(symbol: Any, ours: Any) -> float | None:
 
 
 @cache
-def species_programs(text: str) -> tuple[Program, Program] | None:
-    """A program that multiplies by scalars y and mixes channels by shared weights, with y by species, and as a linear
-    map by species; else None. Where few rows of y differ they cost what a linear map costs.
+def species_map(text: str) -> Program | None:
+    """A program that multiplies by scalars y and mixes channels by shared weights, as a linear map by species; else
+    None. Where few rows of y differ it costs less.
     """
     program = parse(text)
     x, y, w, z = program.operands
@@ -217,21 +222,38 @@ def species_programs(text: str) -> tuple[Program, Program] | None:
     rows = (x.row, y.row, w.row, z.row) == (EDGE, EDGE, SHARED, EDGE)
     if not rows or not scalars or any(path.mode != "uvw" for path in program.paths):
         return None
-    return with_species(program), linear_of_species(program)
+    return linear_of_species(program)
 
 
 def weights_of_species(text: str, y: Tensor, w: Tensor) -> Tensor:
-    """(species, n): the weights of `linear_of_species`, for y (species, dim) and the product's weights w (n,)."""
-    program = parse(text)
-    parts = []
-    # Not w[columns]: the gradient of each would be as large as w, mostly zeros.
-    rows = w.split([columns.stop - columns.start for columns in program.weight_slices])
-    for path, row in zip(program.paths, rows, strict=True):
-        of_y = y[:, program.operands[1].irreps.slices()[path.in2]]  # type: ignore[union-attr]
-        matrices = row.view(program.multiplicities(path))
-        # Not matmul: where gradients are recorded it copies the weights first.
-        parts.append(torch.bmm(of_y.expand(len(matrices), *of_y.shape), matrices).transpose(0, 1).flatten(1))
-    return torch.cat(parts, 1)
+    """(species, n): the weights of `linear_of_species`, for y and the product's weights w (n,).
+
+    y (species, dim), or where it is one segment and one-hot (species,), integers: the column that is 1.
+    """
+    parts, groups = [], _weight_matrices(text)
+    # Not w[columns]: the gradient of each would be as large as w, mostly zeros. To split copies it once.
+    rows = [w] if len(groups) == 1 else w.split([prod(shape) for _, shape in groups])
+    for row, (columns, shape) in zip(rows, groups, strict=True):
+        matrices = row.view(shape)
+        if y.ndim == 1:
+            products = matrices.index_select(1, y)
+        else:  # not matmul: where gradients are recorded it copies the weights first
+            products = torch.bmm(y[:, columns].expand(shape[0], *y[:, columns].shape), matrices)
+        parts.append(products.transpose(0, 1).flatten(1))
+    return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+
+
+@cache
+def _weight_matrices(text: str) -> list[tuple[slice, tuple[int, int, int]]]:
+    """The weights of paths in turn as matrices, together where they can be: columns of y, (matrices, rows, columns)."""
+    program, groups = parse(text), list[tuple[slice, tuple[int, int, int]]]()
+    for path in program.paths:
+        count, *sides = program.multiplicities(path)
+        columns = program.operands[1].irreps.slices()[path.in2]  # type: ignore[union-attr]
+        if groups and (columns, *sides) == (groups[-1][0], *groups[-1][1][1:]):
+            count += groups.pop()[1][0]
+        groups.append((columns, (count, *sides)))  # type: ignore[arg-type]
+    return groups
 
 
 def species_of(y: Tensor) -> Tensor | None:

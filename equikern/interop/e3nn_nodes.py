@@ -47,7 +47,7 @@ class LinearSwap(Swap):
         ):
             return self.own(features, weight, bias)  # type: ignore[no-any-return]
         x = features if features.ndim == 2 else features.reshape(-1, features.shape[-1])
-        z = linear(self.program, x, w.reshape(-1))
+        z = linear(self.program, x, w if w.ndim == 1 else w.reshape(-1))
         if module.bias_numel:
             outs = {ins.i_out for ins in module.instructions if ins.i_in == -1}
             z = z + bias_columns(module.bias if bias is None else bias, module.irreps_out, outs)

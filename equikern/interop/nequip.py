@@ -121,15 +121,14 @@ class InteractionSwap(ConvolutionSwap):
         connection: Any = self.module.sc
         swap, attributes, species = installed(connection), data[NODES], data[TYPES].view(-1)
         if isinstance(swap, e3nn.ProductSwap) and not e3nn.watched(connection) and self._embeds(attributes, species):
-            programs = e3nn.species_programs(swap.program.text)
-            if programs is not None and runs(programs[1], x, attributes, connection.weight):
+            program = e3nn.species_map(swap.program.text)
+            if program is not None and runs(program, x, attributes, connection.weight):
                 assert self.embedding is not None
                 # Of the species that there are: their weights are few.
                 present, rows = present_species(species, self.embedding.num_embeddings)
                 y = self.embedding.weight.index_select(0, present)
-                return evaluate(
-                    programs[1], (x, e3nn.weights_of_species(swap.program.text, y, connection.weight)), [rows]
-                )
+                weights = e3nn.weights_of_species(swap.program.text, y, connection.weight)
+                return evaluate(program, (x, weights), [rows])
         return connection(x, attributes)  # type: ignore[no-any-return]
 
     def _embeds(self, attributes: Tensor, species: Tensor) -> bool:

@@ -117,10 +117,11 @@ def why_not_native(program: Program, device: str, dtype: torch.dtype) -> str | N
 
 def runs(program: Program, *tensors: Tensor) -> bool:
     """Whether these tensors have one dtype and device, with a kernel for the program there."""
-    first = tensors[0]
-    if any(t.numel() and (t.dtype != first.dtype or t.device != first.device) for t in tensors[1:]):
-        return False
-    return why_not_native(program, first.device.type, first.dtype) is None
+    dtype, device = tensors[0].dtype, tensors[0].device
+    for t in tensors:
+        if (t.dtype != dtype or t.device != device) and t.numel():
+            return False
+    return why_not_native(program, device.type, dtype) is None
 
 
 def why_no_harmonics(device: str, dtype: torch.dtype) -> str | None:

@@ -86,6 +86,24 @@ def table_of(fit: Fit, function: Function, device: torch.device = HOST) -> Tenso
     return _table(function, fit.breaks, fit.intervals, device)
 
 
+def sites_of(fit: Fit, device: torch.device = HOST) -> Tensor:
+    """(sites,): where a table's function is evaluated."""
+    return _sites_on(fit.breaks, fit.intervals, device)[0]
+
+
+def gradient_at_sites(fit: Fit, grad: Tensor) -> Tensor:
+    """(sites, W) of the gradient (rows, W) by a table, which is linear in its function's values at the sites."""
+    found = []
+    for g, n in zip(grad.split([rows_of(n) for n in fit.intervals]), fit.intervals, strict=True):
+        d, c = g.unflatten(0, (-1, 2)).unbind(1)  # by differences c_(j+1) - c_j and by c_(j+1)
+        by_coefficient = torch.nn.functional.pad(d + c, (0, 0, 1, 0)) - torch.nn.functional.pad(d, (0, 0, 0, 1))
+        at_sites = torch.zeros_like(by_coefficient)  # as many sites as coefficients
+        for (near, matrix), part in zip(_solver_on(n, g.device, g.dtype), by_coefficient.split(BLOCK), strict=True):
+            at_sites[near] += matrix.t() @ part
+        found.append(at_sites)
+    return torch.cat(found)
+
+
 def _share(breaks: Sequence[float], count: int) -> list[int]:
     lengths = [b - a for a, b in itertools.pairwise(breaks)]
     return [max(DEGREE + 1, round(count * length / sum(lengths))) for length in lengths]

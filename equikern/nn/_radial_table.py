@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from equikern.backends.bits import same
 from equikern.errors import EquikernError
-from equikern.nn._radial_fit import HOST, INTERVALS, Fit, fit, holds, table_of
+from equikern.nn._radial_fit import HOST, INTERVALS, Fit, fit, gradient_at_sites, holds, sites_of, table_of
 from equikern.ops.engine import plain
 from equikern.ops.spline import spline
 from equikern.ops.values import on_host
@@ -25,7 +25,7 @@ from equikern.ops.values import on_host
 # would do for weights, but not for forces that are to be as exact as the network in float32 gives them.
 TOLERANCE = (1e-7, 3e-6)
 LARGEST = 256 << 20  # bytes
-TRAINED = 4
+TRAINED = 2
 DTYPES = {torch.float32, torch.float64}
 CLOSE = 0.02  # change of parameters, over their largest, up to which a table's errors are only sampled
 
@@ -74,9 +74,9 @@ class RadialTable:
 
         rows is on the graph of the module's parameters, b on that of r. None where the module itself must be used:
         there is no table, or somebody traces and values cannot be looked at; in half types; on the CPU, where an edge
-        is shorter than the first knot, or not a number; where it is cheaper, with fewer edges than the table has
-        intervals (`TRAINED` times as many where it trains: derivatives by its parameters take the module in float64 at
-        the table's sites); on a device, unless it was `asked` for by name: there short edges give NaN.
+        is shorter than the first knot, or not a number; with fewer edges than any table has intervals; where it trains
+        with fewer than `TRAINED` times the table's intervals (derivatives by its parameters take the module in float64
+        at the table's sites); on a device, unless it was `asked` for by name: there short edges give NaN.
         """
         if _get_current_dispatch_mode() is not None or torch.compiler.is_compiling() or r.shape[0] < INTERVALS[0]:
             return None
@@ -90,12 +90,11 @@ class RadialTable:
         if not seen and not asked:
             return None
         self._refresh(now)
-        needed = self._intervals * (TRAINED if trains else 1)
-        if not 0 < needed <= r.shape[0] or (seen and not bool(r.detach().amin() >= self.r_min)):
+        needed = self._intervals * TRAINED if trains else 0
+        if self._fit is None or r.shape[0] < needed or (seen and not r.detach().amin().item() >= self.r_min):
             return None
         if not seen:
             r = r + self._doubt(r.detach(), now)
-        assert self._fit is not None
         b, knot = spline(r, self._fit.breaks, self._fit.intervals)
         rows = _Rows.apply(self, dtype, r.device, *parameters) if attached else self._cast(dtype, r.device)
         return rows, b.to(dtype), knot if pair is None else knot + pair * self._fit.rows
@@ -133,8 +132,12 @@ class RadialTable:
 
     def _state(self) -> list[Tensor]:
         """Parameters and buffers, each once: in one walk, as each call takes it."""
-        kept = (kept for m in self.radial.modules() for kept in (m._parameters, m._buffers))
-        return [t for t in dict.fromkeys(t for some in kept for t in some.values()) if t is not None]
+        found: dict[Tensor | None, None] = {}
+        modules: list[Any] = [self.radial]
+        for m in modules:  # not `modules()`, which takes five times as long
+            found.update(dict.fromkeys([*m._parameters.values(), *m._buffers.values()]))
+            modules += [child for child in m._modules.values() if child is not None]
+        return [t for t in found if t is not None]
 
     @property
     def _device(self) -> torch.device:
@@ -185,22 +188,24 @@ class RadialTable:
     def _values(self, dtype: torch.dtype, results: torch.device) -> Callable[[Tensor], Tensor]:
         """The module in a dtype: lengths (n,) -> (n, pairs * W), on the device of results."""
         state: dict[str, Any] = dict(self.radial.named_parameters()) | dict(self.radial.named_buffers())
-        cast = {name: t.to(dtype) if t.is_floating_point() else t for name, t in state.items()}
+        cast = {name: t.to(dtype) for name, t in state.items() if t.is_floating_point() and t.dtype != dtype}
 
         def values(r: Tensor) -> Tensor:
             r = r.to(self._device, dtype)
             ends = [torch.full_like(r, n, dtype=torch.int64) for n in range(self.species)]
             arguments: list[tuple[Tensor, ...]] = [(r, a, b) for a in ends for b in ends]
             arguments = arguments or [(r,)]
-            found = torch.cat([torch.func.functional_call(self.radial, cast, a) for a in arguments], 1)
-            return found.to(results)
+            parts = [torch.func.functional_call(self.radial, cast, a) for a in arguments]
+            return (parts[0] if len(parts) == 1 else torch.cat(parts, 1)).to(results)
 
         return values
 
-    def _compute(self, dtype: torch.dtype) -> Tensor:
-        """(rows, W) computed in a dtype and on the device of the parameters, on their graph."""
+    def _at_sites(self, dtype: torch.dtype, grad: Tensor) -> tuple[Tensor, Tensor]:
+        """The module at the table's sites, in a dtype, and the gradient by that of one by the table (rows, W)."""
         assert self._fit is not None
-        return self._by_pair(table_of(self._fit, self._values(dtype, self._device), self._device))
+        values = self._values(dtype, self._device)(sites_of(self._fit, self._device))
+        by_row = grad.unflatten(0, (self.pairs, -1)).transpose(0, 1).flatten(1)  # (rows, pairs * W)
+        return values, gradient_at_sites(self._fit, by_row)
 
     def _by_pair(self, table: Tensor) -> Tensor:
         """(pairs * rows, W) of a table (rows, pairs * W)."""
@@ -211,7 +216,9 @@ class RadialTable:
             exact = torch.float64, self._device
             with _plainly():
                 if exact not in self._rows:
-                    self._rows[exact] = self._compute(torch.float64)
+                    assert self._fit is not None
+                    table = table_of(self._fit, self._values(torch.float64, self._device), self._device)
+                    self._rows[exact] = self._by_pair(table)
                 self._rows[dtype, device] = self._rows[exact].to(device, dtype)
             if exact != (dtype, device):
                 del self._rows[exact]  # its size, twice over
@@ -274,6 +281,6 @@ class _Rows(torch.autograd.Function):
         create_graph = torch.is_grad_enabled()
         with torch.enable_grad():
             # Values must be exact for slopes to be; for derivatives of parameters their own precision will do.
-            rows = ctx.table._compute(ctx.dtype)
-            found = torch.autograd.grad(rows, parameters, grad, create_graph=create_graph, allow_unused=True)
+            values, along = ctx.table._at_sites(ctx.dtype, grad)
+            found = torch.autograd.grad(values, parameters, along, create_graph=create_graph, allow_unused=True)
         return None, None, None, *found

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -51,46 +51,68 @@ def _call(
     """The op, past the dispatcher and the program's text where nothing would see the difference."""
     if not plain(operands, index):
         return _op(program.text, backend, operands, list(index), rows, open)  # type: ignore[no-any-return]
-    if not torch.is_grad_enabled() or not any(a.requires_grad for a in operands):
-        return backends.get(backend).contract(program, operands, list(index), rows, open)  # type: ignore[no-any-return]
-    return list(_Contract.apply(program.text, backend, rows, open, len(operands), *operands, *index))
+    if _records(operands):
+        call = _Call(program, backend, rows, open, len(operands), True)
+        return _Contract.apply(call, *operands, *index)  # type: ignore[no-any-return]
+    return backends.get(backend).contract(program, operands, list(index), rows, open)  # type: ignore[no-any-return]
+
+
+def _records(operands: list[Tensor]) -> bool:
+    if torch.is_grad_enabled():
+        for a in operands:
+            if a.requires_grad:
+                return True
+    return False
+
+
+class _Call(NamedTuple):
+    """What a call has beside its tensors, the first `split` of which are operands; direct: past the dispatcher."""
+
+    program: Program
+    backend: str
+    rows: list[int]
+    open: list[int]
+    split: int
+    direct: bool
 
 
 class _Contract(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, program: str, backend: str, rows: list[int], open: list[int], split: int, *tensors: Tensor
-    ) -> Any:
+    def forward(ctx: Any, call: _Call, *tensors: Tensor) -> Any:
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*tensors)
         if forward_ad._current_level >= 0:
             ctx.save_for_forward(*tensors)
-        ctx.program, ctx.backend, ctx.rows, ctx.open, ctx.split = program, backend, rows, open, split
+        ctx.call = call
+        program, backend, rows, open, split, direct = call
         operands, index = list(tensors[:split]), list(tensors[split:])
-        if plain(operands, index):
-            return tuple(_run(program, backend, operands, index, rows, open))
+        if direct:
+            return tuple(backends.get(backend).contract(program, operands, index, rows, open))
         with torch._C._AutoDispatchBelowAutograd():
-            return tuple(_op(program, backend, operands, index, rows, open))
+            return tuple(_op(program.text, backend, operands, index, rows, open))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
-        operands, index = list(ctx.saved_tensors[: ctx.split]), ctx.saved_tensors[ctx.split :]
-        slots = wanted(ctx, first=5, count=ctx.split)
-        gradients: list[Tensor | None] = [None] * len(ctx.saved_tensors)
+        program, backend, _, opened, split, _ = ctx.call
+        saved = ctx.saved_tensors
+        operands, index = list(saved[:split]), saved[split:]
+        slots = wanted(ctx, first=1, count=split)
+        gradients: list[Tensor | None] = [None] * (1 + len(saved))
         if slots and any(g is not None for g in grads):
-            program, operands, gone = along(parse(ctx.program), operands, dict(zip(ctx.open, grads, strict=True)))
+            program, operands, gone = along(program, operands, dict(zip(opened, grads, strict=True)))
             slots = [s for s in slots if s != gone and any(s in e for e in program.expansions)]
-            rows = [(operands[s] if operands[s].ndim == 2 else ctx.saved_tensors[s]).shape[0] for s in slots]
-            for s, g in zip(slots, _call(program, ctx.backend, operands, index, rows, slots), strict=True):
-                gradients[s] = g
-        return None, None, None, None, None, *gradients
+            rows = [(operands[s] if operands[s].ndim == 2 else saved[s]).shape[0] for s in slots]
+            for s, g in zip(slots, _call(program, backend, operands, index, rows, slots), strict=True):
+                gradients[1 + s] = g
+        return tuple(gradients)
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> Any:
         # Of dual operands that record too: saved as they are, they carry their tangents into the backward.
-        operands, index = list(ctx.saved_tensors[: ctx.split]), list(ctx.saved_tensors[ctx.split :])
-        given = {slot: t for slot, t in enumerate(tangents[5 : 5 + ctx.split]) if t is not None}
-        return tuple(_changes(ctx.program, ctx.backend, operands, given, index, ctx.rows, ctx.open))
+        program, backend, rows, open, split, _ = ctx.call
+        operands, index = list(ctx.saved_tensors[:split]), list(ctx.saved_tensors[split:])
+        given = {slot: t for slot, t in enumerate(tangents[1 : 1 + split]) if t is not None}
+        return tuple(_changes(program, backend, operands, given, index, rows, open))
 
 
 def along(
@@ -124,22 +146,23 @@ def _derived(text: str, slots: tuple[int, ...]) -> Program:
 def _autograd(
     program: str, backend: str, operands: list[Tensor], index: list[Tensor], rows: list[int], open: list[int]
 ) -> Any:
-    if torch.is_grad_enabled() and any(a.requires_grad for a in operands):
-        return list(_Contract.apply(program, backend, rows, open, len(operands), *operands, *index))
+    if _records(operands):
+        call = _Call(parse(program), backend, rows, open, len(operands), False)
+        return list(_Contract.apply(call, *operands, *index))
     if forward_ad._current_level >= 0:
         duals = [forward_ad.unpack_dual(a) for a in operands]
         tangents = {slot: dual.tangent for slot, dual in enumerate(duals) if dual.tangent is not None}
         if tangents:
             primals = [d.primal for d in duals]
             values = _op(program, backend, primals, index, rows, open)
-            changes = _changes(program, backend, primals, tangents, index, rows, open)
+            changes = _changes(parse(program), backend, primals, tangents, index, rows, open)
             return [forward_ad.make_dual(value, change) for value, change in zip(values, changes, strict=True)]
     with torch._C._AutoDispatchBelowAutograd():
         return _op(program, backend, operands, index, rows, open)
 
 
 def _changes(
-    program: str,
+    program: Program,
     backend: str,
     operands: list[Tensor],
     tangents: dict[int, Tensor],
@@ -148,7 +171,7 @@ def _changes(
     open: list[int],
 ) -> list[Tensor]:
     """The results' tangents."""
-    derivative, extended, _ = along(parse(program), operands, dict(tangents))
+    derivative, extended, _ = along(program, operands, dict(tangents))
     return _op(derivative.text, backend, extended, index, rows, open)  # type: ignore[no-any-return]
 
 
@@ -202,8 +225,7 @@ def check_shapes(program: Program, inputs: Sequence[Tensor | None], index: Seque
     """Raise ShapeError unless the inputs fit the program and each other; returns the number of edges."""
     edges = index[0].shape[0] if program.index_kinds else None
     x = inputs[0]
-    for slot, a in enumerate(inputs):
-        name, kind, dim = program.names[slot], program.rows[slot], program.dims[slot]
+    for name, kind, dim, a in zip(program.names, program.rows, program.dims, inputs, strict=False):
         if a is None:
             if dim:
                 raise _misfit(program, inputs, f"operand {name!r} is missing; the program reads {dim} columns of it")

@@ -87,6 +87,48 @@ def plain(tensors: Sequence[Tensor], integers: Sequence[Tensor] = ()) -> bool:
     return True
 
 
+class Op:
+    """An op of the library by its schema, called past torch's dispatcher where nothing would see the difference.
+
+    `kernel` computes, `fake` gives shapes, `autograd` records a call of the op, or calls `below`.
+    """
+
+    def __init__(
+        self,
+        schema: str,
+        kernel: Callable[..., Any],
+        fake: Callable[..., Any],
+        autograd: Callable[..., Any],
+    ) -> None:
+        name = LIBRARY.define(schema)
+        self._op, self._kernel, self._autograd = getattr(torch.ops.equikern, name).default, kernel, autograd
+        LIBRARY.impl(name, out_of_autocast(kernel), "CompositeExplicitAutograd")
+        torch.library.register_fake(f"equikern::{name}", fake, lib=LIBRARY)
+        LIBRARY.impl(name, autograd, "Autograd")
+
+    def __call__(self, *args: Any) -> Any:
+        """The op's results, recorded."""
+        return (self._autograd if plain(_tensors(args)) else self._op)(*args)
+
+    def below(self, *args: Any) -> Any:
+        """The op's results below autograd, which has seen to derivatives."""
+        if plain(_tensors(args)):
+            return self._kernel(*args)
+        with torch._C._AutoDispatchBelowAutograd():
+            return self._op(*args)
+
+
+def _tensors(args: Sequence[Any]) -> list[Tensor]:
+    """The tensors among an op's arguments, and in lists among them."""
+    found: list[Tensor] = []
+    for a in args:
+        if isinstance(a, Tensor):
+            found.append(a)
+        elif isinstance(a, list):
+            found += [t for t in a if isinstance(t, Tensor)]
+    return found
+
+
 def stored(tensor: Tensor) -> bool:
     """Whether a tensor's numbers lie at its `data_ptr`: no wrapper, no lazy negation, no tracing, no transform."""
     return (
@@ -120,6 +162,8 @@ def out_of_autocast(kernel: Callable[P, R]) -> Callable[P, R]:
 
 def autocasts(tensor: Tensor) -> bool:
     """Whether autocast is on where the tensor is."""
+    if not torch._C._is_any_autocast_enabled():
+        return False
     device = tensor.device.type
     return device in ("cpu", "cuda") and torch.is_autocast_enabled(device)
 

@@ -20,15 +20,7 @@ from equikern.backends import reference_harmonics
 from equikern.backends._harmonics import HarmonicsSpec, parse_spec
 from equikern.backends.constant import constant
 from equikern.errors import BackendError, ShapeError
-from equikern.ops.engine import LIBRARY, autocasts, direct, out_of_autocast, wanted, wide
-
-LIBRARY.define("harmonics(str spec, str backend, Tensor vec) -> Tensor")
-LIBRARY.define("harmonics_backward(str spec, str backend, Tensor vec, Tensor z) -> Tensor")
-LIBRARY.define(
-    "harmonics_double_backward(str spec, str backend, Tensor vec, Tensor z, Tensor h, bool need_vec=True, "
-    "bool need_z=True) -> (Tensor dvec, Tensor dz)"
-)
-_ops = torch.ops.equikern
+from equikern.ops.engine import Op, autocasts, wanted, wide
 
 
 def _implementation(backend: str) -> Any:
@@ -92,14 +84,13 @@ class _Harmonics(torch.autograd.Function):
         if forward_ad._current_level >= 0:
             ctx.save_for_forward(vec)
         ctx.names = spec, backend
-        with torch._C._AutoDispatchBelowAutograd():
-            return _ops.harmonics(spec, backend, vec)
+        return _harmonics_op.below(spec, backend, vec)
 
     @staticmethod
     def backward(ctx: Any, z: Tensor | None) -> tuple[Tensor | None, ...]:
         if z is None:
             return None, None, None
-        return None, None, _ops.harmonics_backward(*ctx.names, *ctx.saved_tensors, z)
+        return None, None, _backward_op(*ctx.names, *ctx.saved_tensors, z)
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Tensor:
@@ -117,8 +108,7 @@ class _HarmonicsBackward(torch.autograd.Function):
         if forward_ad._current_level >= 0:
             ctx.save_for_forward(vec, z)
         ctx.names = spec, backend
-        with torch._C._AutoDispatchBelowAutograd():
-            return _ops.harmonics_backward(spec, backend, vec, z)
+        return _backward_op.below(spec, backend, vec, z)
 
     @staticmethod
     def backward(ctx: Any, h: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -126,7 +116,7 @@ class _HarmonicsBackward(torch.autograd.Function):
         if h is None or not slots:
             return None, None, None, None
         need_vec, need_z = 0 in slots, 1 in slots
-        dvec, dz = _ops.harmonics_double_backward(*ctx.names, *ctx.saved_tensors, h, need_vec, need_z)
+        dvec, dz = _double_backward_op(*ctx.names, *ctx.saved_tensors, h, need_vec, need_z)
         return None, None, dvec if need_vec else None, dz if need_z else None
 
     @staticmethod
@@ -144,8 +134,7 @@ class _HarmonicsDoubleBackward(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(vec, z, h)
         ctx.spec, ctx.need = spec, (need_vec, need_z)
-        with torch._C._AutoDispatchBelowAutograd():
-            return _ops.harmonics_double_backward(spec, backend, vec, z, h, need_vec, need_z)
+        return _double_backward_op.below(spec, backend, vec, z, h, need_vec, need_z)
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -190,7 +179,7 @@ def _primals(*tensors: Tensor) -> list[Tensor]:
 def _change(spec: str, backend: str, vec: Tensor, along: Tensor) -> Tensor:
     """The tangent of Y."""
     zero = vec.new_zeros(vec.shape[0], parse_spec(spec).dim)
-    return _ops.harmonics_double_backward(spec, backend, vec, zero, along, False)[1]  # type: ignore[no-any-return]
+    return _double_backward_op(spec, backend, vec, zero, along, False)[1]  # type: ignore[no-any-return]
 
 
 def _backward_change(
@@ -200,9 +189,9 @@ def _backward_change(
     change = torch.zeros_like(vec)
     if along_vec is not None:
         # The Hessian is symmetric: its product with the tangent is the derivative with respect to vec.
-        change = change + _ops.harmonics_double_backward(spec, backend, vec, z, along_vec, True, False)[0]
+        change = change + _double_backward_op(spec, backend, vec, z, along_vec, True, False)[0]
     if along_z is not None:
-        change = change + _ops.harmonics_backward(spec, backend, vec, along_z)
+        change = change + _backward_op(spec, backend, vec, along_z)
     return change
 
 
@@ -212,9 +201,8 @@ def _autograd_harmonics(spec: str, backend: str, vec: Tensor) -> Tensor:
     tangents = _tangents(vec)
     if tangents is not None and tangents[0] is not None:
         (primal,) = _primals(vec)
-        return forward_ad.make_dual(_ops.harmonics(spec, backend, primal), _change(spec, backend, primal, tangents[0]))
-    with torch._C._AutoDispatchBelowAutograd():
-        return _ops.harmonics(spec, backend, vec)
+        return forward_ad.make_dual(_harmonics_op(spec, backend, primal), _change(spec, backend, primal, tangents[0]))
+    return _harmonics_op.below(spec, backend, vec)
 
 
 def _autograd_backward(spec: str, backend: str, vec: Tensor, z: Tensor) -> Tensor:
@@ -223,10 +211,9 @@ def _autograd_backward(spec: str, backend: str, vec: Tensor, z: Tensor) -> Tenso
     tangents = _tangents(vec, z)
     if tangents is not None:
         vec, z = _primals(vec, z)
-        value = _ops.harmonics_backward(spec, backend, vec, z)
+        value = _backward_op(spec, backend, vec, z)
         return forward_ad.make_dual(value, _backward_change(spec, backend, vec, z, *tangents))
-    with torch._C._AutoDispatchBelowAutograd():
-        return _ops.harmonics_backward(spec, backend, vec, z)
+    return _backward_op.below(spec, backend, vec, z)
 
 
 def _autograd_double_backward(
@@ -238,18 +225,28 @@ def _autograd_double_backward(
         )
     if _records(vec, z, h):
         return _HarmonicsDoubleBackward.apply(spec, backend, need_vec, need_z, vec, z, h)
-    with torch._C._AutoDispatchBelowAutograd():
-        return _ops.harmonics_double_backward(spec, backend, vec, z, h, need_vec, need_z)
+    return _double_backward_op.below(spec, backend, vec, z, h, need_vec, need_z)
 
 
-for _name, _kernel, _fake, _autograd in (
-    ("harmonics", _harmonics, _fake_harmonics, _autograd_harmonics),
-    ("harmonics_backward", _backward, _fake_backward, _autograd_backward),
-    ("harmonics_double_backward", _double_backward, _fake_double_backward, _autograd_double_backward),
-):
-    LIBRARY.impl(_name, out_of_autocast(_kernel), "CompositeExplicitAutograd")
-    torch.library.register_fake(f"equikern::{_name}", _fake, lib=LIBRARY)
-    LIBRARY.impl(_name, _autograd, "Autograd")
+_harmonics_op = Op(
+    "harmonics(str spec, str backend, Tensor vec) -> Tensor",
+    _harmonics,
+    _fake_harmonics,
+    _autograd_harmonics,
+)
+_backward_op = Op(
+    "harmonics_backward(str spec, str backend, Tensor vec, Tensor z) -> Tensor",
+    _backward,
+    _fake_backward,
+    _autograd_backward,
+)
+_double_backward_op = Op(
+    "harmonics_double_backward(str spec, str backend, Tensor vec, Tensor z, Tensor h, bool need_vec=True, "
+    "bool need_z=True) -> (Tensor dvec, Tensor dz)",
+    _double_backward,
+    _fake_double_backward,
+    _autograd_double_backward,
+)
 
 
 @lru_cache(maxsize=1024)
@@ -296,8 +293,5 @@ def spherical_harmonics(
     x = wide(x) if autocasts(x) else x
     name = backend or backends.select_harmonics(x.device.type, x.dtype, max(degrees, default=0))
     vectors = x if x.dim() == 2 else x.reshape(-1, 3)
-    if direct(vectors):
-        out = _implementation(name).harmonics(spec, vectors)
-    else:
-        out = _ops.harmonics(spec, name, vectors)
+    out = _harmonics_op(spec, name, vectors)
     return out if x.dim() == 2 else out.reshape(*x.shape[:-1], out.shape[1])

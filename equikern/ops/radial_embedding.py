@@ -17,10 +17,7 @@ from equikern import backends
 from equikern.backends._radial import BASES, CUTOFFS, RadialSpec, parse_radial
 from equikern.errors import BackendError, EquikernError, ShapeError
 from equikern.ops import radial
-from equikern.ops.engine import LIBRARY, in_float32
-
-LIBRARY.define("radial(str spec, str backend, Tensor r, int order) -> Tensor")
-_op = torch.ops.equikern.radial.default
+from equikern.ops.engine import Op, in_float32
 
 
 def _run(spec: str, backend: str, r: Tensor, order: int) -> Tensor:
@@ -50,10 +47,6 @@ def functions(spec: RadialSpec, r: Tensor) -> Tensor:
     return found * c.unsqueeze(-1)
 
 
-LIBRARY.impl("radial", _run, "CompositeExplicitAutograd")
-
-
-@torch.library.register_fake("equikern::radial", lib=LIBRARY)
 def _fake(spec: str, backend: str, r: Tensor, order: int) -> Tensor:
     return r.new_empty(r.shape[0], parse_radial(spec).n)
 
@@ -65,8 +58,7 @@ class _Radial(torch.autograd.Function):
         if forward_ad._current_level >= 0:
             ctx.save_for_forward(r)
         ctx.arguments = spec, backend, order
-        with torch._C._AutoDispatchBelowAutograd():
-            return _op(spec, backend, r, order)  # type: ignore[no-any-return]
+        return _op.below(spec, backend, r, order)  # type: ignore[no-any-return]
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -86,11 +78,10 @@ def _autograd(spec: str, backend: str, r: Tensor, order: int) -> Tensor:
     if forward_ad._current_level >= 0 and (dual := forward_ad.unpack_dual(r)).tangent is not None:
         change = _op(spec, backend, dual.primal, order + 1) * dual.tangent.unsqueeze(1)
         return forward_ad.make_dual(_op(spec, backend, dual.primal, order), change)
-    with torch._C._AutoDispatchBelowAutograd():
-        return _op(spec, backend, r, order)  # type: ignore[no-any-return]
+    return _op.below(spec, backend, r, order)  # type: ignore[no-any-return]
 
 
-LIBRARY.impl("radial", _autograd, "Autograd")
+_op = Op("radial(str spec, str backend, Tensor r, int order) -> Tensor", _run, _fake, _autograd)
 
 
 @in_float32

@@ -22,13 +22,10 @@ from torch.autograd import forward_ad
 from equikern import backends
 from equikern.backends._spline import POLYNOMIALS, WHOLE, rows_of
 from equikern.errors import ShapeError
-from equikern.ops.engine import LIBRARY, direct
+from equikern.ops.engine import Op
 
 DEGREE = 7
 OFFSETS = (0, 2, 4, 6, 7, 8, 10, 12)  # of d_j ... d_(j+3), c_(j+4), d_(j+4) ... d_(j+6)
-
-LIBRARY.define("spline(str backend, Tensor r, float[] breaks, int[] intervals, int order) -> (Tensor b, Tensor knot)")
-_op = torch.ops.equikern.spline.default
 
 
 def _run(backend: str, r: Tensor, breaks: list[float], intervals: list[int], order: int) -> tuple[Tensor, Tensor]:
@@ -66,10 +63,6 @@ def _kept(values: tuple[Any, ...], dtype: torch.dtype, device: torch.device) -> 
     return torch.tensor(values, dtype=dtype, device=device)
 
 
-LIBRARY.impl("spline", _run, "CompositeExplicitAutograd")
-
-
-@torch.library.register_fake("equikern::spline", lib=LIBRARY)
 def _fake(backend: str, r: Tensor, breaks: list[float], intervals: list[int], order: int) -> tuple[Tensor, Tensor]:
     return r.new_empty(r.shape[0], len(OFFSETS)), r.new_empty(r.shape[0], dtype=torch.int64)
 
@@ -82,8 +75,7 @@ class _Spline(torch.autograd.Function):
         if forward_ad._current_level >= 0:
             ctx.save_for_forward(r)
         ctx.arguments = backend, breaks, intervals, order
-        with torch._C._AutoDispatchBelowAutograd():
-            b, knot = _op(backend, r, breaks, intervals, order)
+        b, knot = _op.below(backend, r, breaks, intervals, order)
         ctx.mark_non_differentiable(knot)
         return b, knot
 
@@ -117,11 +109,15 @@ def _autograd(backend: str, r: Tensor, breaks: list[float], intervals: list[int]
     if forward_ad._current_level >= 0 and (dual := forward_ad.unpack_dual(r)).tangent is not None:
         b, knot = _op(backend, dual.primal, breaks, intervals, order)
         return forward_ad.make_dual(b, _change(backend, breaks, intervals, order, dual.primal, dual.tangent)), knot
-    with torch._C._AutoDispatchBelowAutograd():
-        return _op(backend, r, breaks, intervals, order)
+    return _op.below(backend, r, breaks, intervals, order)
 
 
-LIBRARY.impl("spline", _autograd, "Autograd")
+_op = Op(
+    "spline(str backend, Tensor r, float[] breaks, int[] intervals, int order) -> (Tensor b, Tensor knot)",
+    _run,
+    _fake,
+    _autograd,
+)
 
 
 def spline(r: Tensor, breaks: Sequence[float], intervals: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -142,4 +138,4 @@ def spline(r: Tensor, breaks: Sequence[float], intervals: Sequence[int]) -> tupl
     if not intervals or len(breaks) != len(intervals) + 1 or not rising or min(intervals) < 1:
         raise ShapeError(f"spline: breaks must rise, with one interval count a piece; got {breaks} and {intervals}.")
     backend = backends.select_spline(r.device.type, r.dtype)
-    return (_run if direct(r) else _op)(backend, r, breaks, intervals, 0)  # type: ignore[no-any-return]
+    return _op(backend, r, breaks, intervals, 0)  # type: ignore[no-any-return]

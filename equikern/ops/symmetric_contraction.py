@@ -17,16 +17,10 @@ from torch.autograd import forward_ad
 
 from equikern import backends
 from equikern.errors import ShapeError
-from equikern.ops.engine import LIBRARY, in_float32, wanted
+from equikern.ops.engine import Op, in_float32, wanted
 from equikern.program.symmetric import Symmetric, parse_symmetric
 
 W, Z, X = range(3)
-
-LIBRARY.define(
-    "symmetric_contraction(str program, str backend, Tensor[] species, SymInt num_species, Tensor[] operands, "
-    "int[] open) -> Tensor[]"
-)
-_op = torch.ops.equikern.symmetric_contraction.default
 
 
 def _shape(program: Symmetric, slot: int, nodes: int, num_species: int) -> tuple[int, ...]:
@@ -81,10 +75,6 @@ def _check(program: Symmetric, species: list[Tensor], num_species: int, operands
     return like
 
 
-LIBRARY.impl("symmetric_contraction", _run, "CompositeExplicitAutograd")
-
-
-@torch.library.register_fake("equikern::symmetric_contraction", lib=LIBRARY)
 def _fake(
     program: str, backend: str, species: list[Tensor], num_species: int, operands: list[Tensor], open: list[int]
 ) -> list[Tensor]:
@@ -139,8 +129,7 @@ class _SymmetricContraction(torch.autograd.Function):
             ctx.save_for_forward(*tensors)
         ctx.arguments = program, backend, num_species, open
         operands, species = _split(program, tensors)
-        with torch._C._AutoDispatchBelowAutograd():
-            return tuple(_op(program, backend, species, num_species, operands, open))
+        return tuple(_op.below(program, backend, species, num_species, operands, open))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
@@ -190,11 +179,16 @@ def _autograd(
             values = _op(program, backend, species, num_species, primals, open)
             changes = _changes(program, backend, species, num_species, primals, tangents, open)
             return [forward_ad.make_dual(value, change) for value, change in zip(values, changes, strict=True)]
-    with torch._C._AutoDispatchBelowAutograd():
-        return _op(program, backend, species, num_species, operands, open)
+    return _op.below(program, backend, species, num_species, operands, open)
 
 
-LIBRARY.impl("symmetric_contraction", _autograd, "Autograd")
+_op = Op(
+    "symmetric_contraction(str program, str backend, Tensor[] species, SymInt num_species, Tensor[] operands, "
+    "int[] open) -> Tensor[]",
+    _run,
+    _fake,
+    _autograd,
+)
 
 
 @in_float32

@@ -128,3 +128,32 @@ for id in ("odd", "wide", "trained-size"):
 def test_painn_of_every_instruction_set_is_that_of_the_reference(target):
     done = run(PAINN.format(target=target), target)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+GATE = """
+import torch
+from equikern.backends import cpu, cpu_gate, reference_gate
+from equikern.backends._gate import ACTIVATIONS, Part, gate_spec
+torch.use_deterministic_algorithms(True)
+torch.utils.deterministic.fill_uninitialized_memory = True
+assert cpu.target() == {target!r}, cpu.target()
+parts, first = [], 0
+for act in ACTIVATIONS:
+    for mul, dim in ((1, 0), (5, 1), (33, 3), (17, 5), (9, 9)):
+        parts.append(Part(first, mul, act, 1.3, first + mul if dim else 0, dim))
+        first += mul * (dim + 1)
+spec, width = gate_spec(first, tuple(parts)), sum(p.mul * (p.dim or 1) for p in parts)
+for dtype in (torch.float32, torch.float64):
+    x, z, h = (torch.randn(7, n, dtype=dtype) for n in (first, width, first))
+    for name, given in (("gate", [x]), ("gate_backward", [x, z]), ("gate_double_backward", [x, z, h])):
+        got = getattr(cpu_gate, name)(spec, *given)
+        exact = getattr(reference_gate, name)(spec, *(a.double() for a in given))
+        for a, b in zip(got, exact, strict=True) if isinstance(got, tuple) else [(got, exact)]:
+            assert (a - b).abs().max() <= 4 * torch.finfo(dtype).eps * b.abs().max(), (name, dtype)
+"""
+
+
+@pytest.mark.parametrize("target", _C.cpu_targets())
+def test_gates_of_every_instruction_set_are_those_of_the_reference(target):
+    result = run(GATE.format(target=target), target)
+    assert result.returncode == 0, result.stderr

@@ -179,3 +179,13 @@ REFUSED = {
 def test_what_cannot_be_searched_is_refused(given, error, words):
     with pytest.raises(error, match=words):
         neighbours(**({"positions": torch.eye(3)[:2], "cutoff": 1.0} | given))
+
+
+@pytest.mark.parametrize(("given", "error", "words"), REFUSED.values(), ids=REFUSED)
+def test_a_list_in_use_refuses_what_cannot_be_searched(given, error, words):
+    if "cutoff" in given:
+        pytest.skip("the cutoff is the list's")
+    listed, positions = VerletList(1.0), torch.eye(3)[:2]
+    listed(positions, torch.eye(3))
+    with pytest.raises(error, match=words):
+        listed(**({"positions": positions} | given))

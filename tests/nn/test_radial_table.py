@@ -79,6 +79,9 @@ def test_the_module_itself_runs_for_few_and_for_short_edges():
     table = RadialTable(RadialNetwork(3), 5.0)
     assert table(lengths().float(), torch.float32) is not None
     assert table(lengths(100).float(), torch.float32) is None
+    table.radial.eval()
+    assert table(lengths(100).float(), torch.float32) is not None  # fewer than its intervals
+    assert table(lengths(20).float(), torch.float32) is None
     short = lengths().float()
     short[5] = 0.49
     assert table(short, torch.float32) is None
@@ -94,8 +97,9 @@ def test_half_types_have_no_table(dtypes):
 
 def test_parameters_that_train_ask_for_more_edges():
     table = RadialTable(RadialNetwork(3), 5.0)
-    r = lengths(2 * len(table)).float()
+    r = lengths(2 * len(table) - 1).float()
     assert table(r, torch.float32) is None
+    assert table(lengths(2 * len(table)).float(), torch.float32) is not None
     with torch.no_grad():
         assert table(r, torch.float32) is not None
     assert table.radial.eval() and table(r, torch.float32) is not None

@@ -1,8 +1,11 @@
 """The gate: its values, its derivatives of every order, what it refuses."""
 
+import itertools
+
 import pytest
 import torch
 
+from equikern import backends
 from equikern.errors import ProgramError, ShapeError
 from equikern.ops.gate import ACTIVATIONS, Part, gate, gate_spec
 
@@ -44,6 +47,49 @@ def test_every_activation_has_its_derivatives(act):
     assert torch.autograd.gradgradcheck(lambda a: gate(spec, a), x, fast_mode=True)
 
 
+def awkward():
+    """A gate of every activation with 1, 5 and 33 channels, and irreps of every size up to l = 4."""
+    parts, first = [], 0
+    for act, mul, dim in itertools.product(ACTIVATIONS, (1, 5, 33), (0, 1, 3, 5, 7, 9)):
+        parts.append(Part(first, mul, act, 1.3, first + mul if dim else 0, dim))
+        first += mul * (dim + 1)
+    return gate_spec(first, tuple(parts)), first, sum(p.mul * (p.dim or 1) for p in parts)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_kernel_equals_the_reference(dtype):
+    spec, columns, width = awkward()
+    x, z, h = (3 * features(rows=9, columns=n).to(dtype) for n in (columns, width, columns))
+    x[0], x[1], x[2, ::3] = 40.0, -40.0, 0.0
+    for name, given in (("gate", (x,)), ("gate_backward", (x, z)), ("gate_double_backward", (x, z, h))):
+        got = getattr(backends.gates["cpu"], name)(spec, *given)
+        exact = getattr(backends.gates["reference"], name)(spec, *(a.double() for a in given))
+        for a, b in zip(got, exact, strict=True) if isinstance(got, tuple) else [(got, exact)]:
+            assert (a - b).abs().max() <= 4 * torch.finfo(dtype).eps * b.abs().max()
+
+
+def test_nan_stays_in_its_columns_and_any_strides_are_read():
+    x = features(rows=3)
+    x[1, 0] = float("nan")
+    spoilt = gate(SPEC, x).isnan()
+    assert spoilt.sum() == 3 and spoilt[1, 5:8].all()  # the three columns that its gate multiplies
+    turned = x[[0, 2]].t().contiguous().t()
+    assert gate(SPEC, turned).equal(gate(SPEC, x)[[0, 2]])
+
+
+def test_bits_do_not_depend_on_the_number_of_threads():
+    spec, columns, _ = awkward()
+    x, before = features(rows=64, columns=columns), torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            found.append(gate(spec, x))
+    finally:
+        torch.set_num_threads(before)
+    assert found[0].equal(found[1]) and found[0].equal(found[2])
+
+
 def test_derivatives_up_to_the_third_order_equal_autograd():
     results = []
     for f in (lambda a: gate(SPEC, a), plain):
@@ -64,12 +110,13 @@ def test_forward_mode_is_the_derivative():
     torch.testing.assert_close(got, expected)
 
 
-def test_the_ops_are_what_they_are_registered_as():
+@pytest.mark.parametrize("backend", backends.gates)
+def test_the_ops_are_what_they_are_registered_as(backend):
     ops, x = torch.ops.equikern, features().requires_grad_()
     z, h = features(columns=19), features().flip(0)
     tests = ("test_schema", "test_autograd_registration", "test_faketensor")
     for op, args in (("gate", (x,)), ("gate_backward", (x, z)), ("gate_double_backward", (x, z, h))):
-        torch.library.opcheck(getattr(ops, op).default, (SPEC, *args), test_utils=tests)
+        torch.library.opcheck(getattr(ops, op).default, (SPEC, backend, *args), test_utils=tests)
 
 
 def test_leading_dimensions_and_no_rows():
