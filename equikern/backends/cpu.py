@@ -3,8 +3,8 @@
 A product is channelwise when each path keeps x's channel: mode `uvu`, or one that is the same when y's multiplicity is
 1 (`uvuv`; the others for single channels). With x and z by any index or by edge, y and w by edge (w shared too, or by
 rows of a table), one sweep gathers, multiplies and sums (`csrc/cpu/contract.inl`): forward, backward and double
-backward are fused; a form of higher order is a sum of base forms. All others run row by row (`cpu_modes`), their
-derivatives as sums of base forms.
+backward are fused; a form of higher order is a sum of base forms. All others run row by row (`cpu_modes`), each
+derivative in one call.
 """
 
 from __future__ import annotations
@@ -69,31 +69,21 @@ def contract(
     program: Program, operands: list[Tensor], index: list[Tensor], rows: list[int], open: list[int]
 ) -> list[Tensor]:
     """dF/da for each open slot, `rows[n]` rows each; an absent operand (one dimension, no element) stands for zero."""
-    base = base_of(program)
-    if not program.derived and base.family == "linear":
-        return cpu_linear.sweep(base, operands, index, dict(zip(open, rows, strict=True)))
-    if not program.derived:
-        return _product(base, operands, index, dict(zip(open, rows, strict=True)))
+    base, opened = base_of(program), dict(zip(open, rows, strict=True))
     fused = base.family != "linear" and channelwise(base.text)
+    if base.family == "product" and not (fused or cpu_nodes.takes(base.text) or species.takes(base.text)):
+        return cpu_modes.sweep(program, operands, index, opened)
     second = (tuple(range(base.output)),)
     if fused and program.derived == second and all(slot <= base.output for slot in open):
-        return channelwise_sweep(base, operands, index, dict(zip(open, rows, strict=True)), second=True)
+        return channelwise_sweep(base, operands, index, opened, second=True)
 
     def sweep(base: Program, read: list[Tensor], opened: dict[int, int], fixed: bool) -> list[Tensor]:
         if base.family == "linear":
             return cpu_linear.sweep(base, read, index, opened)
-        return _product(base, read, index, opened, fixed=float(fixed))
+        if fused:
+            return channelwise_sweep(base, read, index, opened, fixed=float(fixed))
+        if cpu_nodes.takes(base.text):
+            return cpu_nodes.sweep(base, read, index, opened)
+        return species.sweep(base, read, index, opened, cpu_linear.sweep, looks=True)
 
-    return expanded(program, operands, dict(zip(open, rows, strict=True)), sweep)
-
-
-def _product(
-    base: Program, operands: list[Tensor], index: list[Tensor], open: dict[int, int], fixed: float = 1.0
-) -> list[Tensor]:
-    if channelwise(base.text):
-        return channelwise_sweep(base, operands, index, open, fixed=fixed)
-    if cpu_nodes.takes(base.text):
-        return cpu_nodes.sweep(base, operands, index, open)
-    if species.takes(base.text):
-        return species.sweep(base, operands, index, open, cpu_linear.sweep, looks=True)
-    return cpu_modes.sweep(base, operands, index, open, fixed=fixed)
+    return expanded(program, operands, opened, sweep) if program.derived else sweep(base, operands, opened, True)
