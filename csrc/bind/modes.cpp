@@ -3,6 +3,8 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <array>
+#include <string>
 #include <tuple>
 
 #include "../cpu/dispatch.hpp"
@@ -30,90 +32,55 @@ const eqk::ModeOf<double>& kernels<double>() {
 
 class Coupling {
    public:
-    using RunTuple = std::tuple<int64_t, int64_t, int64_t, int64_t, int64_t>;
     using CellTuple = std::tuple<int, int, int, double>;
-    using PathTuple = std::tuple<int, int, int, int, int64_t, std::pair<int64_t, int64_t>, std::vector<RunTuple>,
-                                 std::vector<CellTuple>>;
+    using PathTuple = std::tuple<int, int, int, std::string, int64_t, std::vector<CellTuple>>;
+    using SummandsTuple = std::tuple<int, int, bool, std::vector<std::array<int, 2>>>;
 
-    Coupling(const eqk::Segments& x, const eqk::Segments& y, const eqk::Segments& z, bool turn_xy, bool turn_z,
-             int64_t w_dim, const std::vector<PathTuple>& paths) {
+    Coupling(const eqk::Segments& x, const eqk::Segments& y, const eqk::Segments& z, bool turn, int64_t w_dim,
+             const std::vector<PathTuple>& paths) {
         std::vector<eqk::PathTable> tables;
-        for (const auto& [lanes, in1, in2, out, w, turned, runs, cells] : paths) {
-            if (lanes < 0 || lanes > 2) throw std::invalid_argument("lanes are 0 (both), 1 (x) or 2 (y)");
-            tables.push_back({static_cast<eqk::Lanes>(lanes), in1, in2, out, w, turned, {}, {}});
-            for (const auto& [scalar, begin, count, to, from] : runs)
-                tables.back().runs.push_back({scalar, begin, count, to, from});
+        for (const auto& [in1, in2, out, mode, w, cells] : paths) {
+            tables.push_back({in1, in2, out, mode, w, {}});
             for (const auto& [i, j, k, c] : cells) tables.back().cells.push_back({i, j, k, c});
         }
-        tables_ = eqk::make_coupling(x, y, z, turn_xy, turn_z, w_dim, std::move(tables));
+        tables_ = eqk::make_coupling(x, y, z, turn, w_dim, tables);
     }
 
-    // Addresses of x, y, w, g and of z, dx, dy, dw; 0 for none.
-    void run(bool f64, int64_t rows, bool shared_w, bool add, const std::vector<uintptr_t>& in,
-             const std::vector<uintptr_t>& out, int threads) const {
-        if (in.size() != 4 || out.size() != 4)
-            throw std::invalid_argument("four operands and four results are expected");
+    // kinds: 0 to 3, x y w z, of each slot; addresses of the slots and of their derivatives, 0 for none; summands:
+    // their slots of w and z, whether unweighted paths take part, their slots of x and y.
+    void run(bool f64, int64_t rows, bool shared_w, std::vector<int> kinds, const std::vector<SummandsTuple>& summands,
+             const std::vector<uintptr_t>& in, const std::vector<uintptr_t>& out, int threads) const {
+        const auto is = [&](int slot, int kind) {
+            return slot >= 0 && slot < static_cast<int>(kinds.size()) && kinds[slot] == kind;
+        };
+        if (in.size() != kinds.size() || out.size() != kinds.size())
+            throw std::invalid_argument("every slot has an operand and a result, or 0");
+        std::vector<eqk::Summands> sums;
+        for (const auto& [w, z, fixed, xy] : summands) {
+            if (!is(w, 2) || !is(z, 3) ||
+                !std::all_of(xy.begin(), xy.end(), [&](auto& s) { return is(s[0], 0) && is(s[1], 1); }))
+                throw std::invalid_argument("a summand reads a slot that is not of its kind");
+            sums.push_back({w, z, fixed, xy});
+        }
         if (f64)
-            call<double>(rows, shared_w, add, in, out, threads);
+            call<double>(rows, shared_w, std::move(kinds), std::move(sums), in, out, threads);
         else
-            call<float>(rows, shared_w, add, in, out, threads);
+            call<float>(rows, shared_w, std::move(kinds), std::move(sums), in, out, threads);
     }
 
    private:
     template <class T>
-    void call(int64_t rows, bool shared_w, bool add, const std::vector<uintptr_t>& in,
-              const std::vector<uintptr_t>& out, int threads) const {
-        const bool grads = out[1] || out[2] || out[3];
-        const bool weighted = std::any_of(tables_.paths.begin(), tables_.paths.end(), [](auto& p) { return p.w >= 0; });
-        if (!in[0] || !in[1] || (weighted && !in[2]) || (grads && !in[3]))
-            throw std::invalid_argument("an operand that is read is missing");
-        const eqk::CoupleArgs<T> a{rows,
-                                   shared_w,
-                                   add,
-                                   pointer<const T>(in[0]),
-                                   pointer<const T>(in[1]),
-                                   pointer<const T>(in[2]),
-                                   pointer<const T>(in[3]),
-                                   pointer<T>(out[0]),
-                                   pointer<T>(out[1]),
-                                   pointer<T>(out[2]),
-                                   pointer<T>(out[3]),
-                                   threads < 1 ? 1 : threads};
+    void call(int64_t rows, bool shared_w, std::vector<int> kinds, std::vector<eqk::Summands> summands,
+              const std::vector<uintptr_t>& in, const std::vector<uintptr_t>& out, int threads) const {
+        eqk::CoupleArgs<T> a{rows, shared_w, std::move(kinds), {}, {}, std::move(summands), threads < 1 ? 1 : threads};
+        for (uintptr_t address : in) a.in.push_back(pointer<const T>(address));
+        for (uintptr_t address : out) a.out.push_back(pointer<T>(address));
         py::gil_scoped_release release;
         kernels<T>().couple(tables_, a);
     }
 
     eqk::Coupling tables_;
 };
-
-// paths: (first channel in a, first weight, channels); sizes: rows, dim, width, out, w_dim; in: a, w, g; out: z, da,
-// dw.
-template <class T>
-void mix(const std::vector<std::tuple<int64_t, int64_t, int64_t>>& paths, const std::vector<int64_t>& sizes,
-         const std::vector<uintptr_t>& in, const std::vector<uintptr_t>& out, int threads) {
-    if (sizes.size() != 5 || in.size() != 3 || out.size() != 3)
-        throw std::invalid_argument("five sizes, three operands and three results are expected");
-    const eqk::MixArgs<T> args{sizes[0],
-                               sizes[1],
-                               sizes[2],
-                               sizes[3],
-                               sizes[4],
-                               pointer<const T>(in[0]),
-                               pointer<const T>(in[1]),
-                               pointer<const T>(in[2]),
-                               pointer<T>(out[0]),
-                               pointer<T>(out[1]),
-                               pointer<T>(out[2]),
-                               threads < 1 ? 1 : threads};
-    std::vector<eqk::Mixed> mixed;
-    for (const auto& [a, w, channels] : paths) {
-        if (a < 0 || w < 0 || channels < 0 || a + channels > args.width || w + channels * args.out > args.w_dim)
-            throw std::invalid_argument("a path lies outside its rows");
-        mixed.push_back({a, w, channels});
-    }
-    py::gil_scoped_release release;
-    kernels<T>().mix(mixed, args);
-}
 
 // sizes: rows, mul, dim; each side an address and the distance of its rows.
 template <class T>
@@ -176,11 +143,9 @@ void check_plan(int64_t edges, int64_t receivers, uintptr_t ptr, uintptr_t order
 
 void bind_modes(py::module_& m) {
     py::class_<Coupling>(m, "Coupling", "A product program whose rows are the edges, in any connection mode.")
-        .def(py::init<const eqk::Segments&, const eqk::Segments&, const eqk::Segments&, bool, bool, int64_t,
+        .def(py::init<const eqk::Segments&, const eqk::Segments&, const eqk::Segments&, bool, int64_t,
                       const std::vector<Coupling::PathTuple>&>())
         .def("run", &Coupling::run);
-    m.def("mix_f32", mix<float>, "Weights of a row that mix channels.");
-    m.def("mix_f64", mix<double>, "Weights of a row that mix channels.");
     m.def("outer_f32", outer<float>, "Sums of outer products over the edges of nodes.");
     m.def("outer_f64", outer<double>, "Sums of outer products over the edges of nodes.");
     m.def("check_plan", check_plan, "Whether a plan stays inside its arrays.");

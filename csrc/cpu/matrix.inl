@@ -54,7 +54,7 @@ EQK_INLINE void add_products(const Factors<T>& f, Vec<T> (&sum)[R][V]) {
         for (int v = 0; v < V; ++v) column[v] = load(b + v * lanes<T>);
 #pragma GCC unroll 12
         for (int r = 0; r < R; ++r) {
-            const Vec<T> s = spread<T>(a[r * f.a_row]);
+            const T s = a[r * f.a_row];  // not `spread`, which adds it to zero
 #pragma GCC unroll 2
             for (int v = 0; v < V; ++v) sum[r][v] += s * column[v];
         }

@@ -1,94 +1,185 @@
-// Weights of a row that mix channels: z[k, o] = sum_c a[k, c] w[c, o], with every row's own w, read once.
-#include <omp.h>
+// Coupled channels times their weights, a piece at a time, and backward. In one of three ways: each has one weight, or
+// a row of a matrix that all rows share, or of a matrix of every row's own, read once:
+//   z_k[o] += sum_c A_k[c] w[c, o],   dA_k[c] = sum_o w[c, o] g_k[o],   dw[c, o] += sum_k A_k[c] g_k[o]
+#pragma once
 
 #include <algorithm>
 
-#include "modes.hpp"
-#include "tiles.inl"
+#include "couple.inl"
 
 namespace eqk {
 namespace EQK_TARGET {
 
-// D components of z: a tile of lanes stays in registers while the weights stream by.
-template <class T, int D, class Tile>
-EQK_INLINE void mix_forward(int64_t channels, const T* a, int64_t width, const T* w, T* z, int64_t out, Tile) {
-    Tile sum[D];
-    for (int k = 0; k < D; ++k) sum[k] = Tile::at(z + k * out);
-    for (int64_t c = 0; c < channels; ++c) {
-        const Tile weight = Tile::at(w + c * out);
-        for (int k = 0; k < D; ++k) sum[k].add(a[k * width + c], weight);
+// A piece of a path with its weights; null: not given or not wanted. A, dA (channels, components) and z.v = g, z.d = z
+// are lanes; w begins at the piece in the first row, which is the only one if w_row is 0.
+template <class T>
+struct Weighed {
+    const CoupledPath& path;
+    const Piece& piece;
+    int64_t rows, out;  // of the block, channels of z
+    const T* a;
+    T* da;
+    Side<T> z;
+    const T* w;
+    int64_t w_row;
+    int64_t dim() const { return path.there.size(); }
+};
+
+// One weight a channel: w and dw as lanes, w one number a channel if shared; without any it is 1.
+template <class T>
+void weigh_channels(const Weighed<T>& s, const T* w, T* dw) {
+    const int64_t dim = s.dim();
+    for (int64_t c = 0; c < s.piece.count; ++c) {
+        Wide<T> weight, total = Wide<T>::zero();
+        if (w && s.w_row)
+            weight = Wide<T>::at(w + c * BLOCK<T>);
+        else
+            for (int b = 0; b < Wide<T>::packs; ++b) weight.v[b] = spread<T>(w ? w[c] : T(1));
+        const int64_t out = s.path.outs[s.piece.first + c] * s.z.channel, at = c * dim * BLOCK<T>;
+        for (int64_t k = 0; k < dim; ++k) {
+            const int64_t to = out + k * s.z.component, from = at + k * BLOCK<T>;
+            if (s.z.d) {
+                Wide<T> sum = Wide<T>::at(s.z.d + to);
+                sum.add(weight, Wide<T>::at(s.a + from));
+                sum.put(s.z.d + to);
+            }
+            if (s.da) (weight * Wide<T>::at(s.z.v + to)).put(s.da + from);
+            if (dw) total.add(Wide<T>::at(s.a + from), Wide<T>::at(s.z.v + to));
+        }
+        if (dw) total.add(T(1), Wide<T>::at(dw + c * BLOCK<T>)), total.put(dw + c * BLOCK<T>);
     }
-    for (int k = 0; k < D; ++k) sum[k].put(z + k * out);
 }
 
-// dw[c, o] = sum_k a[k, c] g[k, o]
-template <class T, class Tile>
-EQK_INLINE void mix_weights(int64_t dim, int64_t channels, const T* a, int64_t width, T* dw, const T* g, int64_t out,
+// A shared matrix; g_rows are (component, row, channels of z) with `padded` channels, and so are the sums dw.
+template <class T>
+void mix_shared(const Weighed<T>& s, const T* g_rows, int64_t padded, T* dw) {
+    constexpr int64_t DEPTH = 64;  // channels of z that are summed before the next
+    const int64_t dim = s.dim(), step = dim * BLOCK<T>, count = s.piece.count;
+    for (int64_t k = 0; k < dim; ++k) {
+        const int64_t z = k * s.z.component;
+        if (s.z.d)
+            columns<T, TILE_VECTORS>(s.out, {s.w, s.a + k * BLOCK<T>, 1, s.out, step, count}, nullptr, nullptr,
+                                     There::part, s.z.d + z, s.z.channel);
+        for (int64_t o = 0; s.da && o < s.out; o += DEPTH)
+            columns<T, TILE_VECTORS>(
+                count, {s.w + o, s.z.v + z + o * s.z.channel, s.out, 1, s.z.channel, std::min(DEPTH, s.out - o)},
+                nullptr, nullptr, o ? There::part : There::lost, s.da + k * BLOCK<T>, step);
+    }
+    for (int64_t o = 0; dw && o < s.out; o += TILE_VECTORS * lanes<T>) {
+        const Factors<T> f{s.a, g_rows + o, step, 1, padded, step};
+        if (o + TILE_VECTORS * lanes<T> <= padded)
+            columns<T, TILE_VECTORS>(count, f, nullptr, nullptr, There::part, dw + o, padded);
+        else
+            columns<T, 1>(count, f, nullptr, nullptr, There::part, dw + o, padded);
+    }
+}
+
+// Every row's own matrix, for one row. D components of z: a tile of lanes stays in registers while the weights stream
+// by.
+template <class T, int D, class Tile>
+EQK_INLINE void mix_forward(int64_t channels, const T* a, int64_t a_step, const T* w, int64_t out, T* z, int64_t z_step,
                             Tile) {
+    Tile sum[D];
+    for (int k = 0; k < D; ++k) sum[k] = Tile::zero();
     for (int64_t c = 0; c < channels; ++c) {
-        Tile sum = Tile::zero();
-        for (int64_t k = 0; k < dim; ++k) sum.add(a[k * width + c], Tile::at(g + k * out));
+        const Tile weight = Tile::at(w + c * out);
+        for (int k = 0; k < D; ++k) sum[k].add(a[k * a_step + c], weight);
+    }
+    for (int k = 0; k < D; ++k) {
+        sum[k].add(T(1), Tile::at(z + k * z_step));
+        sum[k].put(z + k * z_step);
+    }
+}
+
+// dw[c, o] = sum of D a[k, c] g[k, o], or added.
+template <class T, int D, class Tile>
+EQK_INLINE void mix_weights(int64_t channels, const T* a, int64_t a_step, const T* g, int64_t g_step, bool add, T* dw,
+                            int64_t out, Tile) {
+    Tile factor[D];
+    for (int k = 0; k < D; ++k) factor[k] = Tile::at(g + k * g_step);
+    for (int64_t c = 0; c < channels; ++c) {
+        Tile sum = add ? Tile::at(dw + c * out) : Tile::zero();
+        for (int k = 0; k < D; ++k) sum.add(a[k * a_step + c], factor[k]);
         sum.put(dw + c * out);
     }
 }
 
-// da[c] = sum_o w[c, o] g[o], as many channels at once as there are lanes.
-template <class T>
-void mix_inputs(int64_t channels, const T* w, const T* g, int64_t out, T* da) {
+// da[c] = sum_o w[c, o] g[o] of some channels, at most as many as there are lanes; da has room for a whole vector.
+template <class T, class Count>
+EQK_INLINE void mix_inputs(Count some, const T* w, int64_t out, const T* g, T* da) {
     constexpr int L = lanes<T>;
-    for (int64_t c = 0; c < channels; c += L) {
-        const int some = static_cast<int>(std::min<int64_t>(L, channels - c));
-        Vec<T> sum[L];
-        for (int n = 0; n < L; ++n) sum[n] = Vec<T>{};
-        int64_t o = 0;
-        for (; o + L <= out; o += L) {
-            const Vec<T> go = load<T>(g + o);
-            if (some == L)
-                for (int n = 0; n < L; ++n) sum[n] += load<T>(w + (c + n) * out + o) * go;
-            else
-                for (int n = 0; n < some; ++n) sum[n] += load<T>(w + (c + n) * out + o) * go;
-        }
-        const Vec<T> total = sums<T>(sum, L);
-        for (int n = 0; n < some; ++n) {
-            T rest = 0;
-            for (int64_t p = o; p < out; ++p) rest += w[(c + n) * out + p] * g[p];
-            da[c + n] = total[reversed<T>(n)] + rest;
-        }
+    Vec<T> sum[L];  // in the order that `sums` gives back
+#pragma GCC unroll 16
+    for (int n = 0; n < L; ++n) sum[n] = Vec<T>{};
+    int64_t o = 0;
+    for (; o + L <= out; o += L) {
+        const Vec<T> go = load<T>(g + o);
+        const T* row = w + o;
+#pragma GCC unroll 16
+        for (int n = 0; n < L; ++n, row += out)
+            if (n < some) sum[reversed<T>(n)] += load<T>(row) * go, hide(row);
     }
+    store<T>(da, sums<T>(sum, L));
+    for (int n = 0; o < out && n < some; ++n)
+        for (int64_t p = o; p < out; ++p) da[n] += w[n * out + p] * g[p];
 }
 
-template <class T>
-void mix_row(const std::vector<Mixed>& paths, const MixArgs<T>& s, int64_t row) {
-    const T *const w = s.w ? s.w + row * s.w_dim : nullptr, *const g = s.g ? s.g + row * s.dim * s.out : nullptr;
-    const T* const a = s.a ? s.a + row * s.dim * s.width : nullptr;
-    T *const z = s.z ? s.z + row * s.dim * s.out : nullptr, *const da = s.da ? s.da + row * s.dim * s.width : nullptr;
-    if (z) std::fill_n(z, s.dim * s.out, T(0));
-    for (const Mixed& p : paths) {
-        if (z)
-            in_tiles<T>(s.out, [&](auto tile, int64_t o) {
-                const auto some = [&](auto d, int64_t k) {
-                    mix_forward<T, decltype(d)::value>(p.channels, a + p.a + k * s.width, s.width, w + p.w + o,
-                                                       z + k * s.out + o, s.out, tile);
-                };
-                int64_t k = 0;
-                for (; k + 3 <= s.dim; k += 3) some(std::integral_constant<int, 3>{}, k);
-                for (; k < s.dim; ++k) some(std::integral_constant<int, 1>{}, k);
-            });
-        if (da)
-            for (int64_t k = 0; k < s.dim; ++k)
-                mix_inputs(p.channels, w + p.w, g + k * s.out, s.out, da + p.a + k * s.width);
-        if (s.dw)
-            in_tiles<T>(s.out, [&](auto tile, int64_t o) {
-                mix_weights<T>(s.dim, p.channels, a + p.a, s.width, s.dw + row * s.w_dim + p.w + o, g + o, s.out, tile);
-            });
-    }
+// f(integral constant D, first) for components [first, first + D) of `dim`.
+template <class F>
+EQK_INLINE void by_components(int64_t dim, F&& f) {
+    int64_t k = 0;
+    for (; k + 3 <= dim; k += 3) f(std::integral_constant<int, 3>{}, k);
+    for (; k < dim; ++k) f(std::integral_constant<int, 1>{}, k);
 }
 
+// Numbers of rows: (component, row, channels), the channels padded.
 template <class T>
-void mix(const std::vector<Mixed>& paths, const MixArgs<T>& s) {
-    const int threads = s.rows < 64 ? 1 : s.threads;
-#pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
-    for (int64_t row = 0; row < s.rows; ++row) mix_row(paths, s, row);
+struct ByRow {
+    T* p;
+    int64_t padded;
+    int64_t step() const { return BLOCK<T> * padded; }
+    T* row(int64_t r) const { return p + r * padded; }
+};
+
+// All rows of a block; dw of the first row, as far apart as w's rows, is stored or added to.
+template <class T>
+void mix_own(const Weighed<T>& s, const ByRow<T>& g, const ByRow<T>& z, const ByRow<T>& a, const ByRow<T>& da, bool add,
+             T* dw) {
+    const int64_t dim = s.dim(), step = dim * BLOCK<T>, count = s.piece.count;
+    for (int64_t k = 0; (s.z.d || dw) && k < dim; ++k)
+        lanes_to_rows(s.rows, s.a + k * BLOCK<T>, step, count, a.p + k * a.step(), a.padded);
+    for (int64_t k = 0; s.z.d && k < dim; ++k)
+        lanes_to_rows(s.rows, s.z.d + k * s.z.component, s.z.channel, s.out, z.p + k * z.step(), z.padded);
+    for (int64_t r = 0; r < s.rows; ++r) {
+        const T* const w = s.w + r * s.w_row;
+        if (s.w && r + 1 < s.rows) {
+            fetch_row<0>(w + s.w_row, count * s.out);
+            if (dw) fetch_row<1>(dw + (r + 1) * s.w_row, count * s.out);
+        }
+        in_tiles<T>(s.out, [&](auto tile, int64_t o) {
+            by_components(dim, [&](auto d, int64_t k) {
+                if (s.z.d)
+                    mix_forward<T, d>(count, a.row(r) + k * a.step(), a.step(), w + o, s.out,
+                                      z.row(r) + k * z.step() + o, z.step(), tile);
+                if (dw)
+                    mix_weights<T, d>(count, a.row(r) + k * a.step(), a.step(), g.row(r) + k * g.step() + o, g.step(),
+                                      add || k, dw + r * s.w_row + o, s.out, tile);
+            });
+        });
+        constexpr int L = lanes<T>;
+        for (int64_t c = 0; s.da && c < count; c += L)
+            for (int64_t k = 0; k < dim; ++k) {
+                T* const to = da.row(r) + k * da.step() + c;
+                if (c + L <= count)
+                    mix_inputs(std::integral_constant<int, L>{}, w + c * s.out, s.out, g.row(r) + k * g.step(), to);
+                else
+                    mix_inputs(static_cast<int>(count - c), w + c * s.out, s.out, g.row(r) + k * g.step(), to);
+            }
+    }
+    for (int64_t k = 0; s.z.d && k < dim; ++k)
+        rows_to_lanes(s.rows, z.p + k * z.step(), z.padded, s.out, s.z.d + k * s.z.component, s.z.channel);
+    for (int64_t k = 0; s.da && k < dim; ++k)
+        rows_to_lanes(s.rows, da.p + k * da.step(), da.padded, count, s.da + k * BLOCK<T>, step);
 }
 
 }  // namespace EQK_TARGET

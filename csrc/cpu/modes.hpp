@@ -1,7 +1,8 @@
-// Products in any connection mode, row by row: F = sum C w x y z over runs of channels, and its first derivatives;
-// weights of a row that mix channels; rows between the two orders of columns.
+// Products in any connection mode, F = sum C w x y z, sums of them read at other slots, and their first derivatives;
+// sums of outer products at nodes; segments of rows between the two orders of columns.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <vector>
 
@@ -9,28 +10,23 @@
 
 namespace eqk {
 
-// Rows of all operands lie one after the other. Null: not read, or not asked for. w and dw have one row if shared.
+// Summands of F that read the same weights and z: their slots of x and y. `fixed`: unweighted paths take part.
+struct Summands {
+    int w, z;
+    bool fixed;
+    std::vector<std::array<int, 2>> xy;
+};
+
+// Slots hold rows of x, y, w or z: `kinds` says which, 0 to 3. A slot is given (in), or its derivative is asked for
+// (out); null: not. Weights have one row if shared.
 template <class T>
 struct CoupleArgs {
     int64_t rows;
-    bool shared_w, add;  // add to z, dx and dy instead of storing
-    const T *x, *y, *w, *g;
-    T *z, *dx, *dy, *dw;
-    int threads;
-};
-
-// One path of `mix`: z[k, c3] += sum_c a[k, c] w[c, c3] for its (channels, out) weights.
-struct Mixed {
-    int64_t a, w;  // first channel in a, first weight
-    int64_t channels;
-};
-
-// a (rows, dim, width), w (rows, w_dim), z and g (rows, dim, out).
-template <class T>
-struct MixArgs {
-    int64_t rows, dim, width, out, w_dim;
-    const T *a, *w, *g;
-    T *z, *da, *dw;
+    bool shared_w;
+    std::vector<int> kinds;
+    std::vector<const T*> in;
+    std::vector<T*> out;
+    std::vector<Summands> summands;
     int threads;
 };
 
@@ -66,7 +62,6 @@ struct OuterArgs {
 template <class T>
 struct ModeOf {
     void (*couple)(const Coupling&, const CoupleArgs<T>&);
-    void (*mix)(const std::vector<Mixed>&, const MixArgs<T>&);
     void (*turn)(const TurnArgs<T>&);
     void (*outer)(const std::vector<ColumnRun>&, const OuterArgs<T>&);
 };

@@ -1,10 +1,5 @@
-// Any connection mode, a row at a time. A path's channels meet in runs: one channel of one operand (the scalar) with a
-// run of channels of the other (the lanes), or equal channels of both.
-//
-//   M[a,k] = sum_b C_abk s_b          s the scalar's components, once a run
-//   z[k,c] += w[c] sum_a M[a,k] l[a,c]
-// and backward with the cotangent g of z, h[k] = w g[k]:
-//   dl[a,c] += sum_k M[a,k] h[k,c],  dM[a,k] = sum_c l[a,c] h[k,c],  dw[c] = sum M[a,k] l[a,c] g[k,c]
+// Any connection mode: a block of rows is turned to lanes, every path couples its channels a piece at a time, weighs
+// them and goes back, and none of that leaves the cache. Every number is one sum in one order, whatever the threads.
 #include <omp.h>
 
 #include <algorithm>
@@ -13,268 +8,249 @@
 #include "mixing.inl"
 #include "modes.hpp"
 #include "nodes.inl"
-#include "tiles.inl"
 #include "turns.inl"
 
 namespace eqk {
 namespace EQK_TARGET {
 
-constexpr int64_t CHUNKS = 64;  // pieces of the rows, whatever the threads: sums have one order
+constexpr int WEIGHTS = 2;  // the kind of slots that hold weights
 
-// One row, components outermost. `partial`: lanes<T> numbers an entry. Null: not read or not wanted.
+// dw of shared weights, summed over a part of the rows: of a path that mixes (channels, padded channels of z), else a
+// vector of BLOCK<T> rows for each channel.
 template <class T>
-struct CoupledRow {
-    const T *x, *y, *w, *g;
-    T *z, *dx, *dy, *dw;
-    bool add_w;
-    T *m, *dm, *partial;
+struct WeightSums {
+    std::vector<int64_t> of_path{}, of_slot{};
+    int64_t size = 0, all = 0;  // of one slot, of all that ask
+
+    WeightSums(const Coupling& p, const CoupleArgs<T>& a) {
+        for (const CoupledPath& path : p.paths) {
+            of_path.push_back(size);
+            if (path.w >= 0) size += path.channels * row(p, path);
+        }
+        for (size_t slot = 0; slot < a.kinds.size(); ++slot) {
+            of_slot.push_back(all);
+            if (a.shared_w && a.kinds[slot] == WEIGHTS && a.out[slot]) all += size;
+        }
+    }
+
+    int64_t row(const Coupling& p, const CoupledPath& path) const {
+        return path.mixes ? round_up<T>(p.z[path.out].mul) : BLOCK<T>;
+    }
+
+    void finish(const Coupling& p, const T* sums, T* dw) const {
+        std::fill_n(dw, p.w_dim, T(0));
+        for (size_t n = 0; n < p.paths.size(); ++n) {
+            const CoupledPath& path = p.paths[n];
+            const int64_t out = p.z[path.out].mul;
+            for (int64_t c = 0; path.w >= 0 && c < path.channels; ++c) {
+                const T* const from = sums + of_path[n] + c * row(p, path);
+                if (path.mixes)
+                    std::copy_n(from, out, dw + path.w + c * out);
+                else
+                    dw[path.w + c] = sum<T>(load(from) + load(from + lanes<T>));
+            }
+        }
+    }
 };
 
-template <class T, class Tile>
-EQK_INLINE void run_forward(const Coupled& p, const T* m, const T* lane, int64_t stride, const T* w, T* z, Tile) {
-    const size_t n = p.entries.size();
-    for (size_t q = 0; q < n;) {
-        const int k = p.entries[q].k;
-        Tile sum = Tile::zero();
-        for (; q < n && p.entries[q].k == k; ++q) sum.add(m[q], Tile::at(lane + p.entries[q].a * stride));
-        if (w) sum = sum * Tile::at(w);
-        T* const to = z + k * p.z_mul;
-        for (int b = 0; b < Tile::packs; ++b) sum.v[b] += Tile::at(to).v[b];
-        sum.put(to);
+// What one thread holds: a block of rows, and what its pieces need.
+template <class T>
+class CoupleBlock {
+   public:
+    CoupleBlock(const Coupling& p, const CoupleArgs<T>& a, const WeightSums<T>& sums) : p_(p), a_(a), place_(sums) {
+        int64_t coupled = 0, most = 0, factors = 0, out = 0;
+        for (const CoupledPath& path : p.paths) {
+            const Columns& z = p.z[path.out];
+            factors = std::max(factors, path.factors * (path.equal ? EQUALS : 1));
+            out = std::max(out, round_up<T>(z.mul) * z.dim);
+            for (const Piece& piece : path.pieces) {
+                most = std::max(most, piece.count);
+                coupled = std::max(coupled, round_up<T>(piece.count) * z.dim);
+            }
+        }
+        for (size_t slot = 0; slot < a.kinds.size(); ++slot) {
+            const int64_t dim = a.kinds[slot] == WEIGHTS ? 0 : columns(slot);
+            in_.emplace_back(a.in[slot] ? dim * BLOCK<T> : 0);
+            out_.emplace_back(a.out[slot] ? dim * BLOCK<T> : 0);
+        }
+        for (Buffer<T>* made : {&a_lanes_, &da_lanes_, &a_rows_, &da_rows_}) *made = Buffer<T>(coupled * BLOCK<T>);
+        for (Buffer<T>* made : {&g_rows_, &z_rows_}) *made = Buffer<T>(out * BLOCK<T>);
+        for (Buffer<T>* made : {&w_lanes_, &dw_lanes_}) *made = Buffer<T>(most * BLOCK<T>);
+        factors_ = Buffer<T>(2 * factors * BLOCK<T>);
     }
-}
 
-template <class T, class Tile>
-EQK_INLINE void run_backward(const Coupled& p, const CoupledRow<T>& r, const T* m, const T* lane, T* dlane,
-                             int64_t stride, const T* w, T* dw, const T* g, bool dm, Tile) {
-    const size_t n = p.entries.size();
-    Tile total = Tile::zero();
-    for (size_t q = 0; q < n;) {
-        const int k = p.entries[q].k;
-        const Tile gk = Tile::at(g + k * p.z_mul);
-        const Tile hk = w ? gk * Tile::at(w) : gk;
-        for (; q < n && p.entries[q].k == k; ++q) {
-            const int64_t at = p.entries[q].a * stride;
-            if (dlane) {
-                Tile d = Tile::at(dlane + at);
-                d.add(m[q], hk);
-                d.put(dlane + at);
-            }
-            if (!dm && !dw) continue;
-            const Tile l = Tile::at(lane + at);
-            if (dm) {
-                using Narrow = eqk::EQK_TARGET::Tile<T, Tile::n, 1>;
-                T* const sums = r.partial + q * lanes<T>;
-                Narrow s = Narrow::at(sums);
-                for (int b = 0; b < Tile::packs; ++b) s.v[0] += l.v[b] * hk.v[b];
-                s.put(sums);
-            }
-            if (dw) total.add(m[q], l * gk);
+    // Rows [first, first + rows), BLOCK<T> at most; dw of shared weights is added to `sums`.
+    void run(int64_t first, int64_t rows, T* sums) {
+        first_ = first, rows_ = rows, sums_ = sums;
+        for (size_t slot = 0; slot < in_.size(); ++slot) {
+            const int64_t dim = columns(slot);
+            if (in_[slot].size()) rows_to_lanes(rows, a_.in[slot] + first * dim, dim, dim, in_[slot].data(), BLOCK<T>);
+            if (out_[slot].size()) std::fill_n(out_[slot].data(), dim * BLOCK<T>, T(0));
+        }
+        std::vector<bool> stored(in_.size(), false);
+        for (const Summands& s : a_.summands)
+            if (sum(s, stored[s.w])) stored[s.w] = true;
+        for (size_t slot = 0; slot < out_.size(); ++slot) {
+            const int64_t dim = columns(slot);
+            if (out_[slot].size())
+                lanes_to_rows(rows, out_[slot].data(), BLOCK<T>, dim, a_.out[slot] + first * dim, dim);
+            else if (a_.out[slot] && !a_.shared_w && !stored[slot])
+                std::fill_n(a_.out[slot] + first * dim, rows * dim, T(0));
         }
     }
-    if (!dw) return;
-    if (r.add_w)
-        for (int b = 0; b < Tile::packs; ++b) total.v[b] += Tile::at(dw).v[b];
-    total.put(dw);
-}
 
-// The runs of one path, one operand's channels as lanes.
-template <class T>
-void couple_runs(const Coupled& p, const CoupledRow<T>& r) {
-    const bool by_x = p.lanes == Lanes::x;
-    const int64_t stride = by_x ? p.x_mul : p.y_mul, step = by_x ? p.y_mul : p.x_mul;
-    const T *const lane = by_x ? r.x + p.x : r.y + p.y, *const scalar = by_x ? r.y + p.y : r.x + p.x;
-    T* const dlane = by_x ? (r.dx ? r.dx + p.x : nullptr) : (r.dy ? r.dy + p.y : nullptr);
-    T* const dscalar = by_x ? (r.dy ? r.dy + p.y : nullptr) : (r.dx ? r.dx + p.x : nullptr);
-    const size_t n = p.entries.size();
-    for (const Run& run : p.runs) {
-        std::fill_n(r.m, n, T(0));
-        for (const Source& s : p.sources) r.m[s.entry] += static_cast<T>(s.c) * scalar[s.b * step + run.scalar];
-        const T* const w = p.w >= 0 ? r.w + p.w + run.w : nullptr;
-        T* const dw = r.dw && p.w >= 0 ? r.dw + p.w + run.w : nullptr;
-        const int64_t out = p.z + run.out;
-        if (r.z)
-            in_tiles<T>(run.count, [&](auto tile, int64_t u) {
-                run_forward<T>(p, r.m, lane + run.begin + u, stride, w ? w + u : nullptr, r.z + out + u, tile);
-            });
-        if (!dlane && !dscalar && !dw) continue;
-        if (dscalar) std::fill_n(r.partial, n * lanes<T>, T(0));
-        in_tiles<T>(run.count, [&](auto tile, int64_t u) {
-            run_backward<T>(p, r, r.m, lane + run.begin + u, dlane ? dlane + run.begin + u : nullptr, stride,
-                            w ? w + u : nullptr, dw ? dw + u : nullptr, r.g + out + u, dscalar != nullptr, tile);
-        });
-        if (!dscalar) continue;
-        for (size_t q = 0; q < n; ++q) r.dm[q] = sum<T>(load<T>(r.partial + q * lanes<T>));
-        for (const Source& s : p.sources) dscalar[s.b * step + run.scalar] += static_cast<T>(s.c) * r.dm[s.entry];
+   private:
+    int64_t columns(size_t slot) const { return std::array{p_.x_dim, p_.y_dim, p_.w_dim, p_.z_dim}[a_.kinds[slot]]; }
+
+    Side<T> side(const Columns& segment, int slot) const {
+        const Buffer<T>&in = in_[slot], &out = out_[slot];
+        const int64_t begin = segment.begin * BLOCK<T>;
+        return {in.size() ? in.data() + begin : nullptr, out.size() ? out.data() + begin : nullptr,
+                (p_.turn ? segment.dim : 1) * BLOCK<T>, (p_.turn ? 1 : segment.mul) * BLOCK<T>};
     }
-}
 
-template <class T, class Tile>
-EQK_INLINE void equal_forward(const Coupled& p, const T* x, const T* y, const T* w, T* z, Tile) {
-    const size_t n = p.cells.size();
-    for (size_t q = 0; q < n;) {
-        const int k = p.cells[q].k;
-        Tile sum = Tile::zero();
-        for (; q < n && p.cells[q].k == k; ++q) {
-            const Cell& c = p.cells[q];
-            sum.add(static_cast<T>(c.c), Tile::at(x + c.i * p.x_mul) * Tile::at(y + c.j * p.y_mul));
+    // One of a path for each summand.
+    std::vector<Coupler<T>> couplers(const CoupledPath& path, const Summands& s) const {
+        std::vector<Coupler<T>> found;
+        for (const auto& [x, y] : s.xy) {
+            const Side<T> in1 = side(p_.x[path.in1], x), in2 = side(p_.y[path.in2], y);
+            found.push_back({path, path.lanes_x ? in2 : in1, path.lanes_x ? in1 : in2, factors_.data()});
         }
-        if (w) sum = sum * Tile::at(w);
-        T* const to = z + k * p.z_mul;
-        for (int b = 0; b < Tile::packs; ++b) sum.v[b] += Tile::at(to).v[b];
-        sum.put(to);
+        return found;
     }
-}
 
-template <class T, class Tile>
-EQK_INLINE void equal_backward(const Coupled& p, const T* x, const T* y, const T* w, const T* g, T* dx, T* dy, T* dw,
-                               bool add_w, Tile) {
-    const size_t n = p.cells.size();
-    Tile total = Tile::zero();
-    for (size_t q = 0; q < n;) {
-        const int k = p.cells[q].k;
-        const Tile gk = Tile::at(g + k * p.z_mul);
-        const Tile hk = w ? gk * Tile::at(w) : gk;
-        for (; q < n && p.cells[q].k == k; ++q) {
-            const Cell& c = p.cells[q];
-            const T factor = static_cast<T>(c.c);
-            const Tile xi = Tile::at(x + c.i * p.x_mul), yj = Tile::at(y + c.j * p.y_mul);
-            if (dx) {
-                Tile d = Tile::at(dx + c.i * p.x_mul);
-                d.add(factor, yj * hk);
-                d.put(dx + c.i * p.x_mul);
+    template <class F>
+    static bool any(const std::vector<Coupler<T>>& couplers, F&& f) {
+        return std::any_of(couplers.begin(), couplers.end(), f);
+    }
+
+    // Add the derivatives of summands; those by weights of a row are stored, or added to what is. Whether there are.
+    bool sum(const Summands& s, bool stored) {
+        bool found = false;
+        int turned = -1;  // the segment of z that g_rows_ hold
+        for (size_t n = 0; n < p_.paths.size(); ++n) {
+            const CoupledPath& path = p_.paths[n];
+            if (path.w < 0 && !s.fixed) continue;
+            const std::vector<Coupler<T>> couplers = this->couplers(path, s);
+            Side<T> z = side(p_.z[path.out], s.z);
+            const bool weighted = path.w < 0 || a_.in[s.w];
+            const bool coupled = any(couplers, [](auto& c) { return c.scalar.v && c.lane.v; });
+            const bool back = weighted && z.v && any(couplers, [](auto& c) {
+                                  return (c.scalar.d && c.lane.v) || (c.lane.d && c.scalar.v);
+                              });
+            if (!weighted || !coupled) z.d = nullptr;
+            const bool dw = path.w >= 0 && coupled && z.v && a_.out[s.w];
+            if (!z.d && !dw && !back) continue;
+            found = found || dw;
+            if (path.mixes && (dw || back) && turned != path.out) turn_g(path, z), turned = path.out;
+            for (const Piece& piece : path.pieces) {
+                bool add = false;
+                for (const Coupler<T>& c : couplers)
+                    if ((z.d || dw) && c.scalar.v && c.lane.v)
+                        c.forward(piece, std::exchange(add, true), a_lanes_.data());
+                weigh(n, piece, s.w, z, dw, back, stored);
+                for (const Coupler<T>& c : couplers)
+                    if (back) c.backward(piece, da_lanes_.data());
             }
-            if (dy) {
-                Tile d = Tile::at(dy + c.j * p.y_mul);
-                d.add(factor, xi * hk);
-                d.put(dy + c.j * p.y_mul);
-            }
-            if (dw) total.add(factor, xi * yj * gk);
         }
+        return found;
     }
-    if (!dw) return;
-    if (add_w)
-        for (int b = 0; b < Tile::packs; ++b) total.v[b] += Tile::at(dw).v[b];
-    total.put(dw);
-}
 
-// Equal channels of both operands.
-template <class T>
-void couple_equal(const Coupled& p, const CoupledRow<T>& r) {
-    const Run& run = p.runs[0];
-    const T *const x = r.x + p.x, *const y = r.y + p.y, *const w = p.w >= 0 ? r.w + p.w : nullptr;
-    T *const dx = r.dx ? r.dx + p.x : nullptr, *const dy = r.dy ? r.dy + p.y : nullptr;
-    T* const dw = r.dw && p.w >= 0 ? r.dw + p.w : nullptr;
-    const int64_t out = p.z + run.out;
-    in_tiles<T>(run.count, [&](auto tile, int64_t u) {
-        if (r.z) equal_forward<T>(p, x + u, y + u, w ? w + u : nullptr, r.z + out + u, tile);
-        if (dx || dy || dw)
-            equal_backward<T>(p, x + u, y + u, w ? w + u : nullptr, r.g + out + u, dx ? dx + u : nullptr,
-                              dy ? dy + u : nullptr, dw ? dw + u : nullptr, r.add_w, tile);
-    });
-}
+    void turn_g(const CoupledPath& path, const Side<T>& z) {
+        const int64_t out = p_.z[path.out].mul;
+        const ByRow<T> g{g_rows_.data(), round_up<T>(out)};
+        for (size_t k = 0; k < path.there.size(); ++k)
+            lanes_to_rows(BLOCK<T>, z.v + k * z.component, z.channel, out, g.p + k * g.step(), g.padded);
+    }
 
-// --- all rows
+    // The piece's coupled channels into z, and dw and their gradients from g.
+    void weigh(size_t n, const Piece& piece, int slot, const Side<T>& z, bool dw, bool back, bool stored) {
+        const CoupledPath& path = p_.paths[n];
+        const int64_t out = p_.z[path.out].mul, padded = round_up<T>(out);
+        const int64_t at = path.w + piece.first * (path.mixes ? out : 1) + (a_.shared_w ? 0 : first_ * p_.w_dim);
+        const T* const w = path.w >= 0 && a_.in[slot] ? a_.in[slot] + at : nullptr;
+        const Weighed<T> s{path,
+                           piece,
+                           rows_,
+                           out,
+                           a_lanes_.data(),
+                           back ? da_lanes_.data() : nullptr,
+                           z,
+                           w,
+                           a_.shared_w ? 0 : p_.w_dim};
+        T* const own = dw && !a_.shared_w ? a_.out[slot] + at : nullptr;
+        T* const sums = dw && a_.shared_w
+                            ? sums_ + place_.of_slot[slot] + place_.of_path[n] + piece.first * place_.row(p_, path)
+                            : nullptr;
+        if (path.mixes && a_.shared_w) return mix_shared(s, g_rows_.data(), padded, sums);
+        if (path.mixes) {
+            const int64_t wide = round_up<T>(piece.count);
+            return mix_own(s, ByRow<T>{g_rows_.data(), padded}, ByRow<T>{z_rows_.data(), padded},
+                           ByRow<T>{a_rows_.data(), wide}, ByRow<T>{da_rows_.data(), wide}, stored, own);
+        }
+        if (w && !a_.shared_w) rows_to_lanes(rows_, w, p_.w_dim, piece.count, w_lanes_.data(), BLOCK<T>);
+        if (own && stored)
+            rows_to_lanes(rows_, own, p_.w_dim, piece.count, dw_lanes_.data(), BLOCK<T>);
+        else if (own)
+            std::fill_n(dw_lanes_.data(), piece.count * BLOCK<T>, T(0));
+        weigh_channels(s, w && !a_.shared_w ? w_lanes_.data() : w, own ? dw_lanes_.data() : sums);
+        if (own) lanes_to_rows(rows_, dw_lanes_.data(), BLOCK<T>, piece.count, own, p_.w_dim);
+    }
 
-// What one thread owns.
-template <class T>
-struct CoupleScratch {
-    Buffer<T> x, y, g, z, dx, dy, w, dw, m, dm, partial, added;
-    CoupleScratch(const Coupling& p, const CoupleArgs<T>& a)
-        : x(p.turn_x ? p.x_dim : 0),
-          y(p.turn_y ? p.y_dim : 0),
-          g(p.turn_z ? p.z_dim : 0),
-          z(p.turn_z ? p.z_dim : 0),
-          dx(p.turn_x ? p.x_dim : 0),
-          dy(p.turn_y ? p.y_dim : 0),
-          w(p.turn_w ? p.w_dim : 0),
-          dw(p.turn_w ? p.w_dim : 0),
-          m(p.most_entries),
-          dm(p.most_entries),
-          partial(p.most_entries * lanes<T>),
-          added(a.add ? std::max({p.x_dim, p.y_dim, p.z_dim}) : 0) {}
+    const Coupling& p_;
+    const CoupleArgs<T>& a_;
+    const WeightSums<T>& place_;
+    int64_t first_ = 0, rows_ = 0;
+    T* sums_ = nullptr;
+    std::vector<Buffer<T>> in_{}, out_{};                                    // by slot, as lanes
+    Buffer<T> a_lanes_{}, da_lanes_{}, factors_{}, w_lanes_{}, dw_lanes_{};  // of a piece
+    Buffer<T> a_rows_{}, da_rows_{}, g_rows_{}, z_rows_{};                   // of a piece, of a segment of z
 };
 
-// Weights from the order outside to that of the runs, or back.
+// The parts of the rows whose dw are summed apart: the same for every number of threads.
 template <class T>
-void turn_weights(const Coupling& p, bool in, const T* from, T* to) {
-    std::copy_n(from, p.w_dim, to);
-    for (const Coupled& path : p.paths) {
-        const int64_t rows = path.turned_rows, columns = path.turned_columns;
-        for (int64_t r = 0; r < rows; ++r)
-            for (int64_t c = 0; c < columns; ++c) {
-                const int64_t out = path.w + r * columns + c, run = path.w + c * rows + r;
-                to[in ? run : out] = from[in ? out : run];
-            }
-    }
+int64_t rows_of_part(int64_t rows, int64_t sums) {
+    constexpr int64_t PARTS = 64, BYTES = 1 << 26;
+    const int64_t most = std::clamp<int64_t>(BYTES / (std::max<int64_t>(sums, 1) * sizeof(T)), 8, PARTS);
+    const int64_t part = std::max<int64_t>((rows + most - 1) / most, sums ? 256 : 128);
+    return (part + BLOCK<T> - 1) / BLOCK<T> * BLOCK<T>;
 }
 
-template <class T>
-void couple_row(const Coupling& p, const CoupleArgs<T>& a, CoupleScratch<T>& t, int64_t row, const T* w, T* dw) {
-    CoupledRow<T> r{};
-    r.x = inside(p.x, p.turn_x, a.x ? a.x + row * p.x_dim : nullptr, t.x);
-    r.y = inside(p.y, p.turn_y, a.y ? a.y + row * p.y_dim : nullptr, t.y);
-    r.g = inside(p.z, p.turn_z, a.g ? a.g + row * p.z_dim : nullptr, t.g);
-    r.w = w;
-    r.dw = dw;
-    r.add_w = a.shared_w;
-    r.m = t.m.data();
-    r.dm = t.dm.data();
-    r.partial = t.partial.data();
-    if (a.z) r.z = p.turn_z ? t.z.data() : a.z + row * p.z_dim;
-    if (a.dx) r.dx = p.turn_x ? t.dx.data() : a.dx + row * p.x_dim;
-    if (a.dy) r.dy = p.turn_y ? t.dy.data() : a.dy + row * p.y_dim;
-    if (r.z && (p.turn_z || !a.add)) std::fill_n(r.z, p.z_dim, T(0));
-    if (r.dx && (p.turn_x || !a.add)) std::fill_n(r.dx, p.x_dim, T(0));
-    if (r.dy && (p.turn_y || !a.add)) std::fill_n(r.dy, p.y_dim, T(0));
-    for (const Coupled& path : p.paths) {
-        if (path.lanes == Lanes::both)
-            couple_equal(path, r);
-        else
-            couple_runs(path, r);
-    }
-    if (r.z && p.turn_z) outside(p.z, a.add, r.z, a.z + row * p.z_dim, p.z_dim, t.added.data());
-    if (r.dx && p.turn_x) outside(p.x, a.add, r.dx, a.dx + row * p.x_dim, p.x_dim, t.added.data());
-    if (r.dy && p.turn_y) outside(p.y, a.add, r.dy, a.dy + row * p.y_dim, p.y_dim, t.added.data());
-}
+constexpr int64_t STRIP = 4096;  // sums that are added up together
 
 template <class T>
 void couple(const Coupling& p, const CoupleArgs<T>& a) {
-    const int64_t rows = std::max<int64_t>((a.rows + CHUNKS - 1) / CHUNKS, 16), chunks = (a.rows + rows - 1) / rows;
-    const int threads = static_cast<int>(std::min<int64_t>(chunks < 4 ? 1 : chunks, a.threads));
-    const bool sums = a.dw && a.shared_w, by_row = a.w && !a.shared_w;
-    const Buffer<T> w(p.turn_w && a.w && a.shared_w ? p.w_dim : 0), dw(sums ? chunks * p.w_dim : 0);
-    if (w.size()) turn_weights(p, true, a.w, w.data());
+    const WeightSums<T> place(p, a);
+    const int64_t part = rows_of_part<T>(a.rows, place.all), parts = (a.rows + part - 1) / part;
+    const int threads = static_cast<int>(std::min<int64_t>(std::max<int64_t>(parts, 1), a.threads));
+    const Buffer<T> sums(parts * place.all);
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
-        CoupleScratch<T> t(p, a);
+        CoupleBlock<T> block(p, a, place);
 #pragma omp for schedule(dynamic)
-        for (int64_t chunk = 0; chunk < chunks; ++chunk) {
-            T* const sum = sums ? dw.data() + chunk * p.w_dim : nullptr;
-            if (sum) std::fill_n(sum, p.w_dim, T(0));
-            for (int64_t row = chunk * rows; row < std::min(a.rows, (chunk + 1) * rows); ++row) {
-                const T* weights = w.size() ? w.data() : by_row ? a.w + row * p.w_dim : a.w;
-                if (by_row && p.turn_w) turn_weights(p, true, weights, t.w.data()), weights = t.w.data();
-                T* const own = a.dw && !sums ? a.dw + row * p.w_dim : nullptr;
-                couple_row(p, a, t, row, weights, sum ? sum : own && p.turn_w ? t.dw.data() : own);
-                if (own && p.turn_w) turn_weights(p, false, t.dw.data(), own);
-            }
+        for (int64_t n = 0; n < parts; ++n) {
+            T* const own = sums.data() + n * place.all;
+            std::fill_n(own, place.all, T(0));
+            const int64_t end = std::min(a.rows, (n + 1) * part);
+            for (int64_t row = n * part; row < end; row += BLOCK<T>) block.run(row, std::min(BLOCK<T>, end - row), own);
         }
+#pragma omp for
+        for (int64_t from = 0; from < place.all; from += STRIP)
+            for (int64_t n = 1; n < parts; ++n)
+                for (int64_t c = from; c < std::min(from + STRIP, place.all); ++c) sums[c] += sums[n * place.all + c];
     }
-    if (!sums) return;
-    for (int64_t chunk = 1; chunk < chunks; ++chunk)
-        for (int64_t c = 0; c < p.w_dim; ++c) dw[c] += dw[chunk * p.w_dim + c];
-    if (!chunks)
-        std::fill_n(a.dw, p.w_dim, T(0));
-    else if (p.turn_w)
-        turn_weights(p, false, dw.data(), a.dw);
-    else
-        std::copy_n(dw.data(), p.w_dim, a.dw);
+    for (size_t slot = 0; slot < a.kinds.size(); ++slot) {
+        if (!a.shared_w || a.kinds[slot] != WEIGHTS || !a.out[slot]) continue;
+        if (parts)
+            place.finish(p, sums.data() + place.of_slot[slot], a.out[slot]);
+        else
+            std::fill_n(a.out[slot], p.w_dim, T(0));
+    }
 }
 
 extern const ModeKernels mode_kernels;
-const ModeKernels mode_kernels{{couple<float>, mix<float>, turn_rows<float>, outer<float>},
-                               {couple<double>, mix<double>, turn_rows<double>, outer<double>}};
+const ModeKernels mode_kernels{{couple<float>, turn_rows<float>, outer<float>},
+                               {couple<double>, turn_rows<double>, outer<double>}};
 
 }  // namespace EQK_TARGET
 }  // namespace eqk

@@ -37,22 +37,6 @@ EQK_INLINE void join_segment(int64_t mul, int64_t dim, const T* from, T* to) {
 }
 
 template <class T>
-const T* inside(const std::vector<Columns>& segments, bool turn, const T* row, const Buffer<T>& scratch) {
-    if (!row || !turn) return row;
-    for (const Columns& s : segments) split_segment(s.mul, s.dim, row + s.begin, scratch.data() + s.begin);
-    return scratch.data();
-}
-
-// Put a row of results away; `row` is where it belongs.
-template <class T>
-void outside(const std::vector<Columns>& segments, bool add, const T* from, T* row, int64_t dim, T* scratch) {
-    T* const to = add ? scratch : row;
-    for (const Columns& s : segments) join_segment(s.mul, s.dim, from + s.begin, to + s.begin);
-    if (add)
-        for (int64_t c = 0; c < dim; ++c) row[c] += scratch[c];
-}
-
-template <class T>
 void turn_rows(const TurnArgs<T>& a) {
     const int threads = a.rows * a.mul * a.dim < 65536 ? 1 : a.threads;
     const int64_t width = a.mul * a.dim;

@@ -1,20 +1,17 @@
 #include "coupling.hpp"
 
 #include <algorithm>
+#include <map>
 #include <stdexcept>
-#include <tuple>
 
 namespace eqk {
 
 namespace {
 
+constexpr int64_t PIECE = 64;  // coupled channels; sums over them are made in parts of as many
+
 void require(bool condition, const char* what) {
     if (!condition) throw std::invalid_argument(what);
-}
-
-// Whether the two orders of columns differ.
-bool differ(const std::vector<Columns>& segments) {
-    return std::any_of(segments.begin(), segments.end(), [](const Columns& s) { return s.mul > 1 && s.dim > 1; });
 }
 
 const Columns& segment(const std::vector<Columns>& segments, int n) {
@@ -22,36 +19,71 @@ const Columns& segment(const std::vector<Columns>& segments, int n) {
     return segments[n];
 }
 
-void check(const PathTable& p, const Columns& x, const Columns& y, const Columns& z, int64_t w_dim) {
-    for (const Cell& c : p.cells)
-        require(c.i >= 0 && c.i < x.dim && c.j >= 0 && c.j < y.dim && c.k >= 0 && c.k < z.dim,
-                "a coefficient lies outside its path");
-    require(p.lanes != Lanes::both || p.runs.size() == 1, "equal channels are one run");
-    const int64_t wide = p.lanes == Lanes::both ? std::min(x.mul, y.mul) : p.lanes == Lanes::x ? x.mul : y.mul;
-    const int64_t others = p.lanes == Lanes::both ? 1 : p.lanes == Lanes::x ? y.mul : x.mul;
-    for (const Run& r : p.runs) {
-        require(r.scalar >= 0 && r.scalar < others, "a run reads a channel that does not exist");
-        require(r.begin >= 0 && r.count >= 0 && r.begin + r.count <= wide, "a run reads beyond its lanes");
-        require(r.out >= 0 && r.out + r.count <= z.mul, "a run writes beyond its output");
-        require(p.w < 0 || (r.w >= 0 && p.w + r.w + r.count <= w_dim), "a run reads beyond the weights");
-        require(p.lanes != Lanes::both || (r.begin == 0 && r.w == 0), "equal channels begin at the first");
+bool equals(const std::string& mode) { return mode.compare(0, 2, "uu") == 0; }
+bool upper(const std::string& mode) { return mode.find('<') != std::string::npos; }
+
+// Every channel of x with every one of y; those of x are the lanes, a few of them a piece.
+void couple_all(CoupledPath& p, int64_t m1, int64_t m2) {
+    const int64_t most = std::max<int64_t>(PIECE / m2, 1);
+    for (int64_t u = 0; u < m1; u += most) {
+        const int64_t count = std::min(most, m1 - u);
+        p.pieces.push_back({u * m2, count * m2, {}});
+        for (int64_t v = 0; v < m2; ++v) p.pieces.back().runs.push_back({v, u, count, v, m2});
     }
-    const auto [rows, columns] = p.turned;
-    require(rows >= 0 && columns >= 0 && (rows * columns == 0 || (p.w >= 0 && p.w + rows * columns <= w_dim)),
-            "turned weights lie beyond the weights");
 }
 
-// The entries (a, k) of M in order of k, and their sources.
-void lower(const PathTable& p, Coupled& path) {
-    std::vector<std::tuple<int, int, int, double>> all;  // k, a, b, c
-    for (const Cell& c : p.cells)
-        all.emplace_back(c.k, p.lanes == Lanes::x ? c.i : c.j, p.lanes == Lanes::x ? c.j : c.i, c.c);
-    std::sort(all.begin(), all.end());
-    for (const auto& [k, a, b, c] : all) {
-        if (path.entries.empty() || path.entries.back().k != k || path.entries.back().a != a)
-            path.entries.push_back({a, k});
-        path.sources.push_back({static_cast<int>(path.entries.size()) - 1, b, c});
+void couple_equals(CoupledPath& p, int64_t m) {
+    for (int64_t u = 0; u < m; u += PIECE) {
+        p.pieces.push_back({u, std::min(PIECE, m - u), {}});
+        Piece& piece = p.pieces.back();
+        for (int64_t v = 0; v < piece.count; v += EQUALS)
+            piece.runs.push_back({u + v, u + v, std::min(EQUALS, piece.count - v), v, 1});
     }
+}
+
+// Every channel u of x with all channels of y, or those beyond u; those of y are the lanes.
+void couple_rows(CoupledPath& p, int64_t m1, int64_t m2, bool beyond) {
+    int64_t done = 0;
+    for (int64_t u = 0; u < m1; ++u)
+        for (int64_t v = beyond ? u + 1 : 0; v < m2;) {
+            if (p.pieces.empty() || p.pieces.back().count == PIECE) p.pieces.push_back({done, 0, {}});
+            Piece& piece = p.pieces.back();
+            const int64_t count = std::min(PIECE - piece.count, m2 - v);
+            piece.runs.push_back({u, v, count, piece.count, 1});
+            piece.count += count, done += count, v += count;
+        }
+}
+
+void couple(CoupledPath& p, const std::string& mode, int64_t m1, int64_t m2) {
+    p.equal = equals(mode);
+    p.lanes_x = !p.equal && !upper(mode) && m2 > 0 && (m2 == 1 || (m2 < m1 && m2 <= 8));
+    if (p.equal)
+        couple_equals(p, m1);
+    else if (p.lanes_x)
+        couple_all(p, m1, m2);
+    else
+        couple_rows(p, m1, m2, upper(mode));
+    p.channels = p.pieces.empty() ? 0 : p.pieces.back().first + p.pieces.back().count;
+}
+
+void place_outputs(CoupledPath& p, const std::string& mode, int64_t m2) {
+    for (int64_t c = 0; c < p.channels; ++c)
+        p.outs.push_back(mode == "uvu" ? c / m2 : mode == "uvv" ? c % m2 : mode == "uuw" ? 0 : c);
+}
+
+void lower(CoupledPath& p, const std::vector<Cell>& cells, int64_t lane_dim, int64_t out_dim) {
+    std::map<std::pair<int, int>, int> entries;  // (component of z, of a lane)
+    for (const Cell& c : cells) entries.emplace(std::pair{c.k, p.lanes_x ? c.i : c.j}, 0);
+    for (int k = 0; k < out_dim; ++k) p.there.push_back({k, {}});
+    for (int a = 0; a < lane_dim; ++a) p.back.push_back({a, {}});
+    for (auto& [at, m] : entries) {
+        m = static_cast<int>(p.factors++);
+        p.there[at.first].steps.push_back({m, at.second});
+        p.back[at.second].steps.push_back({m, at.first});
+    }
+    for (const Cell& c : cells)
+        p.sources.push_back({entries.at({c.k, p.lanes_x ? c.i : c.j}), p.lanes_x ? c.j : c.i, c.c});
+    std::stable_sort(p.sources.begin(), p.sources.end(), [](const Source& a, const Source& b) { return a.m < b.m; });
 }
 
 }  // namespace
@@ -67,32 +99,30 @@ std::vector<Columns> place(const Segments& segments, int64_t& columns) {
     return placed;
 }
 
-Coupling make_coupling(const Segments& x, const Segments& y, const Segments& z, bool turn_xy, bool turn_z,
-                       int64_t w_dim, std::vector<PathTable> paths) {
+Coupling make_coupling(const Segments& x, const Segments& y, const Segments& z, bool turn, int64_t w_dim,
+                       const std::vector<PathTable>& paths) {
     Coupling made{};
     made.x = place(x, made.x_dim);
     made.y = place(y, made.y_dim);
     made.z = place(z, made.z_dim);
-    made.turn_x = turn_xy && differ(made.x);
-    made.turn_y = turn_xy && differ(made.y);
-    made.turn_z = turn_z && differ(made.z);
+    made.turn = turn;
     made.w_dim = w_dim;
-    for (PathTable& p : paths) {
-        const Columns &sx = segment(made.x, p.in1), &sy = segment(made.y, p.in2), &sz = segment(made.z, p.out);
-        check(p, sx, sy, sz, w_dim);
-        Coupled path{p.lanes, sx.begin,       sy.begin,        sz.begin,          sx.mul, sy.mul, sz.mul,
-                     p.w,     p.turned.first, p.turned.second, std::move(p.runs), {},     {},     {}};
-        if (p.lanes == Lanes::both) {
-            path.cells = std::move(p.cells);
-            std::stable_sort(path.cells.begin(), path.cells.end(),
-                             [](const Cell& a, const Cell& b) { return a.k < b.k; });
-        } else {
-            lower(p, path);
-        }
-        made.turn_w |= path.turned_rows > 0 && path.turned_columns > 0;
-        made.most_entries = std::max<int64_t>(made.most_entries, path.entries.size());
-        made.paths.push_back(std::move(path));
+    for (const PathTable& t : paths) {
+        const Columns &sx = segment(made.x, t.in1), &sy = segment(made.y, t.in2), &sz = segment(made.z, t.out);
+        for (const Cell& c : t.cells)
+            require(c.i >= 0 && c.i < sx.dim && c.j >= 0 && c.j < sy.dim && c.k >= 0 && c.k < sz.dim,
+                    "a coefficient lies outside its path");
+        require((!equals(t.mode) && !upper(t.mode)) || sx.mul == sy.mul, "a path pairs channels of unequal segments");
+        CoupledPath p{t.in1, t.in2, t.out, false, false, t.w, t.w >= 0 && t.mode.back() == 'w',
+                      0,     {},    {},    0,     {},    {},  {}};
+        couple(p, t.mode, sx.mul, sy.mul);
+        if (!p.mixes) place_outputs(p, t.mode, sy.mul);
+        for (int64_t out : p.outs) require(out < sz.mul, "a path writes beyond its output");
+        require(p.w < 0 || p.w + p.channels * (p.mixes ? sz.mul : 1) <= w_dim, "a path reads beyond the weights");
+        lower(p, t.cells, p.lanes_x ? sx.dim : sy.dim, sz.dim);
+        if (p.channels * sz.mul > 0) made.paths.push_back(std::move(p));
     }
+    std::stable_sort(made.paths.begin(), made.paths.end(), [](auto& a, auto& b) { return a.out < b.out; });
     return made;
 }
 

@@ -1,24 +1,19 @@
-// A product program in any connection mode as flat tables: runs of channels.
+// A product program in any connection mode as flat tables: coupled channels, in pieces that stay in the cache.
+//
+// Every path couples pairs of channels of x and y. A pair is a coupled channel; its weight, or its row of a matrix of
+// weights, takes it to channels of z.
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <utility>
 #include <vector>
 
 namespace eqk {
 
-// Which operand's channels are the lanes of a path: both (equal channels), x (a run for each channel of y), or y.
-enum class Lanes { both, x, y };
-
 // A segment `mul x (2l+1)`, and where its columns begin.
 struct Columns {
     int64_t mul, dim, begin;
-};
-
-// Lanes [begin, begin + count) with channel `scalar` of the other operand, into output channels from `out`, weighted
-// from `w` (within the path).
-struct Run {
-    int64_t scalar, begin, count, out, w;
 };
 
 // One coefficient: components of x, y and z.
@@ -27,46 +22,63 @@ struct Cell {
     double c;
 };
 
-// What the loops read of one path: entries (a, k) of M, sorted by k, and how they come from the scalar operand's
-// components b. With both operands as lanes, entry n is cell n.
-struct Entry3 {
-    int a, k;
+// A path as Python describes it; cells in any order; its weights begin at w, -1: unweighted.
+struct PathTable {
+    int in1, in2, out;
+    std::string mode;
+    int64_t w;
+    std::vector<Cell> cells;
 };
+
+constexpr int64_t EQUALS = 8;  // pairs of equal channels in a run, at most: each has factors M of its own
+
+// Channel `scalar` of one operand with `count` channels of the other (the lanes) from `lane` on: the coupled channels
+// `at`, at + step, ... of a piece. Where equal channels are paired, `count` of both.
+struct Run {
+    int64_t scalar, lane, count, at, step;
+};
+
+// Coupled channels [first, first + count) of a path.
+struct Piece {
+    int64_t first, count;
+    std::vector<Run> runs;
+};
+
+// M[m] += c times component b of the scalar.
 struct Source {
-    int entry, b;
+    int m, b;
     double c;
 };
 
-struct Coupled {
-    Lanes lanes;
-    int64_t x, y, z;                      // first columns of its segments
-    int64_t x_mul, y_mul, z_mul;          // channels of these segments
-    int64_t w;                            // first weight, -1: unweighted
-    int64_t turned_rows, turned_columns;  // weights lie (rows, columns), the runs read (columns, rows); 0: as they lie
-    std::vector<Run> runs;
-    std::vector<Entry3> entries;
-    std::vector<Source> sources;  // in order of entries
-    std::vector<Cell> cells;      // both lanes: in order of k
+// Component `to` is the sum of M[m] times component `from`.
+struct Step {
+    int m, from;
+};
+struct StepSum {
+    int to;
+    std::vector<Step> steps;
+};
+
+struct CoupledPath {
+    int in1, in2, out;
+    bool equal;                 // channels are paired with their equals
+    bool lanes_x;               // the channels of x are the lanes, else those of y
+    int64_t w;                  // first weight, -1: unweighted
+    bool mixes;                 // a coupled channel has a row of weights, else one
+    int64_t channels;           // coupled ones
+    std::vector<int64_t> outs;  // the channel of z of each, if they do not mix
+    std::vector<Piece> pieces;
+    int64_t factors;  // entries of M
+    std::vector<Source> sources;
+    std::vector<StepSum> there, back;  // from lanes to coupled channels, and back
 };
 
 // A product program whose rows are all the edges themselves, ready for the loops.
 struct Coupling {
     std::vector<Columns> x, y, z;
-    bool turn_x, turn_y, turn_z;  // channels are outermost outside; inside, components are
+    bool turn;  // channels are outermost
     int64_t x_dim, y_dim, z_dim, w_dim;
-    std::vector<Coupled> paths;
-    bool turn_w;
-    int64_t most_entries;
-};
-
-// A path as Python describes it; cells in any order.
-struct PathTable {
-    Lanes lanes;
-    int in1, in2, out;
-    int64_t w;
-    std::pair<int64_t, int64_t> turned;
-    std::vector<Run> runs;
-    std::vector<Cell> cells;
+    std::vector<CoupledPath> paths;  // in order of their segment of z
 };
 
 using Segments = std::vector<std::pair<int64_t, int64_t>>;  // (mul, 2l+1)
@@ -75,8 +87,8 @@ using Segments = std::vector<std::pair<int64_t, int64_t>>;  // (mul, 2l+1)
 // cannot be.
 std::vector<Columns> place(const Segments& segments, int64_t& columns);
 
-// Turn: whether channels are outermost outside. Throws std::invalid_argument if the tables contradict themselves.
-Coupling make_coupling(const Segments& x, const Segments& y, const Segments& z, bool turn_xy, bool turn_z,
-                       int64_t w_dim, std::vector<PathTable> paths);
+// Throws std::invalid_argument if the tables contradict themselves.
+Coupling make_coupling(const Segments& x, const Segments& y, const Segments& z, bool turn, int64_t w_dim,
+                       const std::vector<PathTable>& paths);
 
 }  // namespace eqk

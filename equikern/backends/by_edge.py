@@ -52,7 +52,7 @@ def gathered(base: Program, slot: int, a: Tensor, where: dict[str, Tensor], edge
     """An operand's row for every edge; shared weights stay one row."""
     kind = base.rows[slot]
     if kind == SHARED:
-        return a.contiguous() if base.names[slot] == "w" else a.expand(edges, -1).contiguous()
+        return a.contiguous() if "w" in base.names[slot] else a.expand(edges, -1).contiguous()
     if kind == EDGE:
         return a.contiguous()
     return _in_range(base, kind, a, lambda: a.index_select(0, where[kind]))
@@ -63,7 +63,7 @@ def summed(base: Program, slot: int, local: Tensor | None, where: dict[str, Tens
     kind = base.rows[slot]
     if local is None:
         return like.new_zeros(n, base.dims[slot])
-    if kind == EDGE or (kind == SHARED and base.names[slot] == "w"):
+    if kind == EDGE or (kind == SHARED and "w" in base.names[slot]):
         return local
     if kind == SHARED:
         return local.sum(0, keepdim=True)

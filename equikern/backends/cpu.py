@@ -3,8 +3,8 @@
 A product is channelwise when each path keeps x's channel: mode `uvu`, or one that is the same when y's multiplicity is
 1 (`uvuv`; the others for single channels). With x and z by any index or by edge, y and w by edge (w shared too, or by
 rows of a table), one sweep gathers, multiplies and sums (`csrc/cpu/contract.inl`): forward, backward and double
-backward are fused; a form of higher order is a sum of base forms. All others run row by row (`cpu_modes`), their
-derivatives as sums of base forms.
+backward are fused; a form of higher order is a sum of base forms. All others run row by row (`cpu_modes`), each
+derivative in one call.
 """
 
 from __future__ import annotations
@@ -70,10 +70,12 @@ def contract(
 ) -> list[Tensor]:
     """dF/da for each open slot, `rows[n]` rows each; an absent operand (one dimension, no element) stands for zero."""
     opened = dict(zip(open, rows, strict=True))
+    base = base_of(program) if program.derived else program
+    fused = base.family != "linear" and channelwise(base.text)
+    if base.family == "product" and not (fused or cpu_nodes.takes(base.text) or species.takes(base.text)):
+        return cpu_modes.sweep(program, operands, index, opened)
     if not program.derived:
         return _swept(program, operands, index, opened)
-    base = base_of(program)
-    fused = base.family != "linear" and channelwise(base.text)
     second = (tuple(range(base.output)),)
     if fused and program.derived == second and all(slot <= base.output for slot in open):
         return channelwise_sweep(base, operands, index, opened, second=True)
@@ -93,6 +95,4 @@ def _swept(
         return channelwise_sweep(base, operands, index, open, fixed=fixed)
     if cpu_nodes.takes(base.text):
         return cpu_nodes.sweep(base, operands, index, open)
-    if species.takes(base.text):
-        return species.sweep(base, operands, index, open, cpu_linear.sweep, looks=True)
-    return cpu_modes.sweep(base, operands, index, open, fixed=fixed)
+    return species.sweep(base, operands, index, open, cpu_linear.sweep, looks=True)

@@ -14,11 +14,10 @@ import torch
 from torch import Tensor
 
 from equikern.backends import staged
-from equikern.backends._modes import Part, mixes_all
 from equikern.backends.cpu_rows import check, counts, graph
 from equikern.backends.cpu_sweep import channelwise_sweep
 from equikern.backends.extension import _C
-from equikern.backends.mixing import gather_weights, multiply, scatter_weights
+from equikern.backends.mixing import Part, gather_weights, mixes_all, multiply, scatter_weights
 from equikern.backends.segments import turn_segment, turned
 from equikern.backends.threads import threads
 from equikern.errors import ShapeError

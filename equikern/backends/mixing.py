@@ -2,10 +2,32 @@
 
 from __future__ import annotations
 
+from functools import cache
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
-from equikern.backends._modes import Part
+from equikern.program import SHARED, parse
+from equikern.program.program import W
+
+
+class Part(NamedTuple):
+    """The intermediate channels of one mixing path: the first, how many, its weights, and their shape if transposed."""
+
+    first: int
+    channels: int
+    weights: slice
+    turned: tuple[int, int] | None
+
+
+@cache
+def mixes_all(text: str) -> bool:
+    """Whether every path of a product mixes channels (`uvw`) by shared weights, and there is one."""
+    program = parse(text)
+    if program.family != "product" or program.rows[W] != SHARED or not program.paths:
+        return False
+    return all(path.mode == "uvw" and 0 not in program.multiplicities(path) for path in program.paths)
 
 
 def multiply(a: Tensor, b: Tensor, out: Tensor, scale: float = 1.0, *, add: bool = False) -> None:
@@ -26,15 +48,13 @@ def multiply(a: Tensor, b: Tensor, out: Tensor, scale: float = 1.0, *, add: bool
 
 
 def gather_weights(w: Tensor | None, parts: list[Part], mul: int, like: Tensor) -> Tensor:
-    """(intermediate channels, `mul` channels of z) of all parts, from w (1, n); 1 for those without weights.
+    """(intermediate channels, `mul` channels of z) of all parts, from w (1, n).
 
     An absent w is not read: neither z nor the gradient of an input was asked for.
     """
     made = []
     for part in parts:
-        if part.weights is None:
-            made.append(like.new_ones(part.channels, mul))
-        elif w is None:
+        if w is None:
             made.append(like.new_empty(part.channels, mul))
         elif part.turned is None:
             made.append(w[0, part.weights].view(part.channels, mul))
@@ -46,8 +66,6 @@ def gather_weights(w: Tensor | None, parts: list[Part], mul: int, like: Tensor) 
 def scatter_weights(total: Tensor, parts: list[Part], dw: Tensor) -> None:
     """The reverse, into dw (1, n)."""
     for part in parts:
-        if part.weights is None:
-            continue
         matrix = total[part.first : part.first + part.channels]
         if part.turned is not None:
             matrix = matrix.view(*part.turned[::-1], -1).transpose(0, 1)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from equikern.backends import linear
-from equikern.backends._modes import mixes_all
+from equikern.backends.mixing import mixes_all
 from equikern.errors import ShapeError
 from equikern.program import EDGE, SHARED, Irreps, Program, linear_of_species, parse
 from equikern.program.program import W, X, Y, Z

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from equikern.backends import by_edge
-from equikern.backends._modes import Part
-from equikern.backends.mixing import gather_weights, multiply, scatter_weights
+from equikern.backends.mixing import Part, gather_weights, multiply, scatter_weights
 from equikern.backends.segments import Side, turned
 from equikern.program import EDGE, SHARED, Irrep, Irreps, Path, Program, Rows, parse, product_of_paths
 from equikern.program.program import W, X, Y, Z
