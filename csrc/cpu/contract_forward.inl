@@ -78,7 +78,7 @@ void read_edges(const Sweep<T>& s, Chunk<T>& c, int64_t begin, int64_t end) {
             const int64_t at = from - begin + e, edge = s.edge(std::min(from + e, end - 1));
             y[e] = a.y ? a.y + edge * p.y_dim : s.zeros.data();
             if (from + e >= end) continue;
-            Rows<T>& row = c.rows[at];
+            EdgeRows<T>& row = c.rows[at];
             row.x = a.x ? s.x.data() + a.x_index[edge] * p.x_width : s.zeros.data();
             row.m = c.m.data() + (from - begin) * p.m_size + e;
             if (a.x && s.far && from + e + c.most < a.edges)

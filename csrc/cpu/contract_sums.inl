@@ -59,7 +59,7 @@ struct Stretch {
 
 // What the paths read of an edge.
 template <class T>
-struct Rows {
+struct EdgeRows {
     const T *x, *w, *m;  // m: its lane among those side by side
 };
 
@@ -67,7 +67,7 @@ struct Rows {
 template <class T>
 struct Chunk {
     std::vector<Stretch> stretches;
-    std::vector<Rows<T>> rows;
+    std::vector<EdgeRows<T>> rows;
     std::vector<int64_t> knot, sorted, ends;  // of a table; its edges in the order of their knots, and where each ends
     Buffer<T> b;                 // factors of its rows, in that order, (most, kMostRows), zero beyond the window
     Buffer<T> m, y;              // lanes of edges side by side, (m_size, lanes) for each `lanes` of edges
@@ -261,7 +261,7 @@ EQK_INLINE void sum_tile(Chunk<T>& c, const Part<T>* parts, const Table<T>& tabl
         Vec<T> sum[D3][N], more[E3 > 0 ? E3 : 1][N];
         clear<T>(sum), clear<T>(more);
         const T *asked = c.ahead.at, *asked_end = c.ahead.end, *at_formed = c.formed.data() + run.begin * N * L;
-        for (const Rows<T>*at = c.rows.data() + run.begin, *end = c.rows.data() + run.end; at < end; ++at) {
+        for (const EdgeRows<T>*at = c.rows.data() + run.begin, *end = c.rows.data() + run.end; at < end; ++at) {
             const T *x = at->x + x_first, *m = at->m + m_first, *m_more = at->m + m_other;
             hide(x), hide(m), hide(m_more);
             Vec<T> w[N], w_more[N];
