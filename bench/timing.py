@@ -24,7 +24,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-SHORT = 0.01
+SHORT, MOST = 0.01, 100
 
 
 def seconds(step: Callable[[], Any]) -> float:
@@ -37,14 +37,16 @@ def seconds(step: Callable[[], Any]) -> float:
 def alternate(benchmark: Any, ours: Callable[[], Any], rivals: dict[str, Callable[[], Any]], rounds: int = 7) -> None:
     """Time `ours` by pytest-benchmark and every rival between its rounds; rivals' seconds go to extra_info.
 
-    Steps below 10 ms have three times the rounds, and run once before each timed call: what the others left in the
-    caches is not their time.
+    There are as many rounds as take a second, from `rounds` to 100. Steps below 10 ms run once before each timed call:
+    what the others left in the caches is not their time.
     """
     times: dict[str, list[float]] = {name: [] for name in rivals}
     steps = {"": ours, **rivals}
     for step in steps.values():
         step()
-    short = {name: seconds(step) < SHORT for name, step in steps.items()}
+    took = {name: seconds(step) for name, step in steps.items()}
+    short = {name: t < SHORT for name, t in took.items()}
+    round_takes = sum(t * (2 if short[name] else 1) for name, t in took.items())
 
     def setup() -> None:
         for name, rival in rivals.items():
@@ -54,5 +56,5 @@ def alternate(benchmark: Any, ours: Callable[[], Any], rivals: dict[str, Callabl
         if short[""]:
             ours()
 
-    benchmark.pedantic(ours, setup=setup, rounds=3 * rounds if all(short.values()) else rounds, iterations=1)
+    benchmark.pedantic(ours, setup=setup, rounds=max(rounds, min(MOST, int(1 / round_takes))), iterations=1)
     benchmark.extra_info["rivals"] = times
