@@ -13,7 +13,7 @@ namespace eqk {
 namespace EQK_TARGET {
 
 constexpr int EDGES = 4;  // edges a block: their weights and the receiver's accumulators share the first-level cache
-constexpr int SIDE = 2 * EDGES;  // edges side by side in M and dM
+constexpr int SIDE = 4 * EDGES;  // edges side by side in M and dM
 
 #if EQK_VECTOR_BYTES == 64
 constexpr int REGISTERS = 32;

@@ -118,16 +118,31 @@ void to_outside(const std::vector<Placed>& segments, bool mul_ir, const T* from,
     for (const Placed& s : segments) to_outside(s, mul_ir, from + s.inside, to + s.outside);
 }
 
-// out[row] = sum of c * in[column], for W edges side by side; entries come row by row.
+// Rows of `Terms` terms, or of `terms` where that is 0.
+template <class T, int W, int Terms>
+EQK_INLINE void apply_alike(const Term*& term, const int*& row, const Sparse::Alike& alike, const T* in, T* out) {
+    typedef T Side __attribute__((vector_size(W * sizeof(T)), aligned(sizeof(T)), may_alias));
+    const int terms = Terms ? Terms : alike.terms;
+    for (int n = 0; n < alike.rows; ++n, term += terms) {
+        Side sum{};
+        for (int k = 0; k < terms; ++k)
+            sum += term[k].c<T>() * *reinterpret_cast<const Side*>(in + static_cast<int64_t>(term[k].column) * W);
+        *reinterpret_cast<Side*>(out + static_cast<int64_t>(*row++) * W) = sum;
+    }
+}
+
+// out[row] = sum of c * in[column], for W edges side by side.
 template <class T, int W>
 void apply(const Sparse& sparse, const T* in, T* out) {
-    typedef T Side __attribute__((vector_size(W * sizeof(T)), aligned(sizeof(T)), may_alias));
-    const Entry *entry = sparse.entries.data(), *const end = entry + sparse.entries.size();
-    for (int64_t row = 0; row < sparse.rows; ++row) {
-        Side sum{};
-        for (; entry != end && entry->row == row; ++entry)
-            sum += entry->c<T>() * *reinterpret_cast<const Side*>(in + static_cast<int64_t>(entry->column) * W);
-        *reinterpret_cast<Side*>(out + row * W) = sum;
+    const Term* term = sparse.terms.data();
+    const int* row = sparse.rows.data();
+    for (const Sparse::Alike& alike : sparse.alike) {
+        if (alike.terms == 1)
+            apply_alike<T, W, 1>(term, row, alike, in, out);
+        else if (alike.terms == 2)
+            apply_alike<T, W, 2>(term, row, alike, in, out);
+        else
+            apply_alike<T, W, 0>(term, row, alike, in, out);
     }
 }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <numeric>
 #include <stdexcept>
 #include <utility>
 
@@ -39,9 +40,19 @@ std::vector<std::array<int, 2>> pieces(int64_t dim) {
     return out;
 }
 
-Sparse compress(std::vector<Entry> entries, int64_t rows) {
-    std::stable_sort(entries.begin(), entries.end(), [](const Entry& a, const Entry& b) { return a.row < b.row; });
-    return {rows, std::move(entries)};
+Sparse compress(const std::vector<std::vector<Term>>& rows) {
+    Sparse sparse;
+    sparse.rows.resize(rows.size());
+    std::iota(sparse.rows.begin(), sparse.rows.end(), 0);
+    std::stable_sort(sparse.rows.begin(), sparse.rows.end(),
+                     [&](int a, int b) { return rows[a].size() < rows[b].size(); });
+    for (int row : sparse.rows) {
+        const int terms = static_cast<int>(rows[row].size());
+        if (sparse.alike.empty() || sparse.alike.back().terms != terms) sparse.alike.push_back({terms, 0});
+        ++sparse.alike.back().rows;
+        sparse.terms.insert(sparse.terms.end(), rows[row].begin(), rows[row].end());
+    }
+    return sparse;
 }
 
 void check(const Tables& t, const Path& p) {
@@ -69,7 +80,7 @@ Lowered lower(const Tables& t, int64_t vl, bool padded_w) {
         check(t, p);
         low.staged_w |= p.w >= 0 && t.x[p.in1].mul % vl != 0;
     }
-    std::vector<Entry> m_of_y, y_of_m;
+    std::vector<std::vector<Term>> m_of_y, y_of_m(t.y_dim);
     int64_t x_covered = 0, z_covered = 0;
     if (low.staged_w) low.w_width = 0;
     for (const Path& p : t.paths) {
@@ -88,8 +99,9 @@ Lowered lower(const Tables& t, int64_t vl, bool padded_w) {
                     const int i = n.i - i0, k = n.k - k0;
                     if (i < 0 || i >= d1 || k < 0 || k >= d3 || x.mul == 0) continue;
                     const int m = static_cast<int>(low.m_size) + i * d3 + k;
-                    m_of_y.push_back({m, n.j, static_cast<float>(n.c), n.c});
-                    y_of_m.push_back({n.j, m, static_cast<float>(n.c), n.c});
+                    m_of_y.resize(low.m_size + d1 * d3);
+                    m_of_y[m].push_back({n.j, static_cast<float>(n.c), n.c});
+                    y_of_m[n.j].push_back({m, static_cast<float>(n.c), n.c});
                     empty = false;
                 }
                 if (empty) continue;
@@ -106,8 +118,8 @@ Lowered lower(const Tables& t, int64_t vl, bool padded_w) {
     }
     low.x_covered = x_covered == low.x_dim;
     low.z_covered = z_covered == low.z_dim;
-    low.m_of_y = compress(std::move(m_of_y), low.m_size);
-    low.y_of_m = compress(std::move(y_of_m), low.y_dim);
+    low.m_of_y = compress(m_of_y);
+    low.y_of_m = compress(y_of_m);
     return low;
 }
 

@@ -51,9 +51,10 @@ struct Block {
     bool x_fresh, z_fresh;              // no block before it adds to these components of dx, of z
 };
 
-// One entry of a sparse matrix: out[row] += c * in[column].
-struct Entry {
-    int row, column;
+// A sparse matrix: out[row] = sum of c * in[column]. Rows with equally many terms follow each other, so that the length
+// of a sum is no surprise to the processor.
+struct Term {
+    int column;
     float f32;
     double f64;
     template <class T>
@@ -62,8 +63,12 @@ struct Entry {
     }
 };
 struct Sparse {
-    int64_t rows;
-    std::vector<Entry> entries;  // in order of rows
+    struct Alike {
+        int terms, rows;  // of each row; so many rows
+    };
+    std::vector<Alike> alike;
+    std::vector<int> rows;    // in this order
+    std::vector<Term> terms;  // row by row
 };
 
 struct Lowered {
