@@ -99,9 +99,10 @@ struct Pair {
     int lines;
 };
 
-// Each path with the largest that reads the same x and fits, if no path between them could add to the same z.
+// Each path with the largest that reads the same x and fits, if no path between them could add to the same z; alone
+// where rows of x are far.
 template <class T>
-std::vector<Pair> pairs_of(const Lowered& p) {
+std::vector<Pair> pairs_of(const Lowered& p, bool far) {
     std::vector<Pair> pairs;
     std::vector<bool> taken(p.blocks.size());
     int64_t work = 0;
@@ -110,7 +111,7 @@ std::vector<Pair> pairs_of(const Lowered& p) {
         work += a.d1 * (a.d3 + 1) * a.mul;
         if (taken[n]) continue;
         size_t with = n;
-        for (size_t k = n + 1; k < p.blocks.size(); ++k) {
+        for (size_t k = n + 1; !far && k < p.blocks.size(); ++k) {
             const Block& b = p.blocks[k];
             const bool alike = b.x == a.x && b.d1 == a.d1 && (b.w < 0) == (a.w < 0) && b.z_fresh;
             if (!alike || taken[k] || !go_together(std::min(a.d3, b.d3), std::max(a.d3, b.d3))) continue;
@@ -199,7 +200,7 @@ template <class T>
 void contract_value(Sweep<T>& s, int threads) {
     const ContractArgs<T>& a = s.a;
     const int64_t most = most_edges(s);
-    const std::vector<Pair> pairs = pairs_of<T>(s.p);
+    const std::vector<Pair> pairs = pairs_of<T>(s.p, s.far);
     std::vector<Chunk<T>> chunks;
     for (int n = 0; n < threads; ++n) chunks.emplace_back(s.p, most, s.table() ? a.w_rows : 0);
     const int64_t count = static_cast<int64_t>(s.groups.size()) - 1;
