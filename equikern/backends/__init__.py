@@ -177,24 +177,21 @@ def symmetric_reasons(device: str, dtype: torch.dtype) -> dict[str, str | None]:
 
 def select_radial(device: str, dtype: torch.dtype) -> str:
     """The name of the backend that runs a radial embedding: one with a kernel for it, else torch's functions."""
-    return _constant_select_radial(_setting, device, dtype)
-
-
-@constant
-def _constant_select_radial(setting: str, device: str, dtype: torch.dtype) -> str:
-    asked = setting in ("auto", "triton")
-    return "triton" if asked and triton_radial.supports(device, dtype) is None else "reference"
+    return _constant_select_only(_setting, "radial", device, dtype)
 
 
 def select_gate(device: str, dtype: torch.dtype) -> str:
     """The name of the backend that runs a gate: the CPU's kernels, else torch's functions."""
-    return _constant_select_gate(_setting, device, dtype)
+    return _constant_select_only(_setting, "gate", device, dtype)
+
+
+_ONLY = {"radial": ("triton", triton_radial), "gate": ("cpu", cpu_gate)}
 
 
 @constant
-def _constant_select_gate(setting: str, device: str, dtype: torch.dtype) -> str:
-    asked = setting in ("auto", "cpu")
-    return "cpu" if asked and cpu_gate.supports(device, dtype) is None else "reference"
+def _constant_select_only(setting: str, op: str, device: str, dtype: torch.dtype) -> str:
+    name, kernels = _ONLY[op]
+    return name if setting in ("auto", name) and kernels.supports(device, dtype) is None else "reference"
 
 
 def _choose(setting: str, what: str, answers: dict[str, str | None]) -> str:
