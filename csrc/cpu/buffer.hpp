@@ -1,12 +1,10 @@
-// Scratch memory, aligned to a cache line, uninitialised.
+// Scratch memory, aligned to a cache line, uninitialised, kept for later calls.
 #pragma once
 
 #include <cstdint>
-#include <cstdlib>
-#include <memory>
-#include <new>
+#include <utility>
 
-#include "pages.hpp"
+#include "kept.hpp"
 
 namespace eqk {
 
@@ -14,22 +12,25 @@ template <class T>
 class Buffer {
    public:
     Buffer() = default;
-    explicit Buffer(int64_t count) : size_(count) {
-        const size_t bytes = (static_cast<size_t>(count) * sizeof(T) + 127) / 64 * 64;
-        data_.reset(static_cast<T*>(std::aligned_alloc(64, bytes)));
-        if (!data_) throw std::bad_alloc();
-        advise_huge(data_.get(), static_cast<int64_t>(bytes));
+    // A line more than asked for: vectors are read past the end.
+    explicit Buffer(int64_t count) : size_(count), bytes_(count * int64_t(sizeof(T)) + 64) {
+        data_ = static_cast<T*>(take_memory(bytes_));
     }
-    T* data() const { return data_.get(); }
+    Buffer(Buffer&& from) noexcept { *this = std::move(from); }
+    Buffer& operator=(Buffer&& from) noexcept {
+        std::swap(data_, from.data_), std::swap(size_, from.size_), std::swap(bytes_, from.bytes_);
+        return *this;
+    }
+    ~Buffer() {
+        if (data_) give_memory(data_, bytes_);
+    }
+    T* data() const { return data_; }
     int64_t size() const { return size_; }
-    T& operator[](int64_t i) const { return data_.get()[i]; }
+    T& operator[](int64_t i) const { return data_[i]; }
 
    private:
-    struct Free {
-        void operator()(void* p) const { std::free(p); }
-    };
-    std::unique_ptr<T[], Free> data_;
-    int64_t size_ = 0;
+    T* data_ = nullptr;
+    int64_t size_ = 0, bytes_ = 0;
 };
 
 }  // namespace eqk

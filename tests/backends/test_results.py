@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
+import sys
 
 import pytest
 import torch
 
+import equikern
 from equikern import _C
 from equikern.backends.results import LARGE, empty
 
@@ -63,3 +65,38 @@ def test_with_deterministic_algorithms_unwritten_memory_is_filled():
     result().fill_(1.0)
     torch.use_deterministic_algorithms(True)
     assert bool(result().isnan().all())
+
+
+def resident(address):
+    """Bytes of pages there are in the mapping of an address."""
+    with open("/proc/self/smaps") as lines:
+        inside = False
+        for line in lines:
+            head = line.split()
+            if "-" in head[0]:
+                begin, end = (int(a, 16) for a in head[0].split("-"))
+                inside = begin <= address < end
+            elif inside and head[0] == "Rss:":
+                return int(head[1]) << 10
+    raise LookupError(hex(address))
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_a_new_result_does_not_take_small_pages_that_others_left():
+    left = 28 << 18  # float32 of 28 MB: the C library keeps such memory once it has mapped one
+    for _ in range(2):
+        held = [torch.ones(left) for _ in range(2)]
+        del held
+    z = result()
+    assert resident(z.data_ptr()) == 0
+    z.fill_(1.0)
+    assert resident(z.data_ptr()) >= LARGE
+
+
+def test_scratch_is_used_again():
+    conv = equikern.nn.Convolution("64x0e + 64x1o", "0e + 1o", "64x0e + 64x1o", [(0, 0, 0, "uvu", True)])
+    nodes = 2048  # rows of x inside the kernel: 2 MB
+    x, y = torch.randn(nodes, 256), torch.randn(nodes, 4)
+    weight, edges = torch.randn(nodes, 64), torch.arange(nodes).repeat(2, 1)
+    conv(x, y, weight, edges)
+    assert _C.release_kept() >= x.numel() * 4
