@@ -6,7 +6,23 @@
 
 namespace eqk {
 
+namespace {
+
+// Whether all numbers lie in [0, rows): without a branch, so that the compiler takes several at once.
+bool inside(int64_t count, const int64_t* index, int64_t rows) {
+    const uint64_t last = static_cast<uint64_t>(rows) - 1;
+    uint64_t signs = rows > 0 || count == 0 ? 0 : ~uint64_t(0);
+    for (int64_t n = 0; n < count; ++n) {
+        const uint64_t i = static_cast<uint64_t>(index[n]);
+        signs |= i | (last - i);
+    }
+    return signs >> 63 == 0;
+}
+
+}  // namespace
+
 void check_index(const char* kind, int64_t edges, const int64_t* index, int64_t rows) {
+    if (inside(edges, index, rows)) return;
     for (int64_t e = 0; e < edges; ++e)
         if (index[e] < 0 || index[e] >= rows)
             throw std::out_of_range(std::string(kind) + " index out of range: edge " + std::to_string(e) + " has " +
@@ -33,10 +49,8 @@ void check_graph(int64_t edges, const int64_t* index, int64_t rows, const int64_
     for (int64_t n = 0; n < receivers; ++n) rising &= ptr[n] <= ptr[n + 1];
     if (!rising)
         throw std::out_of_range("the plan does not group these edges; build a new Graph when the edges change.");
-    for (int64_t e = 0; order && e < edges; ++e)
-        if (order[e] < 0 || order[e] >= edges)
-            throw std::out_of_range(
-                "the plan names an edge that does not exist; build a new Graph when the edges change.");
+    if (order && !inside(edges, order, edges))
+        throw std::out_of_range("the plan names an edge that does not exist; build a new Graph when the edges change.");
 }
 
 }  // namespace eqk
