@@ -53,11 +53,9 @@ void unstage_weights(const Lowered& p, const T* from, T* to) {
 // M of up to SIDE edges from `at` on, side by side; lanes beyond the last edge hold anything. A null y is zero.
 template <class T>
 void form_m(const Sweep<T>& s, int64_t at, int64_t end, const T* y, T* staged, T* m) {
-    const int64_t y_dim = s.p.y_dim, count = std::min<int64_t>(SIDE, end - at);
-    for (int64_t e = 0; e < count; ++e) {
-        const T* const row = y ? y + s.edge(at + e) * y_dim : nullptr;
-        for (int64_t j = 0; j < y_dim; ++j) staged[j * SIDE + e] = row ? row[j] : T(0);
-    }
+    const T* rows[SIDE];
+    for (int e = 0; e < SIDE; ++e) rows[e] = y ? y + s.edge(std::min(at + e, end - 1)) * s.p.y_dim : s.zeros.data();
+    put_side_by_side<T, SIDE>(rows, s.p.y_dim, y ? y + s.a.edges * s.p.y_dim : s.zeros.data() + s.zeros.size(), staged);
     apply<T, SIDE>(s.p.m_of_y, staged, m);
 }
 
@@ -88,9 +86,9 @@ Edges<T> rows_of(const Sweep<T>& s, Worker<T>& t, const int64_t* edges, int coun
         }
         if (s.far) {
             const int64_t row = a.x_index[next] * p.x_width;
-            if (a.x) fetch_row<0>(s.x.data() + row, p.x_width);
-            if (a.hx) fetch_row<0>(s.hx.data() + row, p.x_width);
-            if (a.dx && !dx_kept) fetch_row<1>(s.dx.data() + row, p.x_width);
+            r.x_ahead[e] = a.x ? s.x.data() + row : nullptr;
+            r.hx_ahead[e] = a.hx ? s.hx.data() + row : nullptr;
+            r.dx_ahead[e] = a.dx && !dx_kept ? s.dx.data() + row : nullptr;
         }
         if (s.gather) {
             r.x[e] = a.x ? s.x.data() + a.x_index[edge] * p.x_width : s.zeros.data();
@@ -127,6 +125,18 @@ Edges<T> rows_of(const Sweep<T>& s, Worker<T>& t, const int64_t* edges, int coun
     return r;
 }
 
+// Ask for rows of x of the next edges, the n-th part of `parts`.
+template <class T>
+EQK_INLINE void ask_x(const Edges<T>& rows, int64_t width, int64_t n, int64_t parts) {
+    const int64_t share = (width / parts / line<T> + 1) * line<T>, first = n * share;
+    const int64_t count = std::min(share, width - first);
+    for (int e = 0; e < rows.count; ++e) {
+        fetch_columns<0>(rows.x_ahead[e], first, count);
+        fetch_columns<0>(rows.hx_ahead[e], first, count);
+        fetch_columns<1>(rows.dx_ahead[e], first, count);
+    }
+}
+
 template <class T, bool Second>
 void run_blocks(const Sweep<T>& s, Worker<T>& t, const Edges<T>& rows, const int64_t* ids, int64_t lane, bool kept) {
     Edges<T> unweighted = rows;
@@ -150,6 +160,7 @@ void run_blocks(const Sweep<T>& s, Worker<T>& t, const Edges<T>& rows, const int
                           b.x_fresh,
                           b.first,
                           b.last};
+        if (s.far) ask_x(rows, s.p.x_width, &b - s.p.blocks.data(), s.p.blocks.size());
         if (s.table() && b.w >= 0 && b.first) form_weights(s, t, b, ids, rows.count);
         if (s.a.z) forward_of<T, Second>(b.d1, b.d3)(edges, at);
         if (s.grads) backward_of<T, Second>(b.d1, b.d3)(edges, at);
@@ -182,6 +193,24 @@ void finish_block(const Sweep<T>& s, Worker<T>& t, const int64_t* edges, int cou
     }
 }
 
+// Ask for what the next receiver reads first, a part of it with each block of edges: its g, and y as far ahead. Inline:
+// g++ takes calls of functions that do nothing but ask for calls without effect.
+template <class T>
+EQK_INLINE void ask_next(const Sweep<T>& s, int64_t receiver, int64_t at) {
+    const Lowered& p = s.p;
+    const ContractArgs<T>& a = s.a;
+    const int64_t begin = s.begin(receiver), end = s.begin(receiver + 1), blocks = (end - begin + EDGES - 1) / EDGES;
+    if (receiver + 1 < a.z_rows && s.grads) {
+        const int64_t share = (p.z_dim / blocks / line<T> + 1) * line<T>, first = (at - begin) / EDGES * share;
+        fetch_columns<0>(a.g + (receiver + 1) * p.z_dim, first, std::min(share, p.z_dim - first));
+    }
+    const int64_t later = at + end - begin;
+    for (int64_t next = later; next < std::min(later + EDGES, a.edges); ++next) {
+        if (a.y) fetch_columns<0>(a.y + s.edge(next) * p.y_dim, 0, p.y_dim);
+        if (a.hy) fetch_columns<0>(a.hy + s.edge(next) * p.y_dim, 0, p.y_dim);
+    }
+}
+
 // All edges of one receiver.
 template <class T>
 void run_receiver(const Sweep<T>& s, Worker<T>& t, int64_t receiver, const Kept<T>& kept) {
@@ -194,6 +223,7 @@ void run_receiver(const Sweep<T>& s, Worker<T>& t, int64_t receiver, const Kept<
         const int count = static_cast<int>(std::min<int64_t>(EDGES, end - at));
         int64_t edges[EDGES];
         for (int e = 0; e < count; ++e) edges[e] = s.edge(at + e);
+        ask_next(s, receiver, at);
         const int64_t lane = (at - begin) % SIDE;
         if (lane == 0) form_m(s, at, end, a.y, t.y.data(), t.m.data());
         if (lane == 0 && a.second) form_m(s, at, end, a.hy, t.hy.data(), t.n.data());

@@ -23,13 +23,14 @@ constexpr int REGISTERS = 16;
 
 // The rows of up to EDGES edges; h: tangents; d: results. plain: in a `Second` sweep dw of the form itself, or null.
 // streamed: where a path's complete dw goes past the caches, or null: it stays in dw.
-// ahead: the weights and dw of the next block's edges, to be fetched meanwhile, or null.
+// ahead: rows of the next block's edges, to be fetched meanwhile, or null.
 template <class T>
 struct Edges {
     int count;
     const T *x[EDGES], *w[EDGES], *hx[EDGES], *hw[EDGES];
     T *dx[EDGES], *dw[EDGES], *plain[EDGES], *streamed[EDGES];
-    const T *ahead[EDGES], *tangent_ahead[EDGES], *dw_ahead[EDGES];
+    const T *ahead[EDGES], *tangent_ahead[EDGES], *dw_ahead[EDGES];  // weights
+    const T *x_ahead[EDGES], *hx_ahead[EDGES], *dx_ahead[EDGES];
 };
 
 // Where a block lies in these rows, its coefficients M and N, and the receiver's rows.

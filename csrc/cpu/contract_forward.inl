@@ -59,10 +59,16 @@ void look_ahead(const Sweep<T>& s, Chunk<T>& c, int64_t end) {
     const int64_t until = std::min(end + c.most, a.edges);
     for (int64_t at = end; a.y && at < until; ++at) fetch_row<0>(a.y + s.edge(at) * s.p.y_dim, s.p.y_dim);
     if (!a.w || a.shared_w || s.table()) return;
-    c.asked = std::max(c.asked - (c.ahead.last - c.ahead.rows), end);
+    const bool x = a.x && s.far;
+    c.asked = std::max(c.asked - (c.ahead.last - c.ahead.rows) / (x ? 2 : 1), end);
     c.next.clear();
-    for (; c.asked < until; ++c.asked) c.next.push_back(a.w + s.edge(c.asked) * s.p.w_dim);
-    c.ahead = {c.next.data(), c.next.data() + c.next.size(), c.ahead.at, c.ahead.end, s.p.w_dim};
+    for (; c.asked < until; ++c.asked) {
+        const int64_t edge = s.edge(c.asked);
+        const T *const w = a.w + edge * s.p.w_dim, *const row = s.x.data() + a.x_index[edge] * s.p.x_width;
+        if (x) c.next.push_back({row, row + s.p.x_width});
+        c.next.push_back({w, w + s.p.w_dim});
+    }
+    c.ahead = {c.next.data(), c.next.data() + c.next.size(), c.ahead.at, c.ahead.end};
 }
 
 // M of the chunk's edges [begin, end), `lanes` of them side by side, and the rows that they read.
@@ -81,14 +87,14 @@ void read_edges(const Sweep<T>& s, Chunk<T>& c, int64_t begin, int64_t end) {
             EdgeRows<T>& row = c.rows[at];
             row.x = a.x ? s.x.data() + a.x_index[edge] * p.x_width : s.zeros.data();
             row.m = c.m.data() + (from - begin) * p.m_size + e;
-            if (a.x && s.far && from + e + c.most < a.edges)
+            if (a.x && s.far && (!a.w || a.shared_w || s.table()) && from + e + c.most < a.edges)
                 fetch_row<0>(s.x.data() + a.x_index[s.edge(from + e + c.most)] * p.x_width, p.x_width);
             if (s.table())
                 c.knot[at] = a.knot[edge];
             else if (a.w && !a.shared_w)
                 row.w = fetch(a.w + edge * p.w_dim);
         }
-        put_side_by_side<T>(y, p.y_dim, y_end, c.y.data());
+        put_side_by_side<T, L>(y, p.y_dim, y_end, c.y.data());
         apply<T, L>(p.m_of_y, c.y.data(), c.m.data() + (from - begin) * p.m_size);
     }
 }
@@ -99,8 +105,8 @@ struct Pair {
     int lines;
 };
 
-// Each path with the largest that reads the same x and fits, if no path between them could add to the same z; alone
-// where rows of x are far.
+// Each path with the largest that reads the same x and fits, if no path between them could add to the same z. Far: rows
+// of x are asked for as well.
 template <class T>
 std::vector<Pair> pairs_of(const Lowered& p, bool far) {
     std::vector<Pair> pairs;
@@ -111,7 +117,7 @@ std::vector<Pair> pairs_of(const Lowered& p, bool far) {
         work += a.d1 * (a.d3 + 1) * a.mul;
         if (taken[n]) continue;
         size_t with = n;
-        for (size_t k = n + 1; !far && k < p.blocks.size(); ++k) {
+        for (size_t k = n + 1; k < p.blocks.size(); ++k) {
             const Block& b = p.blocks[k];
             const bool alike = b.x == a.x && b.d1 == a.d1 && (b.w < 0) == (a.w < 0) && b.z_fresh;
             if (!alike || taken[k] || !go_together(std::min(a.d3, b.d3), std::max(a.d3, b.d3))) continue;
@@ -123,7 +129,8 @@ std::vector<Pair> pairs_of(const Lowered& p, bool far) {
     }
     for (Pair& pair : pairs) {
         const int64_t own = pair.a->d1 * (pair.a->d3 + 1 + (pair.b ? pair.b->d3 + 1 : 0)) * together<T>;
-        pair.lines = static_cast<int>(std::ceil(double(own) * (p.w_dim / line<T>) / work - 0.1));
+        const int64_t lines = p.w_dim / line<T> + (far ? p.x_width / line<T> : 0);
+        pair.lines = static_cast<int>(std::ceil(double(own) * lines / work - 0.1));
     }
     return pairs;
 }

@@ -31,9 +31,11 @@ constexpr int tile_of(int d3) {
 // Rows that are read later, asked for line by line in their order.
 template <class T>
 struct Ahead {
-    const T *const *rows = nullptr, *const *last = nullptr;
+    struct Row {
+        const T *at, *end;
+    };
+    const Row *rows = nullptr, *last = nullptr;
     const T *at = nullptr, *end = nullptr;
-    int64_t length = 0;  // of a row
 };
 
 // The next lines; `at` and `end` are those of the row in registers.
@@ -43,7 +45,7 @@ EQK_INLINE void ask(Ahead<T>& rows, const T*& at, const T*& end, int lines) {
         Ahead<T>* a = &rows;
         hide(a);
         if (a->rows == a->last) return;
-        at = *a->rows++, end = at + a->length;
+        at = a->rows->at, end = a->rows->end, ++a->rows;
     }
     do {
         __builtin_prefetch(at, 0, 3);
@@ -69,12 +71,12 @@ struct Chunk {
     std::vector<Stretch> stretches;
     std::vector<EdgeRows<T>> rows;
     std::vector<int64_t> knot, sorted, ends;  // of a table; its edges in the order of their knots, and where each ends
-    Buffer<T> b;                 // factors of its rows, in that order, (most, kMostRows), zero beyond the window
-    Buffer<T> m, y;              // lanes of edges side by side, (m_size, lanes) for each `lanes` of edges
-    Buffer<T> formed;            // of a table: weights of a tile, (most, together) of each path
-    std::vector<const T*> next;  // rows of weights of the next chunk
-    Ahead<T> ahead;              // in them
-    int64_t asked = 0;           // edges before this one were asked for
+    Buffer<T> b;       // factors of its rows, in that order, (most, kMostRows), zero beyond the window
+    Buffer<T> m, y;    // lanes of edges side by side, (m_size, lanes) for each `lanes` of edges
+    Buffer<T> formed;  // of a table: weights of a tile, (most, together) of each path
+    std::vector<typename Ahead<T>::Row> next;  // what edges of the next chunk read: weights, and x if that is far
+    Ahead<T> ahead;                            // in them
+    int64_t asked = 0;                         // edges before this one were asked for
     int64_t most, edges = 0;
     int shift = 0;  // edges are in the order of knot >> shift: so many places as they are
     Chunk(const Lowered& p, int64_t most, int64_t table)

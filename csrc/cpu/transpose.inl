@@ -51,24 +51,25 @@ EQK_INLINE void transpose(Vec<T>* row) {
     if constexpr (S > 1) transpose<T, S / 2>(row);
 }
 
-// Column j of the rows, one a lane, at to[j * lanes] on; they may be read up to `end`.
-template <class T>
+// Column j of W rows, a multiple of the lanes, at to[j * W] on; they may be read up to `end`.
+template <class T, int W>
 EQK_INLINE void put_side_by_side(const T* const* rows, int64_t columns, const T* end, T* to) {
     constexpr int L = lanes<T>;
-    for (int64_t j = 0; j < columns; j += L) {
-        const int64_t some = columns - j < L ? columns - j : L;
-        bool inside = 2 * some >= L;
-        for (int e = 0; e < L; ++e) inside = inside && end - rows[e] >= j + L;
-        if (inside) {
-            Vec<T> tile[L];
-            for (int e = 0; e < L; ++e) tile[e] = load<T>(rows[e] + j);
-            transpose<T>(tile);
-            for (int c = 0; c < some; ++c) store<T>(to + (j + c) * L, tile[c]);
-        } else {
-            for (int64_t c = j; c < j + some; ++c)
-                for (int e = 0; e < L; ++e) to[c * L + e] = rows[e][c];
+    for (int64_t j = 0; j < columns; j += L)
+        for (int from = 0; from < W; from += L) {
+            const int64_t some = columns - j < L ? columns - j : L;
+            bool inside = 2 * some >= L;
+            for (int e = from; e < from + L; ++e) inside = inside && end - rows[e] >= j + L;
+            if (inside) {
+                Vec<T> tile[L];
+                for (int e = 0; e < L; ++e) tile[e] = load<T>(rows[from + e] + j);
+                transpose<T>(tile);
+                for (int c = 0; c < some; ++c) store<T>(to + (j + c) * W + from, tile[c]);
+            } else {
+                for (int64_t c = j; c < j + some; ++c)
+                    for (int e = from; e < from + L; ++e) to[c * W + e] = rows[e][c];
+            }
         }
-    }
 }
 
 }  // namespace EQK_TARGET
