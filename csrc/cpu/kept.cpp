@@ -75,10 +75,16 @@ class Pool {
         return data;
     }
 
-    // Whether the block is kept: at most `most` bytes are.
+    // Whether the block is kept: at most `most` bytes are, and smaller blocks make room for a larger one.
     bool keep(void* data, int64_t size, int64_t most) {
         const std::unique_lock<std::mutex> guard(lock_, std::try_to_lock);
-        if (!guard || bytes_ + size > most) return false;
+        if (!guard) return false;
+        for (auto least = blocks_.begin(); bytes_ + size > most && least != blocks_.end() && least->first < size;) {
+            to_system(least->second, least->first);
+            bytes_ -= least->first;
+            least = blocks_.erase(least);
+        }
+        if (bytes_ + size > most) return false;
         blocks_.emplace(size, data);
         bytes_ += size;
         return true;

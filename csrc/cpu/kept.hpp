@@ -2,7 +2,8 @@
 // faults.
 //
 // Pages of a large block that nobody holds are the system's to take (MADV_FREE); until it does, the block is as good as
-// new memory. At most a quarter of the machine's memory is kept so, and 64 MB of smaller blocks.
+// new memory. At most a quarter of the machine's memory is kept so, and 64 MB of smaller blocks; large ones push out
+// smaller ones.
 #pragma once
 
 #include <cstdint>
