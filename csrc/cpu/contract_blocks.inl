@@ -30,7 +30,7 @@ struct Edges {
     const T *x[EDGES], *w[EDGES], *hx[EDGES], *hw[EDGES];
     T *dx[EDGES], *dw[EDGES], *plain[EDGES], *streamed[EDGES];
     const T *ahead[EDGES], *tangent_ahead[EDGES], *dw_ahead[EDGES];  // weights
-    const T *x_ahead[EDGES], *hx_ahead[EDGES], *dx_ahead[EDGES];
+    const T *x_ahead[EDGES], *hx_ahead[EDGES];
 };
 
 // Where a block lies in these rows, its coefficients M and N, and the receiver's rows.
@@ -46,8 +46,7 @@ struct Place {
 // Ask for columns of a row (unless it is null), to be written where Write is 1.
 template <int Write, class T>
 EQK_INLINE void fetch_columns(const T* row, int64_t first, int64_t count) {
-    constexpr int64_t line = 64 / sizeof(T);
-    for (int64_t c = 0; row && c < count; c += line) __builtin_prefetch(row + first + c, Write, 3);
+    for (int64_t c = 0; row && c < count; c += line<T>) __builtin_prefetch(row + first + c, Write, 3);
 }
 
 template <class T, int D1, int D3, int N, bool Second>

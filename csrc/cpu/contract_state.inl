@@ -8,6 +8,13 @@
 namespace eqk {
 namespace EQK_TARGET {
 
+// Sums of dx by sender, in the order in which edges named them first.
+template <class T>
+struct SenderSums {
+    std::vector<int64_t> senders{};
+    T* rows = nullptr;  // (senders, x_width)
+};
+
 // What all threads share during one call.
 template <class T>
 struct Sweep {
@@ -22,8 +29,8 @@ struct Sweep {
     Buffer<T> zeros{}, fixed{};     // absent tangents; weights of unweighted paths
     Buffer<T> w{}, hw{};            // the shared weight rows, staged
     std::vector<int64_t> groups{};  // first receiver of each group, and the end
-    Buffer<T> dw_groups{};          // of one batch
-    Buffer<T> dx_edges{}, dw_edges{};
+    Buffer<T> dw_groups{}, dx_groups{}, dw_edges{};  // of one batch
+    std::vector<SenderSums<T>> sums{};               // of its groups
     std::vector<std::pair<int64_t, int64_t>>
         columns{};                  // of a table: blocks, and columns in them that one thread adds up
     int64_t steps[kMostRows] = {};  // from a row of the table to those that an edge reads
@@ -44,7 +51,8 @@ struct Worker {
     Buffer<T> db;                           // EDGES windows
     Buffer<T> unused;                       // where the dw of unweighted paths goes
     Buffer<T> rows;                         // columns of a table's dw
-    explicit Worker(const Lowered& p)
+    std::vector<int64_t> place;             // of a sender in the group's sums, if it is there
+    Worker(const Lowered& p, int64_t x_rows)
         : z(p.z_width),
           g(p.z_width),
           m(p.m_size * SIDE),
@@ -61,7 +69,8 @@ struct Worker {
           dw(p.w_width * EDGES),
           plain(p.w_width * EDGES),
           db(EDGES * kMostRows),
-          unused(p.x_width) {}
+          unused(p.x_width),
+          place(x_rows) {}
 };
 
 // Ask for a row, to be written where Write is 1.

@@ -14,9 +14,6 @@ constexpr int ROW_TILE = 2;  // vectors of channels that are formed at once: so 
 
 enum class Weights { by_edge, shared, table };
 
-template <class T>
-constexpr int64_t line = 64 / sizeof(T);  // numbers of a cache line
-
 // Channels of which all paths follow each other: those of a chunk's x rows fit the first-level cache.
 template <class T>
 constexpr int64_t together = 2 * line<T>;

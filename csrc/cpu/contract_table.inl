@@ -1,5 +1,7 @@
 // Weights from a table: w[u] = sum_c b[c] row_c[u], the rows at `offsets` from the edge's knot. They are formed for a
 // path just before its blocks run and stay in the first-level cache; nothing of size edges x weights is kept.
+#pragma once
+
 #include "contract_state.inl"
 
 namespace eqk {

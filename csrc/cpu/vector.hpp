@@ -28,6 +28,9 @@ using Vec = typename VectorOf<T>::type;
 template <class T>
 constexpr int lanes = EQK_VECTOR_BYTES / sizeof(T);
 
+template <class T>
+constexpr int64_t line = 64 / sizeof(T);  // numbers of a cache line
+
 #define EQK_INLINE static inline __attribute__((always_inline))
 
 template <class T>
