@@ -14,7 +14,9 @@ from equikern.backends import cuda
 from equikern.backends.cuda.launch import maker
 from equikern.backends.gpu import launch
 from equikern.backends.gpu.exchanged import exchanged
+from equikern.program import CONVOLUTION, product
 from equikern.testing import assert_close, derivatives, get, inputs, reference, tolerance
+from equikern.testing.cases import uvu_paths
 
 _spec = importlib.util.spec_from_file_location("host_cuda", Path(__file__).with_name("host_cuda.py"))
 host_cuda = importlib.util.module_from_spec(_spec)
@@ -39,25 +41,31 @@ def test_the_double_backward_is_one_sweep_also_where_x_and_y_change_places():
 
 
 @pytest.mark.parametrize(
-    "product",
+    "module",
     [
         o3.ElementwiseTensorProduct("8x1o+4x0e", "12x1o"),
         o3.ElementwiseTensorProduct("8x1o+4x2e", "12x0e"),
         o3.FullTensorProduct("0e+1o", "8x0e+8x1o"),
         o3.FullTensorProduct("8x0e+8x1o", "0e+1o"),
         o3.FullTensorProduct("4x0e+4x1o", "3x0e+2x1o"),
+        o3.TensorProduct("4x0e+4x1o", "3x0e+2x1o", "4x1o", [(0, 1, 0, "uvu", True), (1, 0, 0, "uvu", True)]),
     ],
     ids=str,
 )
-def test_products_of_e3nn_run_on_the_device(monkeypatch, product):
+def test_products_of_e3nn_run_on_the_device(monkeypatch, module):
     monkeypatch.setattr(cuda, "unavailable", lambda device, dtype: None)
-    assert "cuda        runs it" in str(equikern.explain(product, device="cuda"))
+    assert "cuda        runs it" in str(equikern.explain(module, device="cuda"))
 
 
 @needs_cuda_compiler
 @pytest.mark.parametrize("arch", [80, 90])
-def test_a_full_product_spills_nothing(arch):
+@pytest.mark.parametrize("kind", ["full", "several of y"])
+def test_products_of_many_paths_spill_nothing(kind, arch):
     """Those of equal channels are in `bench/RESOURCES.md`."""
-    program = exchanged(o3.FullTensorProduct("0e+1o+2e", "64x0e+64x1o+64x2e").program.text).program
+    wide = "64x0e+64x1o+64x2e"
+    if kind == "full":
+        program = exchanged(o3.FullTensorProduct("0e+1o+2e", wide).program.text).program
+    else:
+        program = product(*uvu_paths(wide, "4x0e+4x1o", 2), rows=CONVOLUTION)
     for label, made in launch.steps(maker(torch.float32), program.text).items():
         assert host_cuda.resources_of(made.source, arch).spilled == 0, label
