@@ -10,7 +10,7 @@ import torch
 
 import equikern
 from equikern import o3
-from equikern.backends import cuda
+from equikern.backends import cpu, cuda, parts
 from equikern.backends.cuda.launch import maker
 from equikern.backends.gpu import launch
 from equikern.backends.gpu.exchanged import exchanged
@@ -33,6 +33,19 @@ def test_several_channels_a_lane_may_each_have_their_own_of_y(on_host, id):
         got = derivatives(case.program, inputs(case, torch.float32), "cuda", order)
         allowed = tolerance(case.program, torch.float32, order, case.longest_sum)
         assert_close(got, reference(case, torch.float32, order), allowed, id)
+
+
+@needs_compiler
+@pytest.mark.parametrize("order", [0, 1, 2])
+@pytest.mark.parametrize("id", ["modes-33", "modes-mixed-rows", "y-33"])
+def test_paths_of_several_kinds_are_swept_where_they_have_a_kernel(on_host, monkeypatch, id, order):
+    case = get(id)
+    monkeypatch.setattr(cpu, "supports", lambda *_: "none")
+    swept = [part.program for part in parts.parts(case.program.text) if part.swept]
+    assert swept and all(cuda.supports(program, "cpu", torch.float64) is None for program in swept)
+    got = derivatives(case.program, inputs(case), "matmul", order)
+    allowed = tolerance(case.program, torch.float64, order, case.longest_sum)
+    assert_close(got, reference(case, torch.float64, order), allowed, id)
 
 
 def test_the_double_backward_is_one_sweep_also_where_x_and_y_change_places():
