@@ -80,8 +80,8 @@ def test_what_has_a_kernel_in_a_product_of_several_kinds_is_swept():
         id: [sorted({program.paths[n].mode for n in part.numbers}) for part in parts.parts(program.text) if part.swept]
         for id, program in ((id, get(id).program) for id in ("modes-33", "y-33", "modes-mixed-rows", "uvw-awkward"))
     }
-    kept = [["uvu"], ["uvv"], ["uuu"]]
-    assert swept == {"modes-33": [["uuu"]], "y-33": [["uvu"]] * 3, "modes-mixed-rows": 2 * kept, "uvw-awkward": []}
+    kept, pairs = [["uvu"], ["uvv"], ["uuu"]], [["uuu"], ["uvu<v"], ["uvu<v"]]
+    assert swept == {"modes-33": pairs, "y-33": [["uvu"]] * 3, "modes-mixed-rows": 2 * kept, "uvw-awkward": []}
 
 
 @pytest.mark.parametrize("add", [False, True])
