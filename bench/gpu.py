@@ -22,10 +22,12 @@ from equikern.graph import Graph
 from equikern.nn import Convolution
 from equikern.ops import evaluate, spherical_harmonics
 from equikern.program import Program, painn_message, schnet_message
+from equikern.testing import get
 
 DEGREE = 30
 CONVOLUTIONS = ("mace", "nequip", "sevennet")
 CASES = (*CONVOLUTIONS, "painn", "schnet")
+ELEMENTWISE = ("elementwise-128", "allegro-64")  # for `tune_cuda.py`; `gpu_modes.py` has their rival
 INPUTS, ALL = [0, 1, 2], [0, 1, 2, 3]
 Step = Callable[[Callable[..., Any], list[torch.Tensor]], Any]
 
@@ -57,6 +59,8 @@ def program_of(name: str) -> Program:
     """The program of a case."""
     if name in CONVOLUTIONS:
         return Convolution(*baselines.case(name)).program
+    if name in ELEMENTWISE:
+        return get(name).program
     return {"painn": painn_message, "schnet": schnet_message}[name](128)
 
 
@@ -71,13 +75,17 @@ class Workload:
             receivers = torch.arange(self.nodes).repeat_interleave(edges // self.nodes + 1)[:edges]
             edge_index = torch.stack([torch.randint(0, self.nodes, (edges,)), receivers])
         self.edge_index = edge_index.to(device)
-        rows = {"edge": edges, "sender": self.nodes}
-        self.tensors = [torch.randn(rows[slot.row], slot.dim, device=device) for slot in self.program.operands[:3]]
+        self.tensors = [torch.randn(self.rows[o.row], o.dim, device=device) for o in self.program.operands[:3]]
         if name in ("painn", "schnet"):
             self.tensors[1][:, 0] = 1.0
         if name == "schnet":  # y is the constant 1
             self.one = self.tensors.pop(1)
         self.graph = Graph(self.edge_index, self.nodes)
+
+    @property
+    def rows(self) -> dict[str, int]:
+        """Of each kind of row."""
+        return {"edge": self.edges, "shared": 1, "sender": self.nodes, "receiver": self.nodes}
 
     @property
     def operands(self) -> list[torch.Tensor]:
@@ -138,15 +146,14 @@ def contract(load: Workload, open: list[int], second: bool = False) -> Callable[
     if second:
         program = program.along(INPUTS)
         operands += [torch.randn_like(t) for t in load.operands]
-    rows = [{"edge": load.edges}.get(program.rows[s], load.nodes) for s in open]
+    rows = [load.rows[program.rows[s]] for s in open]
     return lambda: torch.ops.equikern.contract(program.text, backend, operands, load.graph.index, rows, open)
 
 
 def work(load: Workload, open: list[int], second: bool = False) -> dict[str, int]:
     """Operations and bytes that a sweep must do and move at least."""
     program = load.program.along(INPUTS) if second else load.program
-    rows = {"edge": load.edges, "sender": load.nodes, "receiver": load.nodes}
-    return {"flops": program.flops(load.edges, open), "bytes": program.bytes(rows, 4, open)}
+    return {"flops": program.flops(load.edges, open), "bytes": program.bytes(load.rows, 4, open)}
 
 
 def kernels(load: Workload, facts: dict[str, Any], device: str) -> list[dict[str, Any]]:

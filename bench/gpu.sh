@@ -20,7 +20,10 @@ export CUBLAS_WORKSPACE_CONFIG=:4096:8
 PYTHON="${PYTHON:-python3}"
 mkdir -p "$OUT"
 
+device() { "$PYTHON" -c "import gpu_run; gpu_run.need_device()"; }
+
 environment() {
+    device
     nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv
     "$PYTHON" -c 'import torch, triton; print("torch", torch.__version__, "triton", triton.__version__)'
 }
@@ -29,12 +32,14 @@ conformance() {
     # Each kernel is compiled by one core; pytest-xdist, where it is installed, gives them all one. Every test is named as it
     # ends: time may be short.
     local jobs=()
+    device
     "$PYTHON" -c 'import xdist' 2>/dev/null && jobs=(-n "${JOBS:-12}")
     "$PYTHON" -m pytest tests/gpu -v --tb=short -o filterwarnings=default "${jobs[@]}" "$@" 2>&1 | tee "$OUT/conformance.log"
 }
 
 sanitize() {
     local tool
+    device
     for tool in memcheck racecheck; do
         compute-sanitizer --tool "$tool" --error-exitcode 1 "$PYTHON" -m pytest tests/gpu -q -o filterwarnings=default \
             -p no:cacheprovider -k "(mul-5 or mul-33) and f32" "$@" 2>&1 | tee "$OUT/$tool.log"

@@ -22,6 +22,12 @@ def options(doc: str | None, name: str) -> argparse.ArgumentParser:
     return parser
 
 
+def need_device() -> None:
+    """End, and say why, where PyTorch finds no CUDA device."""
+    if not torch.cuda.is_available():
+        raise SystemExit("PyTorch finds no CUDA device here. With --dry the scripts of bench/ rehearse without one.")
+
+
 class Run:
     """One run of a bench: its options, the device, and its results, which are written as they come."""
 
@@ -32,6 +38,8 @@ class Run:
             print(tables(json.loads(self.given.table.read_text())))
             raise SystemExit(0)
         self.dry, self.device = self.given.dry, "cpu" if self.given.dry else "cuda"
+        if not self.dry:
+            need_device()
         torch.backends.cuda.matmul.allow_tf32 = False
         self.given.out.parent.mkdir(parents=True, exist_ok=True)
         self.results: dict[str, Any] = {"machine": machine(self.device), **parts}

@@ -3,7 +3,8 @@
     python bench/tune_cuda.py [--cases mace ...] [--edges 300000] [--out bench/out/tune_cuda.json] [--no-triton] [--dry]
 
 Sweeps alone, as in `gpu.py`: z, the gradients of all inputs, all of the double backward. The weights of mace-table,
-nequip-table and sevennet-table come from a table: their sweeps open its factors. Kernels are compiled by as many
+nequip-table and sevennet-table come from a table: their sweeps open its factors. elementwise-128 and allegro-64 are
+products of equal channels. Kernels are compiled by as many
 processes as there are cores, then timed one by one; each result is compared with that of the layout in use (float32, in
 units of its largest element). `--dry` compiles two layouts of each case and times nothing: no device is needed.
 """
@@ -39,6 +40,9 @@ from equikern.program.program import W, X, Y, Z
 
 CASES, TABLE = ("mace", "nequip", "sevennet", "painn"), "-table"
 TABLES = tuple(case + TABLE for case in gpu.CONVOLUTIONS)
+# Each kind of kernel has layouts of its own: what follows a form's name in the ranking, and its cases.
+KINDS = {"": CASES, ", element-wise": gpu.ELEMENTWISE, ", table": TABLES}
+EVERY = tuple(case for cases in KINDS.values() for case in cases)
 KNOTS = 300  # rows of a table
 FORMS = {"forward": [Z], "backward": [X, Y, W], "double backward": [X, Y, W, Z]}
 
@@ -104,8 +108,9 @@ class Job:
     def __init__(self, case: str, form: str) -> None:
         self.case, self.form, self.program = case, form, gpu.program_of(case.removesuffix(TABLE))
         self.table = OFFSETS if case in TABLES else ()
-        self.open, self.second = tuple(FORMS[form]), form == "double backward"
-        self.given: tuple[int, ...] = (X, Y, W, Z, *((HX, HY, HW) if self.second else ()))
+        there, self.second = [slot for slot in range(4) if self.program.dims[slot]], form == "double backward"
+        self.open = tuple(slot for slot in FORMS[form] if slot in there)
+        self.given: tuple[int, ...] = (*there, *(slot for slot in (HX, HY, HW) if self.second and slot % 4 in there))
         if self.table:
             self.open = tuple(B if slot == W else slot for slot in self.open)
             self.given = (*(slot for slot in self.given if slot != HW), *((B, HB) if self.second else (B,)))
@@ -133,7 +138,8 @@ class Job:
         """The sweep on a graph's operands."""
         torch.manual_seed(1)
         device = load.edge_index.device
-        made = dict(enumerate([*load.operands, torch.randn(load.nodes, self.program.dims[Z], device=device)]))
+        g = torch.randn(load.rows[self.program.rows[Z]], self.program.dims[Z], device=device)
+        made = {slot: a for slot, a in enumerate([*load.operands, g]) if slot in self.given}
         table = None
         if self.table:
             made[W] = torch.randn(KNOTS, self.program.dims[W], device=device)
@@ -144,8 +150,7 @@ class Job:
         made |= {slot: torch.randn_like(made[of]) for slot, of in tangents.items() if slot in self.given}
         absent = torch.empty(0, device=device)
         operands = [made.get(slot, absent) for slot in range(max(made) + 1)]
-        by_edge = {slot for slot in self.open if slot == B or self.program.rows[slot] == "edge"}
-        rows = {slot: load.edges if slot in by_edge else load.nodes for slot in self.open}
+        rows = {slot: load.edges if slot == B else load.rows[self.program.rows[slot]] for slot in self.open}
         index, second = load.graph.index, self.second
         return lambda: launch.sweep(make, self.program, operands, index, rows, second=second, table=table)
 
@@ -206,12 +211,10 @@ def measure(job: Job, load: gpu.Workload, makes: dict[str, launch.Make], triton:
 def ranking(
     rows: list[dict[str, Any]], same: dict[tuple[str, str], dict[str, str]]
 ) -> dict[str, list[tuple[float, str]]]:
-    """For each form, with a table or without, the geometric mean over cases of the time over the best, for tunings that
-    ran in all of them.
-    """
+    """For each form of each kind, the geometric mean over cases of the time over the best; tunings that ran in all."""
     took = {(row["case"], row["form"], row["layout"]): row["ms"] for row in rows}
     found: dict[str, list[tuple[float, str]]] = {}
-    for of, form in ((of, form) for of in (CASES, TABLES) for form in FORMS):
+    for kind, of, form in ((kind, of, form) for kind, of in KINDS.items() for form in FORMS):
         if not (cases := [case for case in of if (case, form) in same]):
             continue
         best = {c: min(ms for (case, its, _), ms in took.items() if (case, its) == (c, form)) for c in cases}
@@ -221,7 +224,7 @@ def ranking(
             ratios = [t / best[c] for c, t in zip(cases, times, strict=True) if t is not None]
             if len(ratios) == len(cases):
                 order.append((geometric_mean(ratios), tuning))
-        found[form + (", table" if of is TABLES else "")] = sorted(order)
+        found[form + kind] = sorted(order)
     return found
 
 
@@ -231,7 +234,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         "| case | sweep | values registers warps ahead widest keep stages | channels a lane | ms | difference |",
         "|" + "---|" * 6,
     ]
-    for row in sorted(rows, key=lambda r: ((*CASES, *TABLES).index(r["case"]), list(FORMS).index(r["form"]), r["ms"])):
+    for row in sorted(rows, key=lambda r: (EVERY.index(r["case"]), list(FORMS).index(r["form"]), r["ms"])):
         cells = row["case"], row["form"], row["layout"], row["lanes"], f"{row['ms']:.3f}", f"{row['error']:.0e}"
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -239,7 +242,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", nargs="+", default=[*CASES, *TABLES], choices=[*CASES, *TABLES])
+    parser.add_argument("--cases", nargs="+", default=EVERY, choices=EVERY)
     parser.add_argument("--edges", type=int, default=300_000)
     parser.add_argument("--out", type=Path, default=Path("bench/out/tune_cuda.json"))
     parser.add_argument("--arch", type=int, default=90)
@@ -247,6 +250,8 @@ def main() -> None:
     parser.add_argument("--dry", action="store_true", help="compile two layouts of each, time nothing")
     parser.add_argument("--warm", nargs=2, help=argparse.SUPPRESS)
     given = parser.parse_args()
+    if not given.dry:
+        gpu_run.need_device()
     if given.warm:
         Job(*given.warm).call(workload(given.warm[0], 3000), TritonKernels)()
         return
@@ -266,14 +271,18 @@ def main() -> None:
     if given.dry:
         return
     rows: list[dict[str, Any]] = []
+    same: dict[tuple[str, str], dict[str, str]] = {}
+    given.out.parent.mkdir(parents=True, exist_ok=True)
     for case in given.cases:
         load = workload(case, given.edges)
         for job in (job for job in jobs if job.case == case):
-            rows += measure(job, load, made[job.case, job.form].makes, triton)
-    ranks = ranking(rows, {key: of.same for key, of in made.items()})
-    found = {"device": torch.cuda.get_device_name(), "edges": given.edges, "rows": rows, "ranking": ranks}
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    given.out.write_text(json.dumps(found))
+            candidates = made[job.case, job.form]
+            rows += measure(job, load, candidates.makes, triton)
+            same[job.case, job.form] = candidates.same
+        # What there is, after each case: time may be short.
+        ranks = ranking(rows, same)
+        found = {"device": torch.cuda.get_device_name(), "edges": given.edges, "rows": rows, "ranking": ranks}
+        given.out.write_text(json.dumps(found))
     print(f"{found['device']}, {given.edges} edges, {time.perf_counter() - start:.0f} s\n{table(rows)}")
     for form, order in ranks.items():
         print(f"{form}, mean of the time over the best of each case:")

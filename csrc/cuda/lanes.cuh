@@ -12,9 +12,9 @@ struct alignas(V * sizeof(S)) Pack {
     S value[V];
 };
 
-/// `MUL` channels of `D` components from column `START` on. Where V > 1 everything is a multiple of V. ONCE: no other
-/// warp reads what this one reads or writes.
-template <int START, int MUL, int D, int V, bool MUL_IR, bool ONCE = false>
+/// `MUL` channels of `D` components from column `START` on, each channel STEP columns after the one before. Where V > 1
+/// everything is a multiple of V. ONCE: no other warp reads what this one reads or writes.
+template <int START, int MUL, int D, int V, bool MUL_IR, bool ONCE = false, int STEP = MUL_IR ? D : 1>
 struct Segment {
     /// Where a lane reads, but for the constant of each pack; `row`: where that of the tensor begins. A lane whose
     /// channels are not there reads those of another, and writes nothing.
@@ -73,7 +73,7 @@ struct Segment {
     static EQK_DEVICE bool inside(int u) { return MUL % (V * WARP) == 0 || u < MUL; }
 
     /// Where a lane's numbers begin, but for the constant of each pack.
-    static EQK_DEVICE Index first(Index row, int u) { return opaque(row + Index(u) * (MUL_IR ? D : 1)); }
+    static EQK_DEVICE Index first(Index row, int u) { return opaque(row + Index(u) * STEP); }
     static EQK_DEVICE constexpr int pack(int p) { return START + p * (MUL_IR ? V : MUL); }
     template <class S>
     static EQK_DEVICE Pack<S, V>* slot(S* in, int p, int lane) {

@@ -7,6 +7,8 @@ from functools import cache
 from equikern.program import EDGE, SHARED, Path, Program, parse
 from equikern.program.program import B
 
+MOST = 48  # paths of a sweep, where each channel of an operand has its own
+
 
 @cache
 def channelwise(text: str) -> bool:
@@ -17,6 +19,21 @@ def channelwise(text: str) -> bool:
     """
     program = parse(text)
     return _swept(program) and all(_keeps_channel(program, path) for path in program.paths)
+
+
+@cache
+def kept(text: str) -> bool:
+    """Whether every path keeps x's channel, and reads one or several of y (`uvu`), `MOST` in all paths together.
+
+    Rows are those of a channelwise program.
+    """
+    program = parse(text)
+    if channelwise(text):
+        return True
+    if program.family != "product" or not _swept(program):
+        return False
+    whole = all(path.mode == "uvu" or _keeps_channel(program, path) for path in program.paths)
+    return whole and sum(program.multiplicities(path)[1] for path in program.paths) <= MOST
 
 
 @cache

@@ -2,8 +2,9 @@
 
 On CUDA tensors it runs what has no kernel of our own. Nothing in it waits for the device. Linear maps, shared or by
 species, are a product of two matrices for each path (`linear`, `species`); what mixes channels is coupled by a
-channelwise sweep of whichever backend has one, and multiplied by its weights (`staged`); all other modes are coupled
-edge by edge (`coupled`). Half types are computed and summed in float32.
+channelwise sweep of whichever backend has one, and multiplied by its weights (`staged`); paths of several kinds go each
+their own way, to a kernel where there is one (`parts`); all else is coupled edge by edge (`coupled`). Half types are
+computed and summed in float32.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from equikern.backends import coupled, cpu, cuda, linear, species, staged, triton
+from equikern.backends import coupled, cpu, cuda, linear, parts, species, staged, triton
 from equikern.backends._derived import base_of, expanded
 from equikern.program import Program
 
@@ -49,11 +50,19 @@ def _sweep(
     if species.takes(base.text):
         return species.sweep(base, operands, index, open, linear.sweep, looks=False)
     if staged.takes(base.text):
-        return staged.sweep(base, operands, index, open, _channelwise)
+        return staged.sweep(base, operands, index, open, _kernel)
+    if base.family == "product" and parts.parts(base.text):
+
+        def run(part: parts.Part, read: list[Tensor], opened: dict[int, int]) -> list[Tensor]:
+            if part.swept:
+                return _kernel(part.program, read, index, opened)
+            return _sweep(part.program, read, index, opened, fixed)
+
+        return parts.sweep(base, operands, open, fixed=fixed, run=run)
     return coupled.sweep(base, operands, index, open, fixed=fixed)
 
 
-def _channelwise(base: Program, operands: list[Tensor], index: list[Tensor], open: dict[int, int]) -> list[Tensor]:
+def _kernel(base: Program, operands: list[Tensor], index: list[Tensor], open: dict[int, int]) -> list[Tensor]:
     """The sweep of a backend that has a kernel for it here; else by the matrix products of `coupled`."""
     like = next(a for a in operands if a.ndim == 2)
     for backend in (cpu, cuda, triton):

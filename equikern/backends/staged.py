@@ -15,12 +15,11 @@ import torch
 from torch import Tensor
 
 from equikern.backends import by_edge
+from equikern.backends._channelwise import MOST
 from equikern.backends.mixing import Part, gather_weights, multiply, scatter_weights
 from equikern.backends.segments import Side, turned
 from equikern.program import EDGE, SHARED, Irrep, Irreps, Path, Program, Rows, parse, product_of_paths
 from equikern.program.program import W, X, Y, Z
-
-MOST = 48  # paths of a sweep
 
 # base program, operands x y w g, index, rows of each opened slot -> one tensor a slot
 Sweep = Callable[[Program, list[Tensor], list[Tensor], dict[int, int]], list[Tensor]]

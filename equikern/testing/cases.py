@@ -327,6 +327,9 @@ def _paths() -> list[Case]:
     plain = [(*i[:4], False, *i[5:]) for i in meeting]
     modes = zip(meeting, ("uvw", "uvv", "uuw", "uuu", "uvu"), strict=True)
     single = (Irreps("0e+1o"), y, Irreps("0e+1o"), [(*i[:3], mode, *i[4:]) for i, mode in modes])
+    unread = (x, Irreps("3x0e+1o+2x0e"), z, [(0, 1, 1, "uvu", True), (1, 1, 0, "uvu", False)])
+    several = uvu_paths("5x0e+3x1o", "2x0e+3x1o", 1)
+    several = (*several[:3], [(*i[:4], n % 2 == 0) for n, i in enumerate(several[3])])
     return [
         _case("paths-meet", (x, y, z, meeting), tags=tags),
         _case("mixed-weights", (x, y, z, mixed), tags=tags),
@@ -337,6 +340,8 @@ def _paths() -> list[Case]:
         _case("unnormalised", (x, y, z, meeting), tags=tags, irrep_normalization="none", path_normalization="none"),
         _case("zero-path-weight", (x, y, z, [*meeting[:4], (1, 0, 1, "uvu", True, 0.0)]), tags=tags),
         _case("y-multiplicity", (x, Irreps("3x0e+2x1o"), z, meeting), tags={"awkward", "small"}),
+        _case("y-unread", unread, tags=tags),
+        _case("y-ir-mul", several, CONVOLUTION._replace(w=SHARED), tags={"awkward"}, layout="ir_mul"),
         _case("uvuv-1", (x, y, z, [(*i[:3], "uvuv", *i[4:]) for i in meeting]), tags=tags),
         _case("single-channels", single, tags=tags),
     ]
@@ -431,7 +436,7 @@ SWEEPS = (
     "mul-1", "mul-33", "ir-mul", "paths-meet", "mixed-weights", "unweighted", "shared-mixed", "rows-edge",
     "rows-edge-shared", "rows-sender-to-edge", "rows-edge-to-receiver", "unread-segments", "isolated-nodes", "no-edges",
     "mode-uuu", "uuu-33", "uuu-pieces", "uuu-shared", "uuu-shared-rows", "uuu-ir-mul", "uuu-senders-y",
-    "uuu-receivers-z", "uvuv-rows", "uvuv-receivers", "uvv-ir-mul",
+    "uuu-receivers-z", "uvuv-rows", "uvuv-receivers", "uvv-ir-mul", "y-multiplicity", "y-unread", "y-ir-mul",
 )  # fmt: skip
 
 

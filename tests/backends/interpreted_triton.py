@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from equikern import backends
-from equikern.backends import staged
+from equikern.backends import parts, staged
 from equikern.backends._radial import parse_radial
 from equikern.errors import BackendError
 from equikern.ops import evaluate, plan
@@ -138,10 +138,11 @@ def test_a_row_of_x_that_is_not_there_gives_nan_and_no_fault():
     assert z[1].isnan().all() and z[0].isfinite().all()
 
 
-@pytest.mark.parametrize("id", ["se3-8", "uvw-awkward"])
-def test_products_that_mix_channels_sweep_their_first_stage(id, monkeypatch):
-    case = get(id)
+@pytest.mark.parametrize("id", ["se3-8", "uvw-awkward", "modes-mixed-shared"])
+def test_products_that_mix_channels_sweep_what_they_can(id, monkeypatch):
+    case, text = get(id), get(id).program.text
     monkeypatch.setattr(backends.cpu, "supports", lambda *_: "none")
-    assert backends.triton.supports(staged.stage(case.program.text).program, "cpu", torch.float32) is None
+    swept = [part.program for part in parts.parts(text) if part.swept] or [staged.stage(text).program]
+    assert all(backends.triton.supports(program, "cpu", torch.float32) is None for program in swept)
     got = derivatives(case.program, inputs(case, torch.float32), "matmul", 1)
     assert_close(got, reference(case, torch.float32, 1), tolerance(case.program, torch.float32, 1, case.longest_sum))

@@ -232,10 +232,11 @@ def test_tensors_on_the_cpu_are_refused_by_name():
     ("id", "dtype", "reason"),
     [
         ("mul-5", torch.float8_e4m3fn, "float32 and float64"),
-        ("mode-uvw", torch.float32, "mixes channels"),
+        ("mode-uvw", torch.float32, "mix or pair channels"),
         ("linear", torch.float32, "family"),
         ("rows-shared-y", torch.float32, "rows of y"),
-        ("modes-mixed", torch.float32, "several of y"),
+        ("modes-mixed", torch.float32, "several kinds"),
+        ("y-33", torch.float32, "too many"),
     ],
 )
 def test_what_it_has_no_kernel_for_is_named(monkeypatch, id, dtype, reason):

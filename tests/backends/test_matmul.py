@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from equikern import backends
-from equikern.backends import by_edge, matmul, segments, species_rows
+from equikern.backends import by_edge, matmul, parts, segments, species_rows
 from equikern.backends._channelwise import channelwise
 from equikern.errors import ShapeError
 from equikern.program import by_species, linear
@@ -72,6 +72,16 @@ def test_both_stages_by_matrix_products_give_what_the_sweep_gives(id, monkeypatc
     monkeypatch.setattr(backends.cpu, "supports", lambda *_: "none")
     got = derivatives(case.program, inputs(case), "matmul", 2)
     assert_close(got, reference(case, torch.float64, 2), tolerance(case.program, torch.float64, 2, case.longest_sum))
+
+
+def test_what_has_a_kernel_in_a_product_of_several_kinds_is_swept():
+    """Of too many channels of y, some at a time."""
+    swept = {
+        id: [sorted({program.paths[n].mode for n in part.numbers}) for part in parts.parts(program.text) if part.swept]
+        for id, program in ((id, get(id).program) for id in ("modes-33", "y-33", "modes-mixed-rows", "uvw-awkward"))
+    }
+    kept, pairs = [["uvu"], ["uvv"], ["uuu"]], [["uuu"], ["uvu<v"], ["uvu<v"]]
+    assert swept == {"modes-33": pairs, "y-33": [["uvu"]] * 3, "modes-mixed-rows": 2 * kept, "uvw-awkward": []}
 
 
 @pytest.mark.parametrize("add", [False, True])

@@ -54,7 +54,7 @@ def test_without_triton_the_reason_is_said():
 @pytest.mark.parametrize(
     ("id", "reason", "chosen"),
     [
-        ("mode-uvw", "mixes channels", "matmul"),
+        ("mode-uvw", "mix or pair channels", "matmul"),
         ("linear", "family", "matmul"),
         ("rows-shared-y", "rows of y", "matmul"),
     ],

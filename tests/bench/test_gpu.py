@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -43,6 +44,14 @@ def test_a_dry_run_of_radial_networks_checks_and_prints_every_step(tmp_path):
     results = json.loads(out.read_text())
     assert [row["step"] for row in results["rows"]] == ["forward", "forces", "inner layer"]
     assert max(results["errors"]["nequip"].values()) < 2e-5 and "| nequip-conv | 600 | forces |" in printed
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+@pytest.mark.parametrize("stage", ["conformance", "bench"])
+def test_without_a_device_a_stage_ends_and_says_so(stage, tmp_path):
+    environment = os.environ | {"OUT": str(tmp_path), "PYTHON": sys.executable}
+    done = subprocess.run([ROOT / "bench" / "gpu.sh", stage], capture_output=True, text=True, env=environment)
+    assert done.returncode == 1 and "finds no CUDA device" in done.stdout + done.stderr
 
 
 def test_the_docs_hold_the_tables_of_the_committed_results():

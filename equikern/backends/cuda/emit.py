@@ -163,7 +163,10 @@ class _Unit:
         names += [(f"Y{b.number}", b.start, b.dim, order) for b in self.unit.ys]
         names += [(f"Z{c.number}", c.start, c.dim, order) for c in self.unit.zs]
         weighted = [p for p in self.unit.paths if p.w >= 0 and not self.sweep.table]
-        names += [(f"W{p.number}", p.w, 1, "false, false" if self.shared else once) for p in weighted]
+        # Weights of several channels of y lie side by side, for other paths to read.
+        names += [
+            (f"W{p.number}", p.w, 1, f"false, false, {p.step}" if self.shared or p.step > 1 else once) for p in weighted
+        ]
         if X in self.opened and not writes_x(self.sweep):
             at = part_columns(self.sweep)[0]
             names += [(f"P{a.number}", at[self.n, a.number], a.dim, once) for a in self.unit.xs]

@@ -83,8 +83,7 @@ def _light(sweep: Sweep) -> bool:
 def components(sweep: Sweep, path: UnitPath) -> tuple[int, int, int]:
     """2l+1 of a path's x, y and z."""
     program = sweep.program
-    of = program.paths[path.number]
-    places = (X, of.in1), (Y, of.in2), (Z, of.out)
+    places = (X, path.x), (Y, path.y), (Z, path.z)
     x, y, z = (program.operands[slot].irreps[n].ir.dim for slot, n in places)  # type: ignore[index]
     return x, y, z
 
@@ -117,6 +116,8 @@ def registers(sweep: Sweep, unit: Unit, lanes: int, ahead: int, size: int) -> in
 def _lanes(sweep: Sweep, unit: Unit, given: Tuning, size: int) -> int:
     """Channels a lane: as many as fit its registers and leave every read aligned."""
     program = sweep.program
+    if any(p.w >= 0 and p.step > 1 for p in unit.paths):
+        return 1
     starts = [s.start for s in (*unit.xs, *unit.ys, *unit.zs)] + [p.w for p in unit.paths if p.w >= 0]
     starts += [program.dims[slot] for slot in (X, Y, Z) if slot != Y or sweep.by_channel]
     starts += [program.dims[W]] if program.rows[W] != SHARED else []

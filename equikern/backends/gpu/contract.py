@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from equikern.backends._channelwise import channelwise, elementwise
+from equikern.backends._channelwise import elementwise, kept
 from equikern.backends._derived import base_of, expanded
 from equikern.backends.gpu.exchanged import exchanged
 from equikern.program import Program
@@ -20,8 +20,8 @@ def why_not(program: Program) -> str | None:
     if program.family not in ("product", "table"):
         return f"it has no kernel for the family {program.family!r}"
     base = base_of(program).text
-    if not (channelwise(base) or elementwise(base) or exchanged(base)):
-        return "a path mixes channels or reads several of y for each, or rows of y or w are indexed"
+    if not (kept(base) or elementwise(base) or exchanged(base)):
+        return "paths mix or pair channels, are of several kinds or too many, or rows of y or w are indexed"
     if program.family == "table" and not program.dims[W]:
         return "no path reads the table"
     return None

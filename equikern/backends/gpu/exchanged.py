@@ -11,12 +11,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from equikern.backends._channelwise import channelwise, elementwise
+from equikern.backends._channelwise import MOST, elementwise, kept
 from equikern.backends._derived import base_of
 from equikern.program import Irrep, Irreps, Path, Program, Rows, parse, product_of_paths, wigner_3j
 from equikern.program.program import X, Y, Z
-
-MOST = 48  # paths of a sweep
 
 
 class Exchanged(NamedTuple):
@@ -31,10 +29,10 @@ def exchanged(text: str) -> Exchanged | None:
     """The exchange that makes sweeps of a product and its derivatives; None where it is one, or does not become one."""
     program = parse(text)
     base = base_of(program)
-    if base.family != "product" or channelwise(base.text) or elementwise(base.text):
+    if base.family != "product" or kept(base.text) or elementwise(base.text):
         return None
     swept = _equal(base) if all(path.mode == "uuu" for path in base.paths) else _split(base)
-    if swept is None or not (channelwise(swept.text) or elementwise(swept.text)):
+    if swept is None or not (kept(swept.text) or elementwise(swept.text)):
         return None
     places = [Y, X, *range(Y + 1, len(program.slots))]
     first = len(base.slots)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import NamedTuple
 
-from equikern.backends._channelwise import channelwise
+from equikern.backends._channelwise import kept
 from equikern.backends.gpu.units import WIDEST, Unit, units
 from equikern.program import EDGE, Program, parse
 from equikern.program.program import X, Y, Z
@@ -42,8 +42,8 @@ class Sweep(NamedTuple):
 
     @property
     def by_channel(self) -> bool:
-        """Whether y has a channel for each of x's, not one for all of them."""
-        return not channelwise(self.text)
+        """Whether y has a channel for each of x's, not the same ones for all of them."""
+        return not kept(self.text)
 
     @property
     def other(self) -> int:

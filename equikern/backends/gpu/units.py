@@ -1,4 +1,4 @@
-"""How a channelwise or element-wise program is cut into the units of a kernel: tables, no arithmetic.
+"""How a program of kept or equal channels is cut into the units of a kernel: tables, no arithmetic.
 
 A unit is a set of paths that are computed together, for a block of channels: what it accumulates must fit its
 registers. A segment of the output is summed by one unit alone; a segment of x may be read by several.
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from equikern.backends._channelwise import channelwise
+from equikern.backends._channelwise import kept
 from equikern.program import Irreps, Program, parse, wigner_3j
 from equikern.program.program import X, Y
 
@@ -19,8 +19,8 @@ WIDEST = 56  # values a channel that a unit may keep in registers over an edge, 
 
 
 class Cell(NamedTuple):
-    """One nonzero of a path's coefficients: components of x and z, component of all y (its column where y has one
-    channel), coefficient over the path's scale.
+    """One nonzero of a path's coefficients: components of x and z, column of y (where y has a channel for each of x's,
+    component of all y), coefficient over the path's scale.
     """
 
     i: int
@@ -30,13 +30,16 @@ class Cell(NamedTuple):
 
 
 class UnitPath(NamedTuple):
-    """A path as kernels read it; `w`: its first column of weights, -1 if it has none; `scale` multiplies all cells."""
+    """A path as kernels read it, of one channel of y where y has the same for all of x's; `w`: its first column of
+    weights, -1 if it has none, `step`: columns from a channel's to the next one's; `scale` multiplies all cells.
+    """
 
     number: int
     x: int
     y: int
     z: int
     w: int
+    step: int
     scale: float
     cells: tuple[Cell, ...]
 
@@ -74,17 +77,30 @@ def segments(irreps: Irreps) -> list[Segment]:
     return [Segment(n, int(starts[n]), mul, ir.dim, int(firsts[n])) for n, (mul, ir) in enumerate(irreps)]
 
 
-def _unit_path(program: Program, n: int) -> UnitPath:
-    path, columns = program.paths[n], program.weight_slices[n]
+def _unit_paths(program: Program, by_channel: bool) -> list[UnitPath]:
     x, y, z = (program.operands[slot].irreps for slot in (X, Y, -1))
-    symbol = wigner_3j(x[path.in1].ir.l, y[path.in2].ir.l, z[path.out].ir.l)  # type: ignore[index]
-    first = segments(y)[path.in2].first  # type: ignore[arg-type]
-    nonzero = np.argwhere(symbol)
-    # The common factor goes to the weight: most of the cells are then 1 or -1.
-    factor = float(np.abs(symbol).max())
-    cells = tuple(Cell(int(i), int(first + j), int(k), _tidy(symbol[i, j, k] / factor)) for i, j, k in nonzero)
-    w = columns.start if path.weighted else -1
-    return UnitPath(n, path.in1, path.in2, path.out, w, _tidy(path.scale * factor), cells)
+    ys = segments(y)  # type: ignore[arg-type]
+    found: list[UnitPath] = []
+    for path, columns in zip(program.paths, program.weight_slices, strict=True):
+        symbol = wigner_3j(x[path.in1].ir.l, y[path.in2].ir.l, z[path.out].ir.l)  # type: ignore[index]
+        # The common factor goes to the weight: most of the cells are then 1 or -1.
+        factor = float(np.abs(symbol).max())
+        values = [(i, j, k, _tidy(symbol[i, j, k] / factor)) for i, j, k in np.argwhere(symbol).tolist()]
+        numbers = _numbers(ys[path.in2], program.layout, by_channel)
+        for v, of_y in enumerate(numbers):
+            cells = tuple(Cell(i, of_y[j], k, value) for i, j, k, value in values)
+            w, scale = columns.start + v if path.weighted else -1, _tidy(path.scale * factor)
+            found.append(UnitPath(len(found), path.in1, path.in2, path.out, w, len(numbers), scale, cells))
+    return found
+
+
+def _numbers(segment: Segment, layout: str, by_channel: bool) -> list[list[int]]:
+    """What a cell's j says, for each component of a segment of y: of every channel its columns, or one for all."""
+    _, start, mul, dim, first = segment
+    if by_channel:
+        return [list(range(first, first + dim))]
+    columns = np.arange(start, start + mul * dim)
+    return (columns.reshape(mul, dim) if layout == "mul_ir" else columns.reshape(dim, mul).T).tolist()  # type: ignore[no-any-return]
 
 
 def _tidy(value: float) -> float:
@@ -97,10 +113,9 @@ def units(text: str, whole: str, second: bool, fixed: bool, widest: int = WIDEST
     """The units of a product program. `whole`: the operand, "x" or "z", whose segments are summed and so stay in one
     unit, "" if none; `second`: twice the values are kept; not `fixed`: unweighted paths drop out.
     """
-    program, by_channel = parse(text), not channelwise(text)
+    program, by_channel = parse(text), not kept(text)
     xs, ys, zs = (segments(program.operands[slot].irreps) for slot in (X, Y, -1))  # type: ignore[arg-type]
-    paths = [_unit_path(program, n) for n in range(len(program.paths))]
-    paths = [path for path in paths if xs[path.x].mul and (fixed or path.w >= 0)]
+    paths = [path for path in _unit_paths(program, by_channel) if xs[path.x].mul and (fixed or path.w >= 0)]
 
     def cost(group: list[UnitPath]) -> int:
         outputs = sum(zs[c].dim for c in {path.z for path in group}) * (2 if whole == "z" and second else 1)

@@ -72,7 +72,7 @@ class _Unit:
             self._walk_row()
         for path in self.unit.paths:
             if W in self.opened and self.shared and path.w >= 0:
-                self._store(f"dw + row * {self.program.dims[W]} + {path.w} + u", f"dw{path.number}")
+                self._store(f"dw + row * {self.program.dims[W]} + {_weight(path)}", f"dw{path.number}")
         names = ", ".join(arguments(sweep))
         head = f"def unit_{self.n}({names}, row, block, u0, {CONSTANTS}):"
         # TritonGPUCoalesce takes time with the square of what is inlined: half a minute here for some layers.
@@ -209,7 +209,7 @@ class _Unit:
 
     def _weights(self, path: UnitPath) -> str:
         """Offset of channel u's weight."""
-        return f"{path.w} + u" if self.shared else f"e * {self.program.dims[W]} + {path.w} + u"
+        return _weight(path) if self.shared else f"e * {self.program.dims[W]} + {_weight(path)}"
 
     def _set(self, loads: Iterable[tuple[str, str, str]]) -> None:
         """Load variables: (name, pointer, mask)."""
@@ -237,6 +237,11 @@ class _Unit:
         """Store a variable, or zeros where it has no value."""
         value = name + scale if name in self.out.set else f"tl.zeros([{self.lanes}], T)"
         self.out.add(f"tl.store({pointer}, {value}{', ' if self.mask else ''}{self.mask})")
+
+
+def _weight(path: UnitPath) -> str:
+    """Offset in a row of channel u's weight."""
+    return f"{path.w} + u" + (f" * {path.step}" if path.step > 1 else "")
 
 
 def _column(program: Program, segment: Segment, component: int) -> str:
