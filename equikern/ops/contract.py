@@ -171,8 +171,13 @@ def _changes(
     open: list[int],
 ) -> list[Tensor]:
     """The results' tangents."""
-    derivative, extended, _ = along(program, operands, dict(tangents))
-    return _op(derivative.text, backend, extended, index, rows, open)  # type: ignore[no-any-return]
+    derivative, extended, gone = along(program, operands, dict(tangents))
+    kept = [(n, slot) for n, slot in zip(rows, open, strict=True) if slot != gone]
+    sizes, slots = [n for n, _ in kept], [slot for _, slot in kept]
+    found = iter(_op(derivative.text, backend, extended, index, sizes, slots) if kept else ())
+    # dF/da of a slot that every term reads once does not depend on it.
+    zeros = extended[0].new_zeros
+    return [zeros(n, program.dims[slot]) if slot == gone else next(found) for n, slot in zip(rows, open, strict=True)]
 
 
 LIBRARY.impl("contract", _autograd, "Autograd")
