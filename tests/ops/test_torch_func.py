@@ -116,3 +116,9 @@ def test_a_layer_with_a_table_runs_its_network():
 
     batch = torch.stack([vec, 1.1 * vec])
     torch.testing.assert_close(vmap(grad(energy))(batch), torch.stack([gradient(energy, v) for v in batch]))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+def test_torch_jit_trace_is_refused_with_the_way_out():
+    with pytest.raises(BackendError, match=r"use torch\.export"):
+        torch.jit.trace(LINEAR, draw(3, 8))
