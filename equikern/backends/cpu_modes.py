@@ -57,13 +57,15 @@ def sweep(program: Program, operands: list[Tensor], index: list[Tensor], open: d
 @cache
 def _form(text: str) -> _Form:
     program = parse(text)
-    kinds = {slot: kind for slots in program.expansions for kind, slot in enumerate(slots)}
+    kinds = list(range(len(program.operands)))
+    for group in program.derived:
+        kinds += [kinds[slot] for slot in group]
     found: dict[tuple[int, int, bool], list[tuple[int, int]]] = {}
     for slots in program.expansions:
         # The weight 1 of an unweighted path is no operand: along tangents of w it is gone.
         found.setdefault((slots[W], slots[Z], slots[W] == W), []).append((slots[X], slots[Y]))
     summands = [(*read, xy) for read, xy in found.items()]
-    return _Form([kinds[slot] for slot in range(len(kinds))], summands, _coupling(base_of(program).text))
+    return _Form(kinds, summands, _coupling(base_of(program).text))
 
 
 @cache

@@ -60,8 +60,8 @@ def accelerate(model: Model, *, tables: str = "evaluation") -> Model:
 
     Returns the model. Its numbers, parameters, state dict and classes stay; `restore` undoes it; a second call does
     nothing new. A part without a kernel for the model's device and dtype is left, as is one whose coefficients are not
-    e3nn's: `equikern.interop.report(model)` says why. Accelerate before `torch.compile`; `torch.jit.script` cannot
-    read an accelerated model.
+    e3nn's: `equikern.interop.report(model)` says why. Accelerate before `torch.compile`; `torch.jit`, script and trace,
+    cannot read an accelerated model.
 
     Raises BackendError for a scripted or compiled model and EquikernError for what is no `torch.nn.Module`.
     """

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from equikern.errors import ProgramError
 from equikern.interop.e3nn import arguments
 from equikern.interop.swap import Swap, close, runs
-from equikern.o3._linear import bias_columns
+from equikern.o3._linear import bias_columns, bias_layout
 from equikern.ops import linear
+from equikern.ops.engine import autocasts
 from equikern.ops.gate import ACTIVATIONS, Part, gate, gate_spec
 from equikern.program import Irreps, Program
 from equikern.program import linear as linear_program
@@ -34,6 +35,10 @@ class LinearSwap(Swap):
 
     program: Program
 
+    def __init__(self, module: Any, program: Program) -> None:
+        super().__init__(module, program)
+        self.bias_layout = bias_layout(module.irreps_out, module.instructions)
+
     def __call__(self, features: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
         module: Any = self.module
         given = weight is not None or bias is not None
@@ -43,14 +48,13 @@ class LinearSwap(Swap):
             or w.numel() != self.program.dims[1]
             or features.shape[-1] != self.program.dims[0]
             or not runs(self.program, features, w)
-            or torch.is_autocast_enabled(features.device.type)
+            or autocasts(features)
         ):
             return self.own(features, weight, bias)  # type: ignore[no-any-return]
         x = features if features.ndim == 2 else features.reshape(-1, features.shape[-1])
         z = linear(self.program, x, w if w.ndim == 1 else w.reshape(-1))
         if module.bias_numel:
-            outs = {ins.i_out for ins in module.instructions if ins.i_in == -1}
-            z = z + bias_columns(module.bias if bias is None else bias, module.irreps_out, outs)
+            z = z + bias_columns(module.bias if bias is None else bias, self.bias_layout)
         return z if features.ndim == 2 else z.reshape(*features.shape[:-1], z.shape[-1])
 
     def agrees(self) -> bool:
@@ -103,7 +107,7 @@ class GateSwap(Swap):
         self.spec = spec
 
     def __call__(self, features: Tensor) -> Tensor:
-        if not features.is_floating_point() or torch.is_autocast_enabled(features.device.type):
+        if not features.is_floating_point() or autocasts(features):
             return self.own(features)  # type: ignore[no-any-return]
         return gate(self.spec, features)
 

@@ -19,6 +19,7 @@ from equikern.interop.convolution import ConvolutionSwap
 from equikern.interop.remembered import graph_of
 from equikern.interop.swap import Swap, close, runs, why_no_contraction
 from equikern.nn import RadialTable
+from equikern.ops.engine import autocasts
 from equikern.ops.symmetric_contraction import symmetric_contraction
 from equikern.program import CONVOLUTION
 from equikern.program.symmetric import Symmetric, symmetric, tensor_rows
@@ -140,7 +141,7 @@ class InteractionSwap(ConvolutionSwap):
         return _Weights(self.module.conv_tp_weights, features)  # type: ignore[arg-type]
 
     def _messages(self, x: Tensor, y: Tensor, weights: _Weights, edge_index: Tensor) -> Tensor:
-        if not runs(self.program, x, y, weights.features) or torch.is_autocast_enabled(x.device.type):
+        if not runs(self.program, x, y, weights.features) or autocasts(x):
             each = self.module.conv_tp(x[edge_index[0]], y, weights.value())  # type: ignore[operator]
             return x.new_zeros(x.shape[0], each.shape[1], dtype=each.dtype).index_add(0, edge_index[1], each)
         return self.convolve(x, y, graph_of(edge_index, x.shape[0]), weights.lengths, weights.value)
@@ -228,7 +229,7 @@ class ContractionSwap(Swap):
         species = None if e3nn.values_hidden() else e3nn.species_of(y)
         if species is None or self.why_not(x.device.type, x.dtype) is not None or x.dtype != y.dtype:
             return self.own(x, y)  # type: ignore[no-any-return]
-        if self._weights()[0].dtype != x.dtype or torch.is_autocast_enabled(x.device.type):
+        if self._weights()[0].dtype != x.dtype or autocasts(x):
             return self.own(x, y)  # type: ignore[no-any-return]
         return symmetric_contraction(self.polynomials, x.flatten(1), self._terms(), species)
 

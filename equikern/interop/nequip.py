@@ -18,6 +18,7 @@ from equikern.interop.swap import Swap, close, installed, runs
 from equikern.nn import RadialTable
 from equikern.nn._species_linear import present_species
 from equikern.ops import evaluate
+from equikern.ops.engine import autocasts
 from equikern.program import CONVOLUTION
 
 _STRUCTURE = (
@@ -97,12 +98,7 @@ class InteractionSwap(ConvolutionSwap):
     def __call__(self, data: Any) -> Any:
         module: Any = self.module
         x, y, edge_index = data[FEATURES], data[ATTRS], data[EDGES]
-        if (
-            LAMMPS in data
-            or self._watched()
-            or not runs(self.program, x, y, data[EMBEDDING])
-            or torch.is_autocast_enabled(x.device.type)
-        ):
+        if LAMMPS in data or self._watched() or not runs(self.program, x, y, data[EMBEDDING]) or autocasts(x):
             return self.own(data)
         sc = None if module.sc is None else self._self_connection(x, data)
         data[FEATURES] = module.linear_1(x)

@@ -15,6 +15,7 @@ from equikern.interop.convolution import ConvolutionSwap
 from equikern.interop.remembered import graph_of
 from equikern.interop.swap import Swap, close, runs
 from equikern.nn import RadialTable
+from equikern.ops.engine import autocasts
 from equikern.program import CONVOLUTION
 
 _STRUCTURE = (
@@ -65,7 +66,7 @@ class InteractionSwap(ConvolutionSwap):
         if (
             e3nn.watched(module.convolution)
             or not runs(self.program, x, y, data[module.key_weight_input])
-            or torch.is_autocast_enabled(x.device.type)
+            or autocasts(x)
         ):
             return self.own(data)
         if module.is_parallel:

@@ -73,12 +73,14 @@ class RadialTable:
         """What a `tabled` program reads for lengths r (E,): rows (n, W), factors b (E, 8), first rows knot (E,).
 
         rows is on the graph of the module's parameters, b on that of r. None where the module itself must be used:
-        there is no table, or somebody traces and values cannot be looked at; in half types; on the CPU, where an edge
-        is shorter than the first knot, or not a number; with fewer edges than any table has intervals; where it trains
-        with fewer than `TRAINED` times the table's intervals (derivatives by its parameters take the module in float64
-        at the table's sites); on a device, unless it was `asked` for by name: there short edges give NaN.
+        there is no table, or somebody traces or transforms (torch.func) and values cannot be looked at; in half types;
+        on the CPU, where an edge is shorter than the first knot, or not a number; with fewer edges than any table has
+        intervals; where it trains with fewer than `TRAINED` times the table's intervals (derivatives by its parameters
+        take the module in float64 at the table's sites); on a device, unless it was `asked` for by name: there short
+        edges give NaN.
         """
-        if _get_current_dispatch_mode() is not None or torch.compiler.is_compiling() or r.shape[0] < INTERVALS[0]:
+        hidden = _get_current_dispatch_mode() is not None or torch._C._functorch.peek_interpreter_stack() is not None
+        if torch.compiler.is_compiling() or hidden or r.shape[0] < INTERVALS[0]:
             return None
         if not {r.dtype, dtype} <= DTYPES:
             return None

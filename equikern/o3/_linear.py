@@ -88,6 +88,7 @@ class Linear(torch.nn.Module):
             shared=self.shared_weights,
         )
         self.weight_index_slices = _slices(self.instructions)
+        self._bias_layout = bias_layout(self.irreps_out, self.instructions)
         self._register()
 
     def _register(self) -> None:
@@ -149,7 +150,7 @@ class Linear(torch.nn.Module):
         if bias.numel() != rows * self.bias_numel:
             raise ShapeError(f"bias has shape {tuple(bias.shape)}; {self} reads {rows * self.bias_numel} numbers.")
         bias = bias.reshape(rows, self.bias_numel)
-        return bias_columns(bias, self.irreps_out, {ins.i_out for ins in self.instructions if ins.i_in == -1})
+        return bias_columns(bias, self._bias_layout)
 
     def weight_views(
         self, weight: Tensor | None = None, yield_instruction: bool = False
@@ -179,16 +180,22 @@ class Linear(torch.nn.Module):
         return f"{type(self).__name__}({self.irreps_in} -> {self.irreps_out} | {self.weight_numel} weights)"
 
 
-def bias_columns(bias: Tensor, irreps: Any, outs: set[int]) -> Tensor:
-    """(rows * dim,): biases (rows, n) in the columns of the entries `outs`, zero elsewhere."""
-    bias = bias.reshape(-1, sum(irreps[i].dim for i in outs))
+def bias_layout(irreps: Any, instructions: Sequence[Any]) -> list[tuple[int, bool]]:
+    """(dim, whether it has a bias) of each entry: plain numbers, which torch.compile can trace whatever the irreps."""
+    outs = {ins.i_out for ins in instructions if ins.i_in == -1}
+    return [(mul * ir.dim, i in outs) for i, (mul, ir) in enumerate(irreps)]
+
+
+def bias_columns(bias: Tensor, layout: list[tuple[int, bool]]) -> Tensor:
+    """(rows * dim,): biases (rows, n) in the columns of the entries that have one, zero elsewhere."""
+    bias = bias.reshape(-1, sum(dim for dim, biased in layout if biased))
     parts, start = [], 0
-    for i, (mul, ir) in enumerate(irreps):
-        if i in outs:
-            parts.append(bias[:, start : start + mul * ir.dim])
-            start += mul * ir.dim
+    for dim, biased in layout:
+        if biased:
+            parts.append(bias[:, start : start + dim])
+            start += dim
         else:
-            parts.append(bias.new_zeros(len(bias), mul * ir.dim))
+            parts.append(bias.new_zeros(len(bias), dim))
     return torch.cat(parts, dim=-1).flatten()
 
 

@@ -17,8 +17,18 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from equikern import backends
-from equikern.errors import ShapeError
-from equikern.ops.engine import LIBRARY, autocasts, out_of_autocast, plain, wanted, wide
+from equikern.errors import BackendError, ShapeError
+from equikern.ops.engine import (
+    LIBRARY,
+    Function,
+    autocasts,
+    batch,
+    below_autograd,
+    out_of_autocast,
+    plain,
+    wanted,
+    wide,
+)
 from equikern.program import EDGE, SHARED, Program, parse
 
 LIBRARY.define(
@@ -50,6 +60,8 @@ def _call(
 ) -> list[Tensor]:
     """The op, past the dispatcher and the program's text where nothing would see the difference."""
     if not plain(operands, index):
+        if torch.jit.is_tracing():
+            raise BackendError("torch.jit.trace cannot record equikern's ops; use torch.export or torch.compile.")
         return _op(program.text, backend, operands, list(index), rows, open)  # type: ignore[no-any-return]
     if _records(operands):
         call = _Call(program, backend, rows, open, len(operands), True)
@@ -76,7 +88,7 @@ class _Call(NamedTuple):
     direct: bool
 
 
-class _Contract(torch.autograd.Function):
+class _Contract(Function):
     @staticmethod
     def forward(ctx: Any, call: _Call, *tensors: Tensor) -> Any:
         ctx.set_materialize_grads(False)
@@ -88,7 +100,7 @@ class _Contract(torch.autograd.Function):
         operands, index = list(tensors[:split]), list(tensors[split:])
         if direct:
             return tuple(backends.get(backend).contract(program, operands, index, rows, open))
-        with torch._C._AutoDispatchBelowAutograd():
+        with below_autograd():
             return tuple(_op(program.text, backend, operands, index, rows, open))
 
     @staticmethod
@@ -157,7 +169,7 @@ def _autograd(
             values = _op(program, backend, primals, index, rows, open)
             changes = _changes(parse(program), backend, primals, tangents, index, rows, open)
             return [forward_ad.make_dual(value, change) for value, change in zip(values, changes, strict=True)]
-    with torch._C._AutoDispatchBelowAutograd():
+    with below_autograd():
         return _op(program, backend, operands, index, rows, open)
 
 
@@ -171,11 +183,17 @@ def _changes(
     open: list[int],
 ) -> list[Tensor]:
     """The results' tangents."""
-    derivative, extended, _ = along(program, operands, dict(tangents))
-    return _op(derivative.text, backend, extended, index, rows, open)  # type: ignore[no-any-return]
+    derivative, extended, gone = along(program, operands, dict(tangents))
+    kept = [(n, slot) for n, slot in zip(rows, open, strict=True) if slot != gone]
+    sizes, slots = [n for n, _ in kept], [slot for _, slot in kept]
+    found = iter(_op(derivative.text, backend, extended, index, sizes, slots) if kept else ())
+    # dF/da of a slot that every term reads once does not depend on it.
+    zeros = extended[0].new_zeros
+    return [zeros(n, program.dims[slot]) if slot == gone else next(found) for n, slot in zip(rows, open, strict=True)]
 
 
 LIBRARY.impl("contract", _autograd, "Autograd")
+batch(_op)
 
 
 # --- what users call

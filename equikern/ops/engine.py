@@ -2,17 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 from torch._C import DispatchKey, DispatchKeySet
+from torch._functorch.utils import enable_single_level_autograd_function
 from torch.autograd import forward_ad
+from torch.utils._pytree import tree_map
 
 # Kept alive for the life of the process: the registrations die with it.
 LIBRARY = torch.library.Library("equikern", "FRAGMENT")
+
+
+class Function(torch.autograd.Function):
+    """A Function that records a call of an op, under torch.func at the level of transforms that the op is called at."""
+
+    @classmethod
+    def apply(cls, *args: Any) -> Any:
+        """The results, recorded."""
+        if not torch._C._are_functorch_transforms_active():
+            return super().apply(*args)
+        with enable_single_level_autograd_function():
+            return super(torch.autograd.Function, cls).apply(*args)  # type: ignore[misc]
+
+
+@contextmanager
+def below_autograd() -> Iterator[None]:
+    """Where an op is called below autograd: nothing records at its level, but the levels of torch.func below it do."""
+    with torch._C._AutoDispatchBelowAutograd():
+        # In the forward of a Function torch has switched both off, at all levels.
+        if torch._C._are_functorch_transforms_active() and not torch._C._is_fwd_grad_enabled():
+            with torch.enable_grad(), forward_ad._set_fwd_grad_enabled(True):
+                yield
+        else:
+            yield
+
+
+def batch(op: Any) -> None:
+    """Let torch.func.vmap take an op: one call for each of the batch."""
+
+    def rule(info: Any, in_dims: Any, *args: Any) -> Any:
+        size = info.batch_size
+
+        def at(n: int) -> Any:
+            def one(a: Any, dim: int | None) -> Any:
+                # Of an empty batch, zeros: they give the shapes.
+                return a if dim is None else a.select(dim, n) if size else a.sum(dim)
+
+            return tree_map(one, args, in_dims)
+
+        calls = [op(*at(n)) for n in range(max(size, 1))]
+        stacked = tree_map(lambda *results: torch.stack(results)[:size], *calls)
+        return stacked, tree_map(lambda _: 0, stacked)
+
+    torch.library.register_vmap(op, rule, lib=LIBRARY)
 
 
 def wanted(ctx: Any, first: int, count: int) -> list[int]:
@@ -105,6 +152,7 @@ class Op:
         LIBRARY.impl(name, out_of_autocast(kernel), "CompositeExplicitAutograd")
         torch.library.register_fake(f"equikern::{name}", fake, lib=LIBRARY)
         LIBRARY.impl(name, autograd, "Autograd")
+        batch(self._op)
 
     def __call__(self, *args: Any) -> Any:
         """The op's results, recorded."""
@@ -114,7 +162,7 @@ class Op:
         """The op's results below autograd, which has seen to derivatives."""
         if plain(_tensors(args)):
             return self._kernel(*args)
-        with torch._C._AutoDispatchBelowAutograd():
+        with below_autograd():
             return self._op(*args)
 
 

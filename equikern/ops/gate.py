@@ -18,7 +18,7 @@ from equikern.backends import reference_gate
 from equikern.backends._gate import Part, gate_spec, parse_gate
 from equikern.backends.reference_gate import ACTIVATIONS
 from equikern.errors import BackendError, ShapeError
-from equikern.ops.engine import Op, in_float32, wanted
+from equikern.ops.engine import Function, Op, in_float32, wanted
 
 __all__ = ["ACTIVATIONS", "Part", "gate", "gate_spec"]
 
@@ -75,7 +75,7 @@ def _fake_double_backward(
 # --- derivatives
 
 
-class _Gate(torch.autograd.Function):
+class _Gate(Function):
     @staticmethod
     def forward(ctx: Any, spec: str, backend: str, x: Tensor) -> Tensor:
         ctx.set_materialize_grads(False)
@@ -97,7 +97,7 @@ class _Gate(torch.autograd.Function):
         return _change(spec, backend, x, tangents[2])
 
 
-class _GateBackward(torch.autograd.Function):
+class _GateBackward(Function):
     @staticmethod
     def forward(ctx: Any, spec: str, backend: str, x: Tensor, z: Tensor) -> Tensor:
         ctx.set_materialize_grads(False)
@@ -114,7 +114,7 @@ class _GateBackward(torch.autograd.Function):
         return None, None, dx if 0 in slots else None, dz if 1 in slots else None
 
 
-class _GateDoubleBackward(torch.autograd.Function):
+class _GateDoubleBackward(Function):
     @staticmethod
     def forward(
         ctx: Any, spec: str, backend: str, need_x: bool, need_z: bool, x: Tensor, z: Tensor, h: Tensor

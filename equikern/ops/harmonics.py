@@ -20,7 +20,7 @@ from equikern.backends import reference_harmonics
 from equikern.backends._harmonics import HarmonicsSpec, parse_spec
 from equikern.backends.constant import constant
 from equikern.errors import BackendError, ShapeError
-from equikern.ops.engine import Op, autocasts, wanted, wide
+from equikern.ops.engine import Function, Op, autocasts, wanted, wide
 
 
 def _implementation(backend: str) -> Any:
@@ -76,7 +76,7 @@ def _fake_double_backward(
     return vec.new_empty(vec.shape[0] if need_vec else 0, 3), dz
 
 
-class _Harmonics(torch.autograd.Function):
+class _Harmonics(Function):
     @staticmethod
     def forward(ctx: Any, spec: str, backend: str, vec: Tensor) -> Tensor:
         ctx.set_materialize_grads(False)
@@ -100,7 +100,7 @@ class _Harmonics(torch.autograd.Function):
         return _change(spec, backend, vec, tangents[2])
 
 
-class _HarmonicsBackward(torch.autograd.Function):
+class _HarmonicsBackward(Function):
     @staticmethod
     def forward(ctx: Any, spec: str, backend: str, vec: Tensor, z: Tensor) -> Tensor:
         ctx.set_materialize_grads(False)
@@ -126,7 +126,7 @@ class _HarmonicsBackward(torch.autograd.Function):
         return _backward_change(spec, backend, vec, z, tangents[2], tangents[3])
 
 
-class _HarmonicsDoubleBackward(torch.autograd.Function):
+class _HarmonicsDoubleBackward(Function):
     @staticmethod
     def forward(
         ctx: Any, spec: str, backend: str, need_vec: bool, need_z: bool, vec: Tensor, z: Tensor, h: Tensor

@@ -19,7 +19,7 @@ from equikern import backends
 from equikern.backends import cpu_painn, reference_painn
 from equikern.backends._painn import PaiNNConfig, parse_painn
 from equikern.errors import BackendError, ShapeError
-from equikern.ops.engine import LIBRARY, in_float32, plain, wanted
+from equikern.ops.engine import LIBRARY, Function, batch, below_autograd, in_float32, plain, wanted
 
 LIBRARY.define(
     "painn(str spec, Tensor vec, Tensor[] graph, Tensor[] weights, bool keep=False) -> (Tensor, Tensor, Tensor, Tensor)"
@@ -87,7 +87,7 @@ def _fake_backward(
     return [t.new_empty(t.shape) for t in [vec] * need_vec + weights * need_weights]
 
 
-class _PaiNN(torch.autograd.Function):
+class _PaiNN(Function):
     @staticmethod
     def forward(ctx: Any, spec: str, direct: bool, split: int, vec: Tensor, *tensors: Tensor) -> Any:
         ctx.set_materialize_grads(False)
@@ -96,7 +96,7 @@ class _PaiNN(torch.autograd.Function):
         if direct:
             found = _painn(spec, vec, graph, weights, keep=True)
         else:
-            with torch._C._AutoDispatchBelowAutograd():
+            with below_autograd():
                 found = _ops.painn(spec, vec, graph, weights, keep=True)
         ctx.mark_non_differentiable(found[3])
         ctx.save_for_backward(vec, found[3], *tensors)
@@ -177,6 +177,7 @@ for _name, _kernel, _fake, _autograd in (
     LIBRARY.impl(_name, _kernel, "CompositeExplicitAutograd")
     torch.library.register_fake(f"equikern::{_name}", _fake, lib=LIBRARY)
     LIBRARY.impl(_name, _autograd, "Autograd")
+    batch(getattr(_ops, _name).default)
 
 
 def _check(spec: PaiNNConfig, vec: Tensor, graph: Sequence[Tensor], weights: Sequence[Tensor]) -> None:

@@ -17,7 +17,7 @@ from equikern import backends
 from equikern.backends._radial import BASES, CUTOFFS, RadialSpec, parse_radial
 from equikern.errors import BackendError, EquikernError, ShapeError
 from equikern.ops import radial
-from equikern.ops.engine import Op, in_float32
+from equikern.ops.engine import Function, Op, in_float32
 
 
 def _run(spec: str, backend: str, r: Tensor, order: int) -> Tensor:
@@ -51,7 +51,7 @@ def _fake(spec: str, backend: str, r: Tensor, order: int) -> Tensor:
     return r.new_empty(r.shape[0], parse_radial(spec).n)
 
 
-class _Radial(torch.autograd.Function):
+class _Radial(Function):
     @staticmethod
     def forward(ctx: Any, spec: str, backend: str, order: int, r: Tensor) -> Tensor:
         ctx.save_for_backward(r)

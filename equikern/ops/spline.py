@@ -22,7 +22,7 @@ from torch.autograd import forward_ad
 from equikern import backends
 from equikern.backends._spline import POLYNOMIALS, WHOLE, rows_of
 from equikern.errors import ShapeError
-from equikern.ops.engine import Op
+from equikern.ops.engine import Function, Op
 
 DEGREE = 7
 OFFSETS = (0, 2, 4, 6, 7, 8, 10, 12)  # of d_j ... d_(j+3), c_(j+4), d_(j+4) ... d_(j+6)
@@ -67,7 +67,7 @@ def _fake(backend: str, r: Tensor, breaks: list[float], intervals: list[int], or
     return r.new_empty(r.shape[0], len(OFFSETS)), r.new_empty(r.shape[0], dtype=torch.int64)
 
 
-class _Spline(torch.autograd.Function):
+class _Spline(Function):
     @staticmethod
     def forward(ctx: Any, backend: str, breaks: list[float], intervals: list[int], order: int, r: Tensor) -> Any:
         ctx.set_materialize_grads(False)

@@ -17,7 +17,7 @@ from torch.autograd import forward_ad
 
 from equikern import backends
 from equikern.errors import ShapeError
-from equikern.ops.engine import Op, in_float32, wanted
+from equikern.ops.engine import Function, Op, in_float32, wanted
 from equikern.program.symmetric import Symmetric, parse_symmetric
 
 W, Z, X = range(3)
@@ -120,7 +120,7 @@ def _split(program: str, tensors: Sequence[Tensor]) -> tuple[list[Tensor], list[
     return list(tensors[:count]), list(tensors[count:])
 
 
-class _SymmetricContraction(torch.autograd.Function):
+class _SymmetricContraction(Function):
     @staticmethod
     def forward(ctx: Any, program: str, backend: str, num_species: int, open: list[int], *tensors: Tensor) -> Any:
         ctx.set_materialize_grads(False)

@@ -53,7 +53,16 @@ def test_derivatives_are_those_of_the_reference(name, weights, rows, dtype):
 @WEIGHTS
 @pytest.mark.parametrize("name", SPECS)
 def test_all_slots_of_a_derivative_open_at_once(name, weights, absent):
-    program = case(name, weights, 5).program.along((0, 1, 2, 3))
+    check_slots(case(name, weights, 5).program.along((0, 1, 2, 3)), absent)
+
+
+@pytest.mark.parametrize("again", [(0,), (1,), (2,), (3,), (0, 2), (0, 1, 2, 3)], ids=str)
+@pytest.mark.parametrize("name", SPECS)
+def test_derivatives_that_no_longer_read_a_slot_are_those_of_the_reference(name, again):
+    check_slots(case(name, SHARED, 5).program.along((0, 1, 2)).along(again))
+
+
+def check_slots(program, absent=None):
     made = torch.Generator().manual_seed(0)
     rows = [1 if kind == SHARED else 5 for kind in program.rows]
     sizes = zip(rows, program.dims, strict=True)

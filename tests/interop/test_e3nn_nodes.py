@@ -12,6 +12,8 @@ from equikern.interop.swap import installed
 o3 = pytest.importorskip("e3nn.o3", reason="e3nn is not installed")
 nn = pytest.importorskip("e3nn.nn", reason="e3nn is not installed")
 
+SILU, TANH = torch.nn.functional.silu, torch.tanh
+
 
 def draw(*shape, seed=0):
     return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
@@ -47,6 +49,20 @@ def test_linear_with_weights_given():
     agree(module, draw(5, 13), draw(module.weight_numel))
 
 
+def test_torch_compile_of_a_linear_map_with_biases_agrees():
+    module = equikern.accelerate(o3.Linear("4x0e+3x1o", "6x0e+2x1o+3x0e", biases=[True, False, True]).double())
+    torch.nn.init.normal_(module.bias, generator=torch.Generator().manual_seed(0))
+    compiled, x = torch.compile(module, fullgraph=True, backend="aot_eager"), draw(5, 13)
+    torch.testing.assert_close(compiled(x), module(x), rtol=1e-12, atol=1e-12)
+
+
+def test_accelerated_maps_and_gates_give_shapes_on_the_meta_device():
+    for module in (o3.Linear("4x0e", "2x0e"), nn.Gate("4x0e", [SILU], "3x0e", [SILU], "3x1e")):
+        x = torch.empty(5, module.irreps_in.dim, device="meta")
+        equikern.accelerate(module).to("meta")
+        assert module(x).shape == (5, module.irreps_out.dim)
+
+
 @pytest.mark.parametrize("options", [{"f_in": 2, "f_out": 3}, {"internal_weights": False, "shared_weights": False}])
 def test_a_linear_map_of_another_kind_is_left(options):
     module = equikern.accelerate(o3.Linear("4x0e", "2x0e", **options))
@@ -55,9 +71,6 @@ def test_a_linear_map_of_another_kind_is_left(options):
 
 def test_a_linear_map_without_paths_is_left():
     assert "left: it has no paths" in str(report(o3.Linear("4x0e", "2x1o")))
-
-
-SILU, TANH = torch.nn.functional.silu, torch.tanh
 
 
 @pytest.mark.parametrize(
