@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
+from equikern import backends
 from equikern.backends.bits import same
 from equikern.errors import EquikernError
 from equikern.nn._radial_fit import HOST, INTERVALS, Fit, fit, gradient_at_sites, holds, sites_of, table_of
@@ -76,7 +77,8 @@ class RadialTable:
         there is no table, or somebody traces and values cannot be looked at; in half types; on the CPU, where an edge
         is shorter than the first knot, or not a number; with fewer edges than any table has intervals; where it trains
         with fewer than `TRAINED` times the table's intervals (derivatives by its parameters take the module in float64
-        at the table's sites); on a device, unless it was `asked` for by name: there short edges give NaN.
+        at the table's sites). Unless it was `asked` for by name, None too on a device, where short edges give NaN, and
+        on the reference backend: what others are held to is the module itself.
         """
         if _get_current_dispatch_mode() is not None or torch.compiler.is_compiling() or r.shape[0] < INTERVALS[0]:
             return None
@@ -87,7 +89,7 @@ class RadialTable:
         attached = torch.is_grad_enabled() and bool(parameters)
         trains = attached and all(m.training for m in self.radial.modules())
         seen = on_host(r)
-        if not seen and not asked:
+        if not asked and (not seen or backends.setting() == backends.reference.name):
             return None
         self._refresh(now)
         needed = self._intervals * TRAINED if trains else 0

@@ -6,6 +6,7 @@ import io
 import pytest
 import torch
 
+import equikern
 from equikern.errors import EquikernError
 from equikern.nn import RadialTable
 from equikern.nn._radial_fit import fit, holds, table_of
@@ -87,6 +88,14 @@ def test_the_module_itself_runs_for_few_and_for_short_edges():
     assert table(short, torch.float32) is None
     short[5] = float("nan")
     assert table(short, torch.float32) is None
+
+
+def test_the_reference_runs_the_module_unless_the_table_is_asked_for():
+    table = RadialTable(RadialNetwork(3).eval(), 5.0)
+    assert table(lengths().float(), torch.float32) is not None
+    with equikern.backend("reference"):
+        assert table(lengths().float(), torch.float32) is None
+        assert table(lengths().float(), torch.float32, asked=True) is not None
 
 
 @pytest.mark.parametrize("dtypes", [(torch.float32, torch.bfloat16), (torch.float16, torch.float16)])
