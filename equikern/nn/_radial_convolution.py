@@ -32,7 +32,7 @@ class RadialConvolution(torch.nn.Module):
     also in float64, on devices and under the reference, False never. The table is exact
     to 1e-7 of the largest weight (slopes 3e-6 per unit of length) or not used, trains like the module itself, and no
     array of edges x weights or edges x outputs exists in any pass. The module itself runs where edges are few (in
-    training fewer than twice the table's intervals, else than 32), or shorter than r_max / 10;
+    training fewer than eight times the table's intervals, else than 32), or shorter than r_max / 10;
     `self.table.why_not()` says why a table was refused.
 
     On a CUDA device, with table=True, evaluation waits for nothing: edges shorter than r_max / 10 give NaN (see
