@@ -4,6 +4,7 @@
 //   M_ak = sum_b C_abk s_b,   A_k[c] += sum_a M_ak l_a[c]
 // and backward with the gradient dA
 //   dl_a[c] += sum_k M_ak dA_k[c],   dM_ak = sum_c l_a[c] dA_k[c],   ds_b += sum_ak C_abk dM_ak
+// Equal channels have no scalar in common, and no M: A_k[c] += sum_ab C_abk s_b[c] l_a[c].
 #pragma once
 
 #include "../program/coupling.hpp"
@@ -57,38 +58,48 @@ void lanes_to_rows(int64_t rows, const T* from, int64_t step, int64_t count, T* 
     }
 }
 
-// M for `count` channels of the scalar, `m_channel` apart.
+// Numbers of a block by component and channel.
 template <class T>
-void make_factors(const CoupledPath& p, int64_t count, const T* scalar, int64_t channel, int64_t component, T* m,
-                  int64_t m_channel) {
+struct Numbers {
+    const T* p;
+    int64_t component, channel;
+};
+
+// M of a channel of the scalar.
+template <class T>
+void make_factors(const CoupledPath& p, const T* scalar, int64_t component, T* m) {
     int last = -1;
     for (const Source& s : p.sources) {
-        const T* from = scalar + s.b * component;
-        T* to = m + s.m * BLOCK<T>;
-        for (int64_t c = 0; c < count; ++c, from += channel, to += m_channel) {
-            Wide<T> sum = s.m == last ? Wide<T>::at(to) : Wide<T>::zero();
-            sum.add(static_cast<T>(s.c), Wide<T>::at(from));
-            sum.put(to);
-        }
+        T* const to = m + s.m * BLOCK<T>;
+        Wide<T> sum = s.m == last ? Wide<T>::at(to) : Wide<T>::zero();
+        sum.add(static_cast<T>(s.c), Wide<T>::at(scalar + s.b * component));
+        sum.put(to);
         last = s.m;
     }
 }
 
-// to[c] = sum of N steps from[c], or added, for `count` channels; M moves with the channels, or is one for all.
-template <class T, int N, bool Moves>
-EQK_INLINE void add_steps(const Step* steps, const T* m, int64_t m_channel, int64_t count, const T* from,
-                          int64_t component, int64_t channel, bool add, T* to, int64_t to_channel) {
+// to[c] = sum of N steps from[c], or added, for `count` channels; m is M, one for all, or of equal channels.
+template <class T, int N, bool Equal>
+EQK_INLINE void add_steps(const Step* steps, Numbers<T> m, int64_t count, Numbers<T> from, bool add, T* to,
+                          int64_t to_channel) {
     Wide<T> factor[N];
     const T *at[N], *factors[N];
+    T c[N];
     for (int n = 0; n < N; ++n) {
-        factors[n] = m + steps[n].m * BLOCK<T>;
+        c[n] = static_cast<T>(steps[n].c);
+        factors[n] = m.p + steps[n].m * m.component;
         factor[n] = Wide<T>::at(factors[n]);
-        at[n] = from + steps[n].from * component;
+        at[n] = from.p + steps[n].from * from.component;
     }
-    for (int64_t c = 0; c < count; ++c, to += to_channel) {
+    for (int64_t u = 0; u < count; ++u, to += to_channel) {
         Wide<T> sum = Wide<T>::zero();
-        for (int n = 0; n < N; ++n)
-            sum.add(Moves ? Wide<T>::at(factors[n] + c * m_channel) : factor[n], Wide<T>::at(at[n] + c * channel));
+        for (int n = 0; n < N; ++n) {
+            const Wide<T> number = Wide<T>::at(at[n] + u * from.channel);
+            if (Equal)
+                sum.add(c[n], Wide<T>::at(factors[n] + u * m.channel) * number);
+            else
+                sum.add(factor[n], number);
+        }
         if (add) sum.add(T(1), Wide<T>::at(to));
         sum.put(to);
     }
@@ -105,41 +116,34 @@ EQK_INLINE void by_steps(size_t all, F&& f) {
 }
 
 template <class T>
-void add_sum(const StepSum& sum, const T* m, int64_t m_channel, int64_t count, const T* from, int64_t component,
-             int64_t channel, bool add, T* to, int64_t to_channel) {
+void add_sum(const StepSum& sum, bool equal, Numbers<T> m, int64_t count, Numbers<T> from, bool add, T* to,
+             int64_t to_channel) {
     if (!add && sum.steps.empty())
         for (int64_t c = 0; c < count; ++c) Wide<T>::zero().put(to + c * to_channel);
-    by_steps(sum.steps.size(), [&](auto n, size_t first) {
+    by_steps(sum.steps.size(), [=, &sum](auto n, size_t first) {
         const Step* const steps = sum.steps.data() + first;
-        if (m_channel)
-            add_steps<T, n, true>(steps, m, m_channel, count, from, component, channel, add || first, to, to_channel);
+        if (equal)
+            add_steps<T, n, true>(steps, m, count, from, add || first, to, to_channel);
         else
-            add_steps<T, n, false>(steps, m, 0, count, from, component, channel, add || first, to, to_channel);
+            add_steps<T, n, false>(steps, m, count, from, add || first, to, to_channel);
     });
 }
 
-// dM of the steps of a sum, over `count` channels or of each of them.
+// dM of the steps of a sum.
 template <class T>
-void dot_sum(const StepSum& sum, int64_t count, const T* lane, int64_t component, int64_t channel, const T* da,
-             int64_t da_channel, T* dm, int64_t m_channel) {
-    by_steps(sum.steps.size(), [&](auto steps, size_t first) {
+void dot_sum(const StepSum& sum, int64_t count, Numbers<T> lane, const T* da, int64_t da_channel, T* dm) {
+    by_steps(sum.steps.size(), [=, &sum](auto steps, size_t first) {
         constexpr int N = steps;
         const Step* const step = sum.steps.data() + first;
         Wide<T> total[N];
         const T* at[N];
-        for (int n = 0; n < N; ++n) total[n] = Wide<T>::zero(), at[n] = lane + step[n].from * component;
+        for (int n = 0; n < N; ++n) total[n] = Wide<T>::zero(), at[n] = lane.p + step[n].from * lane.component;
         const T* d = da;
         for (int64_t c = 0; c < count; ++c, d += da_channel) {
             const Wide<T> factor = Wide<T>::at(d);
-            for (int n = 0; n < N; ++n) {
-                const Wide<T> with = Wide<T>::at(at[n] + c * channel);
-                if (m_channel)
-                    (factor * with).put(dm + c * m_channel + step[n].m * BLOCK<T>);
-                else
-                    total[n].add(factor, with);
-            }
+            for (int n = 0; n < N; ++n) total[n].add(factor, Wide<T>::at(at[n] + c * lane.channel));
         }
-        for (int n = 0; n < N && !m_channel; ++n) total[n].put(dm + step[n].m * BLOCK<T>);
+        for (int n = 0; n < N; ++n) total[n].put(dm + step[n].m * BLOCK<T>);
     });
 }
 
@@ -149,58 +153,57 @@ struct Coupler {
     const CoupledPath& path;
     Side<T> scalar, lane;
     T* m;
-    int64_t dim() const { return path.there.size(); }
-    // How far apart the factors of channels are, and how many channels of the scalar a run has.
-    int64_t m_channel() const { return path.equal ? path.factors * BLOCK<T> : 0; }
-    int64_t scalars(const Run& run) const { return path.equal ? run.count : 1; }
-    T* dm() const { return m + path.factors * BLOCK<T> * (path.equal ? EQUALS : 1); }
-
-    void factors(const Run& run) const {
-        make_factors(path, scalars(run), scalar.v + run.scalar * scalar.channel, scalar.channel, scalar.component, m,
-                     m_channel());
-    }
 
     // A (channels, components) of a piece, or added.
     void forward(const Piece& piece, bool add, T* a) const {
-        const int64_t step = dim() * BLOCK<T>;
         for (const Run& run : piece.runs) {
-            factors(run);
+            const Numbers<T> by = factors(run);
             for (const StepSum& sum : path.there)
-                add_sum(sum, m, m_channel(), run.count, lane.v + run.lane * lane.channel, lane.component, lane.channel,
-                        add, a + run.at * step + sum.to * BLOCK<T>, run.step * step);
+                add_sum(sum, path.equal, by, run.count, lanes_of(run), add, a + run.at * step() + sum.to * BLOCK<T>,
+                        run.step * step());
         }
     }
 
     // What dA gives to the gradients of both sides.
     void backward(const Piece& piece, const T* da) const {
         for (const Run& run : piece.runs) {
-            if (lane.d && scalar.v) lane_gradient(run, da);
-            if (scalar.d && lane.v) scalar_gradient(run, da);
+            const Numbers<T> from{da + run.at * step(), BLOCK<T>, run.step * step()};
+            if (lane.d && scalar.v) {
+                const Numbers<T> by = factors(run);
+                for (const StepSum& sum : path.back)
+                    add_sum(sum, path.equal, by, run.count, from, true,
+                            lane.d + run.lane * lane.channel + sum.to * lane.component, lane.channel);
+            }
+            if (scalar.d && lane.v) scalar_gradient(run, from);
         }
     }
 
    private:
-    void lane_gradient(const Run& run, const T* da) const {
-        const int64_t step = dim() * BLOCK<T>;
-        factors(run);
-        for (const StepSum& sum : path.back)
-            add_sum(sum, m, m_channel(), run.count, da + run.at * step, BLOCK<T>, run.step * step, true,
-                    lane.d + run.lane * lane.channel + sum.to * lane.component, lane.channel);
+    int64_t step() const { return path.there.size() * BLOCK<T>; }
+
+    Numbers<T> lanes_of(const Run& run) const {
+        return {lane.v + run.lane * lane.channel, lane.component, lane.channel};
     }
 
-    void scalar_gradient(const Run& run, const T* da) const {
-        const int64_t step = dim() * BLOCK<T>;
+    Numbers<T> factors(const Run& run) const {
+        const T* const from = scalar.v + run.scalar * scalar.channel;
+        if (path.equal) return {from, scalar.component, scalar.channel};
+        make_factors(path, from, scalar.component, m);
+        return {m, BLOCK<T>, 0};
+    }
+
+    void scalar_gradient(const Run& run, const Numbers<T>& da) const {
+        T* const to = scalar.d + run.scalar * scalar.channel;
+        for (const StepSum& sum : path.across)
+            add_sum(sum, true, lanes_of(run), run.count, da, true, to + sum.to * scalar.component, scalar.channel);
+        if (path.equal) return;
+        T* const dm = m + path.factors * BLOCK<T>;
         for (const StepSum& sum : path.there)
-            dot_sum(sum, run.count, lane.v + run.lane * lane.channel, lane.component, lane.channel,
-                    da + run.at * step + sum.to * BLOCK<T>, run.step * step, dm(), m_channel());
+            dot_sum(sum, run.count, lanes_of(run), da.p + sum.to * BLOCK<T>, da.channel, dm);
         for (const Source& s : path.sources) {
-            T* to = scalar.d + run.scalar * scalar.channel + s.b * scalar.component;
-            const T* from = dm() + s.m * BLOCK<T>;
-            for (int64_t c = 0; c < scalars(run); ++c, to += scalar.channel, from += m_channel()) {
-                Wide<T> total = Wide<T>::at(to);
-                total.add(static_cast<T>(s.c), Wide<T>::at(from));
-                total.put(to);
-            }
+            Wide<T> total = Wide<T>::at(to + s.b * scalar.component);
+            total.add(static_cast<T>(s.c), Wide<T>::at(dm + s.m * BLOCK<T>));
+            total.put(to + s.b * scalar.component);
         }
     }
 };

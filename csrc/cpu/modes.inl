@@ -61,7 +61,7 @@ class CoupleBlock {
         int64_t coupled = 0, most = 0, factors = 0, out = 0;
         for (const CoupledPath& path : p.paths) {
             const Columns& z = p.z[path.out];
-            factors = std::max(factors, path.factors * (path.equal ? EQUALS : 1));
+            factors = std::max(factors, path.factors);
             out = std::max(out, round_up<T>(z.mul) * z.dim);
             for (const Piece& piece : path.pieces) {
                 most = std::max(most, piece.count);

@@ -34,10 +34,8 @@ void couple_all(CoupledPath& p, int64_t m1, int64_t m2) {
 
 void couple_equals(CoupledPath& p, int64_t m) {
     for (int64_t u = 0; u < m; u += PIECE) {
-        p.pieces.push_back({u, std::min(PIECE, m - u), {}});
-        Piece& piece = p.pieces.back();
-        for (int64_t v = 0; v < piece.count; v += EQUALS)
-            piece.runs.push_back({u + v, u + v, std::min(EQUALS, piece.count - v), v, 1});
+        const int64_t count = std::min(PIECE, m - u);
+        p.pieces.push_back({u, count, {{u, u, count, 0, 1}}});
     }
 }
 
@@ -71,15 +69,29 @@ void place_outputs(CoupledPath& p, const std::string& mode, int64_t m2) {
         p.outs.push_back(mode == "uvu" ? c / m2 : mode == "uvv" ? c % m2 : mode == "uuw" ? 0 : c);
 }
 
-void lower(CoupledPath& p, const std::vector<Cell>& cells, int64_t lane_dim, int64_t out_dim) {
+std::vector<StepSum> sums(int64_t dim) {
+    std::vector<StepSum> made;
+    for (int to = 0; to < dim; ++to) made.push_back({to, {}});
+    return made;
+}
+
+// The scalars of equal channels are x, the lanes y.
+void lower_equals(CoupledPath& p, const std::vector<Cell>& cells, int64_t scalar_dim) {
+    p.across = sums(scalar_dim);
+    for (const Cell& c : cells) {
+        p.there[c.k].steps.push_back({c.i, c.j, c.c});
+        p.back[c.j].steps.push_back({c.i, c.k, c.c});
+        p.across[c.i].steps.push_back({c.j, c.k, c.c});
+    }
+}
+
+void lower(CoupledPath& p, const std::vector<Cell>& cells) {
     std::map<std::pair<int, int>, int> entries;  // (component of z, of a lane)
     for (const Cell& c : cells) entries.emplace(std::pair{c.k, p.lanes_x ? c.i : c.j}, 0);
-    for (int k = 0; k < out_dim; ++k) p.there.push_back({k, {}});
-    for (int a = 0; a < lane_dim; ++a) p.back.push_back({a, {}});
     for (auto& [at, m] : entries) {
         m = static_cast<int>(p.factors++);
-        p.there[at.first].steps.push_back({m, at.second});
-        p.back[at.second].steps.push_back({m, at.first});
+        p.there[at.first].steps.push_back({m, at.second, 1});
+        p.back[at.second].steps.push_back({m, at.first, 1});
     }
     for (const Cell& c : cells)
         p.sources.push_back({entries.at({c.k, p.lanes_x ? c.i : c.j}), p.lanes_x ? c.j : c.i, c.c});
@@ -113,13 +125,18 @@ Coupling make_coupling(const Segments& x, const Segments& y, const Segments& z, 
             require(c.i >= 0 && c.i < sx.dim && c.j >= 0 && c.j < sy.dim && c.k >= 0 && c.k < sz.dim,
                     "a coefficient lies outside its path");
         require((!equals(t.mode) && !upper(t.mode)) || sx.mul == sy.mul, "a path pairs channels of unequal segments");
-        CoupledPath p{t.in1, t.in2, t.out, false, false, t.w, t.w >= 0 && t.mode.back() == 'w',
-                      0,     {},    {},    0,     {},    {},  {}};
+        CoupledPath p{};
+        p.in1 = t.in1, p.in2 = t.in2, p.out = t.out, p.w = t.w;
+        p.mixes = t.w >= 0 && t.mode.back() == 'w';
         couple(p, t.mode, sx.mul, sy.mul);
         if (!p.mixes) place_outputs(p, t.mode, sy.mul);
         for (int64_t out : p.outs) require(out < sz.mul, "a path writes beyond its output");
         require(p.w < 0 || p.w + p.channels * (p.mixes ? sz.mul : 1) <= w_dim, "a path reads beyond the weights");
-        lower(p, t.cells, p.lanes_x ? sx.dim : sy.dim, sz.dim);
+        p.there = sums(sz.dim), p.back = sums(p.lanes_x ? sx.dim : sy.dim);
+        if (p.equal)
+            lower_equals(p, t.cells, sx.dim);
+        else
+            lower(p, t.cells);
         if (p.channels * sz.mul > 0) made.paths.push_back(std::move(p));
     }
     std::stable_sort(made.paths.begin(), made.paths.end(), [](auto& a, auto& b) { return a.out < b.out; });

@@ -30,8 +30,6 @@ struct PathTable {
     std::vector<Cell> cells;
 };
 
-constexpr int64_t EQUALS = 8;  // pairs of equal channels in a run, at most: each has factors M of its own
-
 // Channel `scalar` of one operand with `count` channels of the other (the lanes) from `lane` on: the coupled channels
 // `at`, at + step, ... of a piece. Where equal channels are paired, `count` of both.
 struct Run {
@@ -50,9 +48,11 @@ struct Source {
     double c;
 };
 
-// Component `to` is the sum of M[m] times component `from`.
+// Component `to` is the sum of M[m] times component `from`; where equal channels are paired, of c times component m of
+// the one times component `from` of the other.
 struct Step {
     int m, from;
+    double c;
 };
 struct StepSum {
     int to;
@@ -68,9 +68,9 @@ struct CoupledPath {
     int64_t channels;           // coupled ones
     std::vector<int64_t> outs;  // the channel of z of each, if they do not mix
     std::vector<Piece> pieces;
-    int64_t factors;  // entries of M
+    int64_t factors;  // entries of M; of equal channels there are none
     std::vector<Source> sources;
-    std::vector<StepSum> there, back;  // from lanes to coupled channels, and back
+    std::vector<StepSum> there, back, across;  // from lanes to coupled channels, and back; of equal ones to the scalars
 };
 
 // A product program whose rows are all the edges themselves, ready for the loops.

@@ -54,9 +54,9 @@ def accelerate(model: Model, *, tables: str = "evaluation") -> Model:
     """Run a model's e3nn products, linear maps and harmonics, and its NequIP, SevenNet and MACE blocks, on equikern.
 
     tables: when weights that depend on the edge length alone come from a `nn.RadialTable` instead of their network, in
-    float32: in "evaluation" (`model.eval()`) on the CPU, "always" (training and CUDA devices too: exact to 1e-7,
-    gradients of all parameters included) or "never". On a device, where nothing waits, edges shorter than a tenth of
-    the cutoff then give NaN.
+    float32: in "evaluation" (`model.eval()`) on the CPU, unless the backend is `reference`, "always" (training, CUDA
+    devices and the reference too: exact to 1e-7, gradients of all parameters included) or "never". On a device, where
+    nothing waits, edges shorter than a tenth of the cutoff then give NaN.
 
     Returns the model. Its numbers, parameters, state dict and classes stay; `restore` undoes it; a second call does
     nothing new. A part without a kernel for the model's device and dtype is left, as is one whose coefficients are not

@@ -28,11 +28,11 @@ class RadialConvolution(torch.nn.Module):
     radial: a module, lengths (E,) to weights (E, weight_numel); with `num_species` it is called with the species of
     sender and receiver too, (E,) each, integers. It should contain the cutoff, and be smooth up to a few kinks.
     r_max: where the cutoff ends, in the unit of edge_vec; longer edges take the weights at r_max.
-    table: None reads the weights from a `RadialTable` in float32 on the CPU, True in float64 and on devices too, False
-    never. The table is exact
+    table: None reads the weights from a `RadialTable` in float32 on the CPU, unless the backend is `reference`, True
+    also in float64, on devices and under the reference, False never. The table is exact
     to 1e-7 of the largest weight (slopes 3e-6 per unit of length) or not used, trains like the module itself, and no
     array of edges x weights or edges x outputs exists in any pass. The module itself runs where edges are few (in
-    training fewer than twice the table's intervals, else than 32), or shorter than r_max / 10;
+    training fewer than eight times the table's intervals, else than 32), or shorter than r_max / 10;
     `self.table.why_not()` says why a table was refused.
 
     On a CUDA device, with table=True, evaluation waits for nothing: edges shorter than r_max / 10 give NaN (see

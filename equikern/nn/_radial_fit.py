@@ -24,6 +24,7 @@ MOST_BREAKS = 8
 STEP = 2e-6  # of difference quotients, over r_max
 KINK = 4e-7  # how well a kink is located, over r_max
 SAMPLE = 4
+CLOSE = 0.02  # change of parameters, over their largest, up to which a fit is only sampled, and a refusal stays
 MOST_POINTS = 1024  # where errors are looked at together
 HOST = torch.device("cpu")
 BLOCK, REACH = 64, 64  # coefficients solved together; sites beyond them that still matter (0.54 ** 64 is 4e-18)
@@ -79,6 +80,22 @@ def holds(function: Function, known: Fit, tolerance: tuple[float, float], table:
     """Whether the table of a known fit is still within `tolerance`, looked at in every `SAMPLE`-th interval."""
     _, value, slope = _errors(function, known.breaks, known.intervals, table, SAMPLE)
     return bool(value.max() <= tolerance[0]) and bool(slope.max() <= tolerance[1])  # NaN: no
+
+
+def near(now: list[Tensor], then: list[Tensor]) -> bool:
+    """Whether tensors have changed little, against their largest number or, where that is less, the mean of these.
+
+    Biases start at zero: against themselves alone, any change of them would be a large one.
+    """
+    if [(a.shape, a.dtype, a.device) for a in now] != [(b.shape, b.dtype, b.device) for b in then]:
+        return False
+    pairs = [(a.double(), b.double()) for a, b in zip(now, then, strict=True) if a.numel()]
+    sizes = [b.abs().amax() for _, b in pairs]
+    usual = sum(sizes) / max(len(sizes), 1)
+    return all(
+        bool((a - b).abs().amax() <= CLOSE * torch.maximum(size, torch.as_tensor(usual)))
+        for (a, b), size in zip(pairs, sizes, strict=True)
+    )
 
 
 def table_of(fit: Fit, function: Function, device: torch.device = HOST) -> Tensor:
@@ -186,12 +203,13 @@ def _errors(
     around = [function(torch.cat([some - step, some, some + step])).chunk(3) for some in r.split(MOST_POINTS)]
     below, exact, above = (torch.cat(values) for values in zip(*around, strict=True))
     largest = exact.abs().max().clamp(min=1e-300)
-    errors = []
+    errors: list[Tensor] = []
     for order, expected in ((0, exact), (1, (above - below) / (2 * step))):
         factors, knot = torch.ops.equikern.spline("reference", r, list(breaks), list(intervals), order)
-        got = sum(factors[:, c : c + 1] * table[knot + offset] for c, offset in enumerate(OFFSETS))
-        errors.append((got - expected).abs_().amax(1) / largest)
-    return r, *errors
+        read = knot.unsqueeze(1) + torch.tensor(OFFSETS)
+        got = torch.nn.functional.embedding_bag(read, table, per_sample_weights=factors, mode="sum")
+        errors.append(got.sub_(expected).abs_().amax(1) / largest)
+    return r, errors[0], errors[1]
 
 
 def _concentrated(function: Function, breaks: list[float], r: Tensor, slope: Tensor, step: float) -> float | None:

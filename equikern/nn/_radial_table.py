@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
+from equikern import backends
 from equikern.backends.bits import same
 from equikern.errors import EquikernError
-from equikern.nn._radial_fit import HOST, INTERVALS, Fit, fit, gradient_at_sites, holds, sites_of, table_of
+from equikern.nn._radial_fit import HOST, INTERVALS, Fit, fit, gradient_at_sites, holds, near, sites_of, table_of
 from equikern.ops.engine import plain
 from equikern.ops.spline import spline
 from equikern.ops.values import on_host
@@ -25,9 +26,8 @@ from equikern.ops.values import on_host
 # would do for weights, but not for forces that are to be as exact as the network in float32 gives them.
 TOLERANCE = (1e-7, 3e-6)
 LARGEST = 256 << 20  # bytes
-TRAINED = 2
+TRAINED = 8  # edges an interval, from which on a step of training gains by a table that it makes anew
 DTYPES = {torch.float32, torch.float64}
-CLOSE = 0.02  # change of parameters, over their largest, up to which a table's errors are only sampled
 
 
 class RadialTable:
@@ -40,7 +40,7 @@ class RadialTable:
 
     The module is evaluated in float64, with its parameters as they are now: the table is made again when one of them,
     or a buffer, has other values than when it was made. After small changes, as in training, the knots stay and errors
-    are measured in a sample of the intervals. `why_not()` is the reason why there is no table.
+    are measured in a sample of the intervals, or the reason stays why there is no table: `why_not()`.
 
     On a CUDA device, values are looked at, which waits for it, where the host sees that they may have changed: another
     tensor, one changed in place, `train`, `eval` or `requires_grad_`. What it cannot see is checked on the device and
@@ -63,6 +63,7 @@ class RadialTable:
         self._seen: list[tuple[int, ...]] = []  # what the host saw when they were looked at last, on a device
         self._looked_at: list[Tensor] = []  # kept, so that no other tensor has their id
         self._numbers: Tensor | None = None  # all of them, on a device
+        self._tuned = False  # whether, since it was made, parameters got gradients in evaluation
         self._fit: Fit | None = None
         self._rows: dict[tuple[torch.dtype, torch.device], Tensor] = {}
         self._reason = ""
@@ -75,9 +76,11 @@ class RadialTable:
         rows is on the graph of the module's parameters, b on that of r. None where the module itself must be used:
         there is no table, or somebody traces or transforms (torch.func) and values cannot be looked at; in half types;
         on the CPU, where an edge is shorter than the first knot, or not a number; with fewer edges than any table has
-        intervals; where it trains with fewer than `TRAINED` times the table's intervals (derivatives by its parameters
-        take the module in float64 at the table's sites); on a device, unless it was `asked` for by name: there short
-        edges give NaN.
+        intervals; where it trains with fewer than `TRAINED` times the table's intervals (each step makes a table, and
+        derivatives by parameters take the module at its sites). It trains in training mode, or where parameters have
+        changed after gradients in evaluation, until a call without them, or `why_not()`, makes the table again. Unless
+        it was `asked` for by name, None too on a device, where short edges give NaN, and on the reference backend: what
+        others are held to is the module itself.
         """
         hidden = _get_current_dispatch_mode() is not None or torch._C._functorch.peek_interpreter_stack() is not None
         if torch.compiler.is_compiling() or hidden or r.shape[0] < INTERVALS[0]:
@@ -87,13 +90,14 @@ class RadialTable:
         now = self._state()
         parameters = [t for t in now if t.requires_grad]
         attached = torch.is_grad_enabled() and bool(parameters)
-        trains = attached and all(m.training for m in self.radial.modules())
         seen = on_host(r)
-        if not seen and not asked:
+        if not asked and (not seen or backends.setting() == backends.reference.name):
+            return None
+        trains = attached and (self._training or (self._tuned and not self._current(now)))
+        if trains and self._few(r):  # by the intervals it had: none is made for nothing
             return None
         self._refresh(now)
-        needed = self._intervals * TRAINED if trains else 0
-        if self._fit is None or r.shape[0] < needed or (seen and not r.detach().amin().item() >= self.r_min):
+        if self._fit is None or (trains and self._few(r)) or (seen and not r.detach().amin().item() >= self.r_min):
             return None
         if not seen:
             r = r + self._doubt(r.detach(), now)
@@ -132,6 +136,14 @@ class RadialTable:
     def _intervals(self) -> int:
         return 0 if self._fit is None else sum(self._fit.intervals) * self.pairs
 
+    @property
+    def _training(self) -> bool:
+        return all(m.training for m in self.radial.modules())
+
+    def _few(self, r: Tensor) -> bool:
+        """Whether training is quicker by the module itself."""
+        return r.shape[0] < TRAINED * max(self._intervals, INTERVALS[0])
+
     def _state(self) -> list[Tensor]:
         """Parameters and buffers, each once: in one walk, as each call takes it."""
         found: dict[Tensor | None, None] = {}
@@ -147,25 +159,32 @@ class RadialTable:
 
     def _refresh(self, now: list[Tensor]) -> None:
         """Make the table of the module as it is, `now` its parameters and buffers, unless it is made already."""
-        known = bool(self._fit or self._reason)
-        if now and not on_host(now[0]):
-            seen = self._see(now)
-            if _capturing() or (known and seen == self._seen):
-                return
-            self._seen, self._looked_at = seen, now
+        if not self._current(now):
+            with _plainly():
+                self._make(now)
+
+    def _current(self, now: list[Tensor]) -> bool:
+        """Whether the table, or the reason why there is none, is that of the module as it is."""
+        known, unseen = bool(self._fit or self._reason), bool(now) and not on_host(now[0])
+        if unseen and (_capturing() or (known and self._see(now) == self._seen)):
+            return True
         # By value: in-place writes through `.data`, as of averaged parameters, leave no other trace.
         equal = same if plain(now) else _equal
-        if known and len(now) == len(self._made_of) and all(map(equal, now, self._made_of)):
-            return
-        with _plainly():
-            self._make(now)
+        if not known or len(now) != len(self._made_of) or not all(map(equal, now, self._made_of)):
+            return False
+        if unseen:
+            self._seen, self._looked_at = self._see(now), now
+        return True
 
     def _make(self, now: list[Tensor]) -> None:
-        self._made_of = [t.detach().clone() for t in now]
-        self._numbers = _numbers(self._made_of) if now and not on_host(now[0]) else None
+        self._made_of, self._tuned, self._numbers = [t.detach().clone() for t in now], False, None
+        if now and not on_host(now[0]):
+            self._seen, self._looked_at, self._numbers = self._see(now), now, _numbers(self._made_of)
+        if self._reason and near(now, self._measured_of):
+            return
         self._rows, self._reason, before, self._fit = {}, "", self._fit, None
         values = self._values(torch.float64, HOST)
-        if before is not None and _near(now, self._measured_of):
+        if before is not None and near(now, self._measured_of):
             table = table_of(before, values)
             if holds(values, before, TOLERANCE, table):
                 self._fit = before
@@ -228,7 +247,7 @@ class RadialTable:
 
     def __getstate__(self) -> dict[str, Any]:
         empty: dict[str, Any] = {"_made_of": [], "_measured_of": [], "_seen": [], "_looked_at": []}
-        return self.__dict__ | empty | {"_numbers": None, "_fit": None, "_rows": {}, "_reason": ""}
+        return self.__dict__ | empty | {"_numbers": None, "_tuned": False, "_fit": None, "_rows": {}, "_reason": ""}
 
 
 @contextmanager
@@ -252,22 +271,6 @@ def _numbers(tensors: list[Tensor]) -> Tensor | None:
     return torch.cat(parts) if parts else None
 
 
-def _near(now: list[Tensor], then: list[Tensor]) -> bool:
-    """Whether tensors have changed little, against their largest number or, where that is less, the mean of these.
-
-    Biases start at zero: against themselves alone, any change of them would be a large one.
-    """
-    if [(a.shape, a.dtype, a.device) for a in now] != [(b.shape, b.dtype, b.device) for b in then]:
-        return False
-    pairs = [(a.double(), b.double()) for a, b in zip(now, then, strict=True) if a.numel()]
-    sizes = [b.abs().amax() for _, b in pairs]
-    usual = sum(sizes) / max(len(sizes), 1)
-    return all(
-        bool((a - b).abs().amax() <= CLOSE * torch.maximum(size, torch.as_tensor(usual)))
-        for (a, b), size in zip(pairs, sizes, strict=True)
-    )
-
-
 class _Rows(torch.autograd.Function):
     """The cached rows; their derivative runs the module at the sites of the spline, where a parameter wants it."""
 
@@ -279,6 +282,7 @@ class _Rows(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        ctx.table._tuned |= not ctx.table._training
         parameters = ctx.saved_tensors  # refuses parameters that were changed in place since
         create_graph = torch.is_grad_enabled()
         with torch.enable_grad():

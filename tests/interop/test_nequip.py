@@ -118,7 +118,7 @@ def test_training_gives_the_same_parameter_gradients(dtype):
 
 
 def test_training_with_tables_gives_the_same_parameter_gradients():
-    model, atoms = small(), crystal(4)
+    model, atoms = small(), crystal(5)
     expected = gradients(model, atoms)
     got = gradients(equikern.accelerate(model, tables="always"), atoms)
     for g, e in zip(got, expected, strict=True):

@@ -6,10 +6,11 @@ import io
 import pytest
 import torch
 
+import equikern
 from equikern.errors import EquikernError
 from equikern.nn import RadialTable
 from equikern.nn._radial_fit import fit, holds, table_of
-from equikern.nn._radial_table import TOLERANCE
+from equikern.nn._radial_table import TOLERANCE, TRAINED
 from equikern.ops.spline import OFFSETS
 from equikern.testing import RadialNetwork, as_on_a_device
 
@@ -89,6 +90,14 @@ def test_the_module_itself_runs_for_few_and_for_short_edges():
     assert table(short, torch.float32) is None
 
 
+def test_the_reference_runs_the_module_unless_the_table_is_asked_for():
+    table = RadialTable(RadialNetwork(3).eval(), 5.0)
+    assert table(lengths().float(), torch.float32) is not None
+    with equikern.backend("reference"):
+        assert table(lengths().float(), torch.float32) is None
+        assert table(lengths().float(), torch.float32, asked=True) is not None
+
+
 @pytest.mark.parametrize("dtypes", [(torch.float32, torch.bfloat16), (torch.float16, torch.float16)])
 def test_half_types_have_no_table(dtypes):
     table = RadialTable(RadialNetwork(3), 5.0)
@@ -97,13 +106,57 @@ def test_half_types_have_no_table(dtypes):
 
 def test_parameters_that_train_ask_for_more_edges():
     table = RadialTable(RadialNetwork(3), 5.0)
-    r = lengths(2 * len(table) - 1).float()
+    r = lengths(TRAINED * len(table) - 1).float()
     assert table(r, torch.float32) is None
-    assert table(lengths(2 * len(table)).float(), torch.float32) is not None
+    assert table(lengths(TRAINED * len(table)).float(), torch.float32) is not None
     with torch.no_grad():
         assert table(r, torch.float32) is not None
     assert table.radial.eval() and table(r, torch.float32) is not None
     assert table.radial.train().requires_grad_(False) and table(r, torch.float32) is not None
+
+
+def test_training_by_few_edges_makes_no_table():
+    table, r = RadialTable(RadialNetwork(3), 5.0), lengths(TRAINED * 64).float()
+    assert len(table)
+    change_by_step(table.radial)
+    calls = table.radial.calls
+    assert table(r, torch.float32) is None and table.radial.calls == calls
+    assert RadialTable(table.radial, 5.0)(lengths(100).float(), torch.float32) is None
+    assert table.radial.calls == calls
+
+
+def test_parameters_that_change_by_their_gradients_in_evaluation_train():
+    table, r = RadialTable(RadialNetwork(3).eval(), 5.0), lengths(100).float().requires_grad_()
+    for trains in (False, True):
+        weights = read(table, r)
+        torch.autograd.grad(weights.sum(), [r, *table.radial.parameters()] if trains else r)
+        assert table(r, torch.float32) is not None  # the same parameters, the same table
+        change_by_average(table.radial)
+        assert (table(r, torch.float32) is None) == trains
+    with torch.no_grad():
+        assert table(r, torch.float32) is not None
+
+
+def test_gradients_in_training_do_not_ask_for_more_edges_in_evaluation():
+    table = RadialTable(RadialNetwork(3), 5.0)
+    read(table, lengths().float()).sum().backward()
+    change_by_average(table.radial)
+    table.radial.eval()
+    assert table(lengths(100).float(), torch.float32) is not None
+
+
+def test_a_refusal_holds_after_small_changes(monkeypatch):
+    from equikern.nn import _radial_table
+
+    table, calls = RadialTable(RadialNetwork(3, hidden=64), 5.0), []
+    table.radial.net[1] = torch.nn.ReLU()
+    assert "is off by" in table.why_not()
+    monkeypatch.setattr(_radial_table, "fit", lambda *a, **k: calls.append(1) or fit(*a, **k))
+    for change, fits in ((1e-3, 0), (0.3, 1)):
+        with torch.no_grad():
+            for p in table.radial.parameters():
+                p += change * p.abs().max()
+        assert table.why_not() and len(calls) == fits
 
 
 def change_by_load(radial):
