@@ -155,8 +155,12 @@ class Op:
         batch(self._op)
 
     def __call__(self, *args: Any) -> Any:
-        """The op's results, recorded."""
-        return (self._autograd if plain(_tensors(args)) else self._op)(*args)
+        """The op's results, recorded where a tensor asks for it."""
+        tensors = _tensors(args)
+        if not plain(tensors):
+            return self._op(*args)
+        records = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+        return (self._autograd if records else self._kernel)(*args)
 
     def below(self, *args: Any) -> Any:
         """The op's results below autograd, which has seen to derivatives."""
