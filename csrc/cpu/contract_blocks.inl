@@ -7,6 +7,7 @@
 //   z[k]  += sum_i M[i,k] (w hx[i] + hw x[i]) + N[i,k] w x[i]
 //   s[i]   = sum_k N[i,k] g[k],  dw = sum_i hx[i] t[i] + x[i] s[i],  dx[i] = w s[i] + hw t[i]
 //   dM[i,k] = sum_lanes (w hx[i] + hw x[i]) g[k]
+#include "../program/tables.hpp"
 #include "vector.hpp"
 
 namespace eqk {
@@ -175,11 +176,79 @@ __attribute__((noinline)) void backward_block(const Edges<T>& e, const Place<T>&
     }
 }
 
+// The same where M is m[0] times the unit matrix: z[k] += m w x[k], with r = sum_k x[k] g[k]
+//   dw = m r,  dM = sum_lanes w r,  dx[k] = m w g[k]
+template <class T, int D, bool Second>
+__attribute__((noinline)) void forward_unit(const Edges<T>& e, const Place<T>& at) {
+    constexpr int L = lanes<T>;
+    const int64_t stride = at.channels;
+    for (int64_t u = 0; u < stride; u += L) {
+        Vec<T> acc[D];
+        for (int k = 0; k < D; ++k) acc[k] = load<T>(at.z + k * stride + u);
+        for (int a = 0; a < e.count; ++a) {
+            const Vec<T> w = load<T>(e.w[a] + at.w + u), p = w * at.m[a];
+            Vec<T> q{};
+            if constexpr (Second) q = load<T>(e.hw[a] + at.w + u) * at.m[a] + w * at.n[a];
+            for (int k = 0; k < D; ++k) {
+                const int64_t column = at.x + k * stride + u;
+                if constexpr (Second)
+                    acc[k] += p * load<T>(e.hx[a] + column) + q * load<T>(e.x[a] + column);
+                else
+                    acc[k] += p * load<T>(e.x[a] + column);
+            }
+        }
+        for (int k = 0; k < D; ++k) store<T>(at.z + k * stride + u, acc[k]);
+    }
+}
+
+template <class T, int D, bool Second>
+__attribute__((noinline)) void backward_unit(const Edges<T>& e, const Place<T>& at) {
+    constexpr int L = lanes<T>;
+    const int64_t stride = at.channels;
+    for (int a = 0; a < e.count; ++a) {
+        if (at.first) {
+            fetch_columns<0>(e.ahead[a], at.w, stride);
+            if (Second) fetch_columns<0>(e.tangent_ahead[a], at.w, stride);
+            fetch_columns<1>(e.dw_ahead[a], at.w, stride);
+        }
+        const T m = at.m[a], n = Second ? at.n[a] : T(0);
+        T *const dx = e.dx[a] + at.x, *const dw = e.dw[a] + at.w;
+        T* const streamed = at.last && e.streamed[a] ? e.streamed[a] + at.w : nullptr;
+        T* const plain = Second && e.plain[a] ? e.plain[a] + at.w : nullptr;
+        Vec<T> moment{};
+        for (int64_t u = 0; u < stride; u += L) {
+            const Vec<T> w = load<T>(e.w[a] + at.w + u);
+            Vec<T> q = w * m, r{}, h{};
+            if constexpr (Second) q = w * n + load<T>(e.hw[a] + at.w + u) * m;
+            for (int k = 0; k < D; ++k) {
+                const Vec<T> g = load<T>(at.g + k * stride + u);
+                r += load<T>(e.x[a] + at.x + k * stride + u) * g;
+                if constexpr (Second) h += load<T>(e.hx[a] + at.x + k * stride + u) * g;
+                T* const to = dx + k * stride + u;
+                store<T>(to, at.fresh ? q * g : q * g + load<T>(to));
+            }
+            const Vec<T> total = (at.first ? Vec<T>{} : load<T>(dw + u)) + (Second ? h * m + r * n : r * m);
+            if constexpr (Second)
+                moment += w * h + load<T>(e.hw[a] + at.w + u) * r;
+            else
+                moment += w * r;
+            streamed ? stream<T>(streamed + u, total) : store<T>(dw + u, total);
+            if (plain) store<T>(plain + u, at.first ? r * m : r * m + load<T>(plain + u));
+        }
+        at.dm[a] = sum<T>(moment);
+    }
+}
+
 template <class T>
 using Kernel = void (*)(const Edges<T>&, const Place<T>&);
 
 template <class T, bool Second>
-Kernel<T> forward_of(int d1, int d3) {
+Kernel<T> forward_of(const Block& b) {
+    if (b.unit) {
+        static constexpr Kernel<T> table[3] = {forward_unit<T, 3, Second>, forward_unit<T, 5, Second>,
+                                               forward_unit<T, 7, Second>};
+        return table[b.d1 / 2 - 1];
+    }
 #define EQK_ROW(d)                                                                                      \
     {                                                                                                   \
         forward_block<T, d, 1, Second>, forward_block<T, d, 3, Second>, forward_block<T, d, 5, Second>, \
@@ -187,11 +256,16 @@ Kernel<T> forward_of(int d1, int d3) {
     }
     static constexpr Kernel<T> table[4][4] = {EQK_ROW(1), EQK_ROW(3), EQK_ROW(5), EQK_ROW(7)};
 #undef EQK_ROW
-    return table[d1 / 2][d3 / 2];
+    return table[b.d1 / 2][b.d3 / 2];
 }
 
 template <class T, bool Second>
-Kernel<T> backward_of(int d1, int d3) {
+Kernel<T> backward_of(const Block& b) {
+    if (b.unit) {
+        static constexpr Kernel<T> table[3] = {backward_unit<T, 3, Second>, backward_unit<T, 5, Second>,
+                                               backward_unit<T, 7, Second>};
+        return table[b.d1 / 2 - 1];
+    }
 #define EQK_ROW(d)                                                                                         \
     {                                                                                                      \
         backward_block<T, d, 1, Second>, backward_block<T, d, 3, Second>, backward_block<T, d, 5, Second>, \
@@ -199,7 +273,7 @@ Kernel<T> backward_of(int d1, int d3) {
     }
     static constexpr Kernel<T> table[4][4] = {EQK_ROW(1), EQK_ROW(3), EQK_ROW(5), EQK_ROW(7)};
 #undef EQK_ROW
-    return table[d1 / 2][d3 / 2];
+    return table[b.d1 / 2][b.d3 / 2];
 }
 
 }  // namespace EQK_TARGET

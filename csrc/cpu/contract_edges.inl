@@ -147,8 +147,8 @@ void run_blocks(const Sweep<T>& s, Worker<T>& t, const Edges<T>& rows, const int
                           b.last};
         if (s.far) ask_x(rows, s.p.x_width, &b - s.p.blocks.data(), s.p.blocks.size());
         if (s.table() && b.w >= 0 && b.first) form_weights(s, t, b, ids, rows.count);
-        if (s.a.z) forward_of<T, Second>(b.d1, b.d3)(edges, at);
-        if (s.grads) backward_of<T, Second>(b.d1, b.d3)(edges, at);
+        if (s.a.z) forward_of<T, Second>(b)(edges, at);
+        if (s.grads) backward_of<T, Second>(b)(edges, at);
         if (s.table() && b.w >= 0 && b.last && s.grads) spread_weights(s, t, b, rows, ids, kept);
     }
 }

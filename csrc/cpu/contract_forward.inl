@@ -114,13 +114,13 @@ std::vector<Pair> pairs_of(const Lowered& p, bool far) {
     int64_t work = 0;
     for (size_t n = 0; n < p.blocks.size(); ++n) {
         const Block& a = p.blocks[n];
-        work += a.d1 * (a.d3 + 1) * a.mul;
+        work += a.work() * a.mul;
         if (taken[n]) continue;
         size_t with = n;
         for (size_t k = n + 1; k < p.blocks.size(); ++k) {
             const Block& b = p.blocks[k];
-            const bool alike = b.x == a.x && b.d1 == a.d1 && (b.w < 0) == (a.w < 0) && b.z_fresh;
-            if (!alike || taken[k] || !go_together(std::min(a.d3, b.d3), std::max(a.d3, b.d3))) continue;
+            const bool alike = b.x == a.x && b.d1 == a.d1 && (b.w < 0) == (a.w < 0) && !a.unit && !b.unit && b.z_fresh;
+            if (!alike || taken[k] || !go_together(a.d1, std::min(a.d3, b.d3), std::max(a.d3, b.d3))) continue;
             if (with == n || b.d3 > p.blocks[with].d3) with = k;
         }
         taken[with] = true;
@@ -128,7 +128,7 @@ std::vector<Pair> pairs_of(const Lowered& p, bool far) {
         pairs.push_back(with == n ? Pair{&a, nullptr, 0} : b.d3 < a.d3 ? Pair{&b, &a, 0} : Pair{&a, &b, 0});
     }
     for (Pair& pair : pairs) {
-        const int64_t own = pair.a->d1 * (pair.a->d3 + 1 + (pair.b ? pair.b->d3 + 1 : 0)) * together<T>;
+        const int64_t own = (pair.a->work() + (pair.b ? pair.b->work() : 0)) * together<T>;
         const int64_t lines = p.w_dim / line<T> + (far ? p.x_width / line<T> : 0);
         pair.lines = static_cast<int>(std::ceil(double(own) * lines / work - 0.1));
     }
@@ -150,7 +150,7 @@ void run_pair(const Sweep<T>& s, Chunk<T>& c, const Pair& pair, int64_t u, int64
                     : absent ? s.zeros.data()
                              : a.w + b.column};
     }
-    const int d1 = pair.a->d1, d3 = pair.a->d3, e3 = pair.b ? pair.b->d3 : 0;
+    const int d1 = pair.a->unit ? UNIT : pair.a->d1, d3 = pair.a->d3, e3 = pair.b ? pair.b->d3 : 0;
     if (fixed || absent || a.shared_w)
         sum_of<T, Weights::shared>(d1, d3, e3)(c, parts, table, pair.lines, u, end);
     else if (s.table())

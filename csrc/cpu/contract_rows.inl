@@ -4,45 +4,69 @@
 
 #include "buffer.hpp"
 #include "contract.hpp"
-#include "vector.hpp"
+#include "transpose.inl"
 
 namespace eqk {
 namespace EQK_TARGET {
 
-// Lane I of the result: lane I of v, or of `from` where channel and component of that lane say so.
-// Split: vector i of D takes component i of each channel from D vectors of columns. Join: the reverse.
-template <class T, int D, int To, int From, bool Split, int... I>
-EQK_INLINE Vec<T> pick(Vec<T> v, Vec<T> from, std::integer_sequence<int, I...>) {
-    constexpr int L = lanes<T>;
-    constexpr auto lane = [](int l) {
-        const int column = Split ? l * D + To : To * L + l;  // among the L * D columns of L channels
-        const int source = Split ? column / L : column % D, at = Split ? column % L : column / D;
-        return source == From ? L + at : l;
-    };
-#if defined(__clang__)
-    return __builtin_shufflevector(v, from, lane(I)...);
-#else
-    using Mask = decltype(v < from);
-    constexpr Mask mask = {lane(I)...};
-    return __builtin_shuffle(v, from, mask);
-#endif
+// L channels of D components, as D vectors of columns (channel by channel) and as D vectors, one a component. D is odd and
+// L a power of two, so that the columns of a component lie in L different lanes: one blend of D vectors collects them,
+// one permutation puts them in order, and the same backwards.
+template <int L, int D, int Component>
+struct Spread {  // lane of a column to the channel
+    static constexpr int at(int lane) {
+        for (int u = 0; u < L; ++u)
+            if ((u * D + Component) % L == lane) return u;
+        return -1;
+    }
+};
+template <int L, int D, int Component>
+struct Collect {  // channel to the lane of its column
+    static constexpr int at(int u) { return (u * D + Component) % L; }
+};
+template <int L, int D, int Vector, int Component>
+struct Blend {  // the second operand's lanes where a vector of columns has a component
+    static constexpr int at(int lane) { return (Vector * L + lane) % D == Component ? L + lane : lane; }
+    static constexpr bool some() {
+        for (int lane = 0; lane < L; ++lane)
+            if (at(lane) >= L) return true;
+        return false;
+    }
+};
+
+template <class Blend, class T>
+EQK_INLINE void blend(Vec<T>& to, Vec<T> from) {
+    if constexpr (Blend::some()) to = take<Blend, T>(to, from);
 }
 
-template <class T, int D, bool Split, int To, int... From>
-EQK_INLINE Vec<T> gather_lanes(const Vec<T>* from, std::integer_sequence<int, From...>) {
-    Vec<T> v = from[0];
-    ((v = pick<T, D, To, From, Split>(v, from[From], std::make_integer_sequence<int, lanes<T>>{})), ...);
+template <class T, int D, int Component, int... Vector>
+EQK_INLINE Vec<T> component_of(const Vec<T>* columns, std::integer_sequence<int, Vector...>) {
+    Vec<T> v = columns[0];
+    (blend<Blend<lanes<T>, D, Vector, Component>, T>(v, columns[Vector]), ...);
+    return take<Collect<lanes<T>, D, Component>, T>(v, v);
+}
+
+template <class T, int D, int Vector, int... Component>
+EQK_INLINE Vec<T> columns_of(const Vec<T>* spread, std::integer_sequence<int, Component...>) {
+    Vec<T> v = spread[0];
+    (blend<Blend<lanes<T>, D, Vector, Component>, T>(v, spread[Component]), ...);
     return v;
 }
 
-template <class T, int D, bool Split, int... To>
-EQK_INLINE void turn(const Vec<T>* from, Vec<T>* to, std::integer_sequence<int, To...>) {
-    ((to[To] = gather_lanes<T, D, Split, To>(from, std::make_integer_sequence<int, D>{})), ...);
+template <class T, int D, int... I>
+EQK_INLINE void split_columns(const Vec<T>* columns, Vec<T>* components, std::integer_sequence<int, I...> all) {
+    ((components[I] = component_of<T, D, I>(columns, all)), ...);
 }
 
-// Doubles go one by one: g++ 12 gets some of their two-operand shuffles wrong for AVX-512.
+template <class T, int D, int... I>
+EQK_INLINE void join_components(const Vec<T>* components, Vec<T>* columns, std::integer_sequence<int, I...> all) {
+    const Vec<T> spread[D] = {take<Spread<lanes<T>, D, I>, T>(components[I], components[I])...};
+    ((columns[I] = columns_of<T, D, I>(spread, all)), ...);
+}
+
+// Whether rows are turned by vectors: g++ 12 gets some two-operand shuffles of doubles wrong for AVX-512.
 template <class T>
-constexpr bool TURNED = sizeof(T) == sizeof(float);
+constexpr bool TURNED = sizeof(T) == sizeof(float) || EQK_VECTOR_BYTES < 64;
 
 template <class T, int D>
 EQK_INLINE void split_channels(const T* from, T* to, int64_t mul, int64_t padded) {
@@ -51,7 +75,7 @@ EQK_INLINE void split_channels(const T* from, T* to, int64_t mul, int64_t padded
     for (; TURNED<T> && u + L <= mul; u += L) {
         Vec<T> in[D], out[D];
         for (int i = 0; i < D; ++i) in[i] = load<T>(from + u * D + i * L);
-        turn<T, D, true>(in, out, std::make_integer_sequence<int, D>{});
+        split_columns<T, D>(in, out, std::make_integer_sequence<int, D>{});
         for (int i = 0; i < D; ++i) store<T>(to + i * padded + u, out[i]);
     }
     for (; u < mul; ++u)
@@ -65,7 +89,7 @@ EQK_INLINE void join_channels(const T* from, T* to, int64_t mul, int64_t padded)
     for (; TURNED<T> && u + L <= mul; u += L) {
         Vec<T> in[D], out[D];
         for (int i = 0; i < D; ++i) in[i] = load<T>(from + i * padded + u);
-        turn<T, D, false>(in, out, std::make_integer_sequence<int, D>{});
+        join_components<T, D>(in, out, std::make_integer_sequence<int, D>{});
         for (int i = 0; i < D; ++i) store<T>(to + u * D + i * L, out[i]);
     }
     for (; u < mul; ++u)

@@ -18,10 +18,14 @@ enum class Weights { by_edge, shared, table };
 template <class T>
 constexpr int64_t together = 2 * line<T>;
 
+constexpr int UNIT = 0;  // in place of d1: M is one number times the unit matrix
+
 // Vectors of channels that a path's kernel sums at once.
 template <class T>
-constexpr int tile_of(int d3) {
-    const int fit = (REGISTERS - 8) / d3, most = std::min(4, static_cast<int>(together<T> / lanes<T>));
+constexpr int tile_of(int d1, int d3) {
+    const int most = std::min(4, static_cast<int>(together<T> / lanes<T>));
+    const int used = d1 == UNIT ? 2 : REGISTERS == 16 && d3 == 5 ? 6 : 8;  // registers that hold no sums
+    const int fit = (REGISTERS - used) / d3;
     return fit >= most ? most : fit >= 2 ? 2 : 1;
 }
 
@@ -134,7 +138,7 @@ EQK_INLINE void put(const Target<T>& to, bool fresh, int64_t receiver, int64_t u
     for (int b = 0; b < N; ++b) {
         Vec<T> in[D3], out[D3];
         for (int k = 0; k < D3; ++k) in[k] = sum[k][b];
-        turn<T, D3, false>(in, out, std::make_integer_sequence<int, D3>{});
+        join_components<T, D3>(in, out, std::make_integer_sequence<int, D3>{});
         T* const at = row + (u + b * L) * D3;
         for (int k = 0; k < D3; ++k) store<T>(at + k * L, fresh ? out[k] : out[k] + load<T>(at + k * L));
     }
@@ -242,6 +246,7 @@ EQK_INLINE void put_sum(const Part<T>& part, bool shared, const Stretch& run, in
 template <class T, int D1, int D3, int E3, int N, Weights Of>
 EQK_INLINE void sum_tile(Chunk<T>& c, const Part<T>* parts, const Table<T>& table, int lines, int64_t u) {
     constexpr int L = lanes<T>;
+    constexpr bool again = Of != Weights::shared && D1 > 1 && N > 1 && N * (D3 + 2) >= REGISTERS - 2 && E3 == 0;
     const Block &b = *parts[0].block, &other = *parts[E3 > 0].block;
     const int64_t rest = b.mul - u, step = b.padded, formed = c.most * N * L;
     if constexpr (Of == Weights::table) {
@@ -264,20 +269,31 @@ EQK_INLINE void sum_tile(Chunk<T>& c, const Part<T>* parts, const Table<T>& tabl
             const T *x = at->x + x_first, *m = at->m + m_first, *m_more = at->m + m_other;
             hide(x), hide(m), hide(m_more);
             Vec<T> w[N], w_more[N];
+            const T* from = Of == Weights::by_edge ? at->w + w_first : at_formed;
             if constexpr (Of == Weights::by_edge) {
-                const T *from = at->w + w_first, *from_more = at->w + w_other;
+                const T* from_more = at->w + w_other;
                 hide(from), hide(from_more);
                 read_weights<T>(from, rest, w);
                 if constexpr (E3 > 0) read_weights<T>(from_more, rest, w_more);
                 ask(c.ahead, asked, asked_end, some);
             }
             if constexpr (Of == Weights::table) {
-                read_weights<T>(at_formed, L, w);
+                read_weights<T>(from, L, w);
                 if constexpr (E3 > 0) read_weights<T>(at_formed + formed, L, w_more);
                 at_formed += N * L;
             }
+            if constexpr (D1 == UNIT) {
+                for (int n = 0; n < N; ++n) {
+                    const Vec<T> p = Of == Weights::shared ? spread<T>(*m) : w[n] * *m;
+                    for (int k = 0; k < D3; ++k) sum[k][n] += p * load<T>(x + k * step + n * L);
+                }
+            }
 #pragma GCC unroll 8
             for (int i = 0; i < D1; ++i) {
+                if constexpr (again) {
+                    hide(from);
+                    read_weights<T>(from, L, w);
+                }
                 Vec<T> p[N], q[N];
                 for (int n = 0; n < N; ++n) {
                     const Vec<T> xi = load<T>(x + i * step + n * L);
@@ -298,7 +314,7 @@ EQK_INLINE void sum_tile(Chunk<T>& c, const Part<T>* parts, const Table<T>& tabl
 template <class T, int D1, int D3, int E3, Weights Of>
 __attribute__((noinline)) void sum_parts(Chunk<T>& c, const Part<T>* parts, const Table<T>& table, int lines, int64_t u,
                                          int64_t end) {
-    constexpr int L = lanes<T>, N = tile_of<T>(D3 + E3);
+    constexpr int L = lanes<T>, N = tile_of<T>(D1, D3 + E3);
     for (; u + N * L <= end; u += N * L) sum_tile<T, D1, D3, E3, N, Of>(c, parts, table, lines, u);
     for (; u < end; u += L) sum_tile<T, D1, D3, E3, 1, Of>(c, parts, table, lines, u);
 }
@@ -306,11 +322,13 @@ __attribute__((noinline)) void sum_parts(Chunk<T>& c, const Part<T>* parts, cons
 template <class T>
 using SumKernel = void (*)(Chunk<T>&, const Part<T>*, const Table<T>&, int, int64_t, int64_t);
 
-constexpr bool go_together(int d3, int e3) { return e3 == 0 || (d3 <= e3 && d3 + e3 <= MOST_SUMS); }
+constexpr bool go_together(int d1, int d3, int e3) {
+    return e3 == 0 || (d3 <= e3 && d3 + e3 <= MOST_SUMS && (d1 == 1 || (d1 > 1 && REGISTERS == 32)));
+}
 
 template <class T, Weights Of, int D1, int D3, int E3>
 constexpr SumKernel<T> kernel_of() {
-    if constexpr (go_together(D3, E3))
+    if constexpr (go_together(D1, D3, E3))
         return sum_parts<T, D1, D3, E3, Of>;
     else
         return nullptr;
@@ -326,10 +344,10 @@ SumKernel<T> sum_of(int d1, int d3, int e3) {
     {                                                                      \
         EQK_PAIRS(d, 1), EQK_PAIRS(d, 3), EQK_PAIRS(d, 5), EQK_PAIRS(d, 7) \
     }
-    static constexpr SumKernel<T> table[4][4][5] = {EQK_ROW(1), EQK_ROW(3), EQK_ROW(5), EQK_ROW(7)};
+    static constexpr SumKernel<T> table[5][4][5] = {EQK_ROW(UNIT), EQK_ROW(1), EQK_ROW(3), EQK_ROW(5), EQK_ROW(7)};
 #undef EQK_ROW
 #undef EQK_PAIRS
-    return table[d1 / 2][d3 / 2][(e3 + 1) / 2];
+    return table[(d1 + 1) / 2][d3 / 2][(e3 + 1) / 2];
 }
 
 }  // namespace EQK_TARGET

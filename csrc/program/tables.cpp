@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <numeric>
 #include <stdexcept>
 #include <utility>
@@ -66,6 +67,19 @@ void check(const Tables& t, const Path& p) {
             throw std::invalid_argument("a coefficient lies outside its path");
 }
 
+// Whether coefficients are one column of y on the whole diagonal, alike up to rounding.
+bool is_unit(const std::vector<Nonzero>& inside, int d1, int d3) {
+    if (d1 != d3 || static_cast<int>(inside.size()) != d1) return false;
+    const Nonzero& first = inside.front();
+    std::vector<bool> met(first.i + d1 + 1);
+    for (const Nonzero& n : inside) {
+        if (n.i != n.k || n.j != first.j || std::abs(n.c - first.c) > 1e-15 * std::abs(first.c)) return false;
+        if (n.i >= static_cast<int>(met.size()) || met[n.i]) return false;
+        met[n.i] = true;
+    }
+    return true;
+}
+
 }  // namespace
 
 Lowered lower(const Tables& t, int64_t vl, bool padded_w) {
@@ -94,25 +108,27 @@ Lowered lower(const Tables& t, int64_t vl, bool padded_w) {
         const size_t begin = low.blocks.size();
         for (const auto& [i0, d1] : pieces(x.dim))
             for (const auto& [k0, d3] : pieces(z.dim)) {
-                bool empty = true;
-                for (const Nonzero& n : p.nonzeros) {
-                    const int i = n.i - i0, k = n.k - k0;
-                    if (i < 0 || i >= d1 || k < 0 || k >= d3 || x.mul == 0) continue;
-                    const int m = static_cast<int>(low.m_size) + i * d3 + k;
-                    m_of_y.resize(low.m_size + d1 * d3);
+                std::vector<Nonzero> inside;
+                for (const Nonzero& n : p.nonzeros)
+                    if (n.i >= i0 && n.i < i0 + d1 && n.k >= k0 && n.k < k0 + d3) inside.push_back(n);
+                if (inside.empty() || x.mul == 0) continue;
+                const bool unit = d1 > 1 && i0 == k0 && is_unit(inside, d1, d3);
+                if (unit) inside.resize(1);
+                const int first = static_cast<int>(low.m_size);
+                low.m_size += unit ? 1 : d1 * d3;
+                m_of_y.resize(low.m_size);
+                for (const Nonzero& n : inside) {
+                    const int m = first + (unit ? 0 : (n.i - i0) * d3 + n.k - k0);
                     m_of_y[m].push_back({n.j, static_cast<float>(n.c), n.c});
                     y_of_m[n.j].push_back({m, static_cast<float>(n.c), n.c});
-                    empty = false;
                 }
-                if (empty) continue;
                 const int64_t from = x.inside + i0 * x.padded, to = z.inside + k0 * z.padded;
                 bool x_fresh = true, z_fresh = true;
                 for (const Block& b : low.blocks) x_fresh &= b.x != from, z_fresh &= b.z != to;
                 if (x_fresh) x_covered += d1 * x.mul;
                 if (z_fresh) z_covered += d3 * z.mul;
-                low.blocks.push_back({d1, d3, from, to, w, x.padded, low.m_size, p.w, x.mul, low.blocks.size() == begin,
-                                      false, z.outside, z.dim, k0, x_fresh, z_fresh});
-                low.m_size += d1 * d3;
+                low.blocks.push_back({d1, d3, unit, from, to, w, x.padded, first, p.w, x.mul,
+                                      low.blocks.size() == begin, false, z.outside, z.dim, k0, x_fresh, z_fresh});
             }
         if (low.blocks.size() > begin) low.blocks.back().last = true;
     }

@@ -36,9 +36,11 @@ struct Placed {
     int64_t mul, dim, padded, outside, inside;
 };
 
-// A rectangle of a path, d1 x d3 components with d1, d3 in {1, 3, 5, 7}: what one kernel call does.
+// A rectangle of a path, d1 x d3 components with d1, d3 in {1, 3, 5, 7}: what one kernel call does. Where y is a scalar,
+// M is a number times the unit matrix: `unit`, and that number is the only entry of M.
 struct Block {
     int d1, d3;
+    bool unit;
     int64_t x, z;                       // inside offsets of its first components
     int64_t w;                          // offset in the weight row that kernels see, -1: unweighted
     int64_t padded;                     // channels, a multiple of the vector length
@@ -49,6 +51,8 @@ struct Block {
     bool last;                          // of its path: dw is complete
     int64_t z_outside, z_dim, z_first;  // its z segment outside: first column, components; the rectangle's first one
     bool x_fresh, z_fresh;              // no block before it adds to these components of dx, of z
+    int entries() const { return unit ? 1 : d1 * d3; }              // of M
+    int64_t work() const { return unit ? d1 + 1 : d1 * (d3 + 1); }  // multiply-adds a channel, of z
 };
 
 // A sparse matrix: out[row] = sum of c * in[column]. Rows with equally many terms follow each other, so that the length

@@ -236,7 +236,10 @@ class Program:
                 per_edge += 2 * self.weight_size(path) * d1 * len(opened)
                 continue
             channels = int(np.prod(mode_shapes(path.mode, *self.multiplicities(path))[0]))
-            per_edge += 2 * channels * _channel_fmas(self, d1, d3, opened)
+            if self.operands[Y].irreps[path.in2].ir.l == 0:  # type: ignore[index]
+                per_edge += 2 * channels * _scalar_fmas(self, d1, opened)
+            else:
+                per_edge += 2 * channels * _channel_fmas(self, d1, d3, opened)
             if self.family == "table" and path.weighted:
                 # w from its rows, db and dw; tangents of b (not those of a table) double each
                 factors = 1 + len(opened & {W, B})
@@ -266,7 +269,7 @@ class Program:
 
 
 def _channel_fmas(program: Program, d1: int, d3: int, opened: set[int]) -> int:
-    """Fused multiply-adds a channel of one path in M form, as in design: 110 forward, 242 backward, on mace-conv."""
+    """Fused multiply-adds a channel of one path in M form."""
     x, y, w, z = X, Y, W, program.output
     both = {W if program.operands[s].name in "wb" else s for s in opened if s <= z}
     if not program.derived:
@@ -278,6 +281,16 @@ def _channel_fmas(program: Program, d1: int, d3: int, opened: set[int]) -> int:
     forward = 2 * d1 * d3 + 3 * d1 if z in both else 0
     t = 2 * d1 * d3 if both & {x, w} else 0
     return forward + t + (d1 * d3 if y in both else 0) + 2 * d1 * len(both - {z})
+
+
+def _scalar_fmas(program: Program, d: int, opened: set[int]) -> int:
+    """Those of a path whose y is a scalar: M is a number times the unit matrix, and x g is summed before it comes in."""
+    x, y, w, z = X, Y, W, program.output
+    both = {W if program.operands[s].name in "wb" else s for s in opened if s <= z}
+    times = 2 if program.derived else 1
+    forward = (d + 1) * times if z in both else 0
+    r = d * times if both & {w, y} else 0
+    return forward + r + (d + times if x in both else 0) + times * len(both & {w, y})
 
 
 def _segment(

@@ -299,6 +299,7 @@ def _widths() -> list[Case]:
         _case("mul-33-l3", uvu_paths("33x3o+16x2e", "0e+3o", 3, "natural"), tags=tags),
         _case("l6", uvu_paths("3x6e+2x3o", "2e+6e", 6), tags=tags, nodes=3),
         _case("l4-out-of-8", uvu_paths("9x4e", "4e", 8), tags=tags, nodes=3),
+        _case("scalar-y", uvu_paths("17x1o+5x2e+3x3o+9x4e+2x6e", "0e+0e", 6), tags=tags, nodes=3),
         _case("zero-multiplicity", uvu_paths("0x0e+4x1o", "0e+1o", 2), tags=tags),
         _case(
             "unread-segments",

@@ -178,12 +178,18 @@ def test_mace_conv_is_what_the_baselines_define():
     assert (len(program.paths), program.dims[2], program.dims[3]) == (10, 1280, 5120)
 
 
-def test_mace_conv_takes_110_fused_multiply_adds_a_channel_forward():
-    assert get("mace-conv").program.flops(1) == 2 * 128 * 110
+def test_mace_conv_takes_102_fused_multiply_adds_a_channel_forward():
+    # 110 with the zeros off the diagonal of 1o x 0e -> 1o
+    assert get("mace-conv").program.flops(1) == 2 * 128 * (110 - 12 + 4)
 
 
-def test_mace_conv_takes_242_fused_multiply_adds_a_channel_backward():
-    assert get("mace-conv").program.flops(1, open=[0, 1, 2]) == 2 * 128 * 242
+def test_mace_conv_takes_224_fused_multiply_adds_a_channel_backward():
+    assert get("mace-conv").program.flops(1, open=[0, 1, 2]) == 2 * 128 * (242 - 27 + 9)
+
+
+def test_a_scalar_path_costs_as_much_by_either_count():
+    program = product("8x0e", "0e", "8x0e", [(0, 0, 0, "uvu", True)], rows=CONVOLUTION)
+    assert (program.flops(1), program.flops(1, open=[0, 1, 2])) == (2 * 8 * 2, 2 * 8 * 5)
 
 
 def test_flops_grow_with_the_edges():
