@@ -98,57 +98,96 @@ __attribute__((noinline)) void forward_block(const Edges<T>& e, const Place<T>& 
     for (; u < at.channels; u += L) forward_tile<T, D1, D3, 1, Second>(e, at, u);
 }
 
+// What one edge's backward pass reads and writes of components [i0, i0 + I) of x.
+template <class T>
+struct Rows {
+    const T *x, *w, *hx, *hw, *m, *n, *g;
+    T *dx, *dw, *streamed, *plain;
+    int64_t stride;
+    bool first, fresh;  // dw and plain are stored, dx is stored: nothing was added to them yet
+};
+
+// Channels [u, u + N lanes). One vector keeps g in registers, two share the broadcasts of M.
+template <class T, int D3, int I, int N, bool Second>
+EQK_INLINE void backward_vectors(const Rows<T>& r, int64_t u, Vec<T> (&moments)[I * D3]) {
+    constexpr int L = lanes<T>;
+    Vec<T> w[N], hw[N], total[N], base[N], kept[N == 1 ? D3 : 1];
+    for (int v = 0; v < N; ++v) {
+        w[v] = load<T>(r.w + u + v * L);
+        total[v] = base[v] = Vec<T>{};
+        if constexpr (Second) hw[v] = load<T>(r.hw + u + v * L);
+    }
+    if constexpr (N == 1)
+        for (int k = 0; k < D3; ++k) kept[k] = load<T>(r.g + k * r.stride + u);
+#pragma GCC unroll 8
+    for (int i = 0; i < I; ++i) {
+        const int64_t at = i * r.stride + u;
+        Vec<T> q[N], t[N], s[N];
+        for (int v = 0; v < N; ++v) {
+            q[v] = w[v] * load<T>(r.x + at + v * L);
+            if constexpr (Second) q[v] = w[v] * load<T>(r.hx + at + v * L) + hw[v] * load<T>(r.x + at + v * L);
+            t[v] = s[v] = Vec<T>{};
+        }
+#pragma GCC unroll 8
+        for (int k = 0; k < D3; ++k) {
+            const int c = i * D3 + k;
+            for (int v = 0; v < N; ++v) {
+                Vec<T> g = N == 1 ? kept[k] : load<T>(r.g + k * r.stride + u + v * L);
+                if constexpr (N > 1 && !Second) once(g);
+                t[v] += g * r.m[c * SIDE];
+                if constexpr (Second) s[v] += g * r.n[c * SIDE];
+                moments[c] += q[v] * g;
+            }
+        }
+        for (int v = 0; v < N; ++v) {
+            T* const to = r.dx + at + v * L;
+            const Vec<T> x = load<T>(r.x + at + v * L), dx = r.fresh ? Vec<T>{} : load<T>(to);
+            if constexpr (Second) {
+                total[v] += load<T>(r.hx + at + v * L) * t[v] + x * s[v];
+                base[v] += x * t[v];
+                store<T>(to, dx + w[v] * s[v] + hw[v] * t[v]);
+            } else {
+                total[v] += x * t[v];
+                store<T>(to, dx + w[v] * t[v]);
+            }
+        }
+    }
+    for (int v = 0; v < N; ++v) {
+        const int64_t at = u + v * L;
+        if (!r.first) total[v] += load<T>(r.dw + at);
+        r.streamed ? stream<T>(r.streamed + at, total[v]) : store<T>(r.dw + at, total[v]);
+        if (r.plain) store<T>(r.plain + at, r.first ? base[v] : base[v] + load<T>(r.plain + at));
+    }
+}
+
 // Components [i0, i0 + I) of x of one edge.
 template <class T, int D3, int I, bool Second>
 EQK_INLINE void backward_rows(const Edges<T>& e, const Place<T>& at, int a, int i0, bool first, bool last) {
-    constexpr int L = lanes<T>;
-    const int64_t stride = at.channels;
-    const T *const x = e.x[a] + at.x + i0 * stride, *const hx = e.hx[a] + at.x + i0 * stride;
-    const T *const w = e.w[a] + at.w, *const hw = e.hw[a] + at.w;
+    constexpr int L = lanes<T>, N = REGISTERS == 16 && I == 1 && D3 >= 5 ? 2 : 1, count = I * D3;
+    const int64_t x = at.x + i0 * at.channels;
     const T *m = at.m + i0 * D3 * SIDE + a, *n = at.n + i0 * D3 * SIDE + a;
     hide(m), hide(n);
-    T *const dx = e.dx[a] + at.x + i0 * stride, *const dw = e.dw[a] + at.w;
-    T* const streamed = last && e.streamed[a] ? e.streamed[a] + at.w : nullptr;
-    T* const plain = Second && e.plain[a] ? e.plain[a] + at.w : nullptr;
-    const bool fresh = at.fresh;
-    Vec<T> moments[I * D3];
+    const Rows<T> rows{e.x[a] + x,
+                       e.w[a] + at.w,
+                       e.hx[a] + x,
+                       e.hw[a] + at.w,
+                       m,
+                       n,
+                       at.g,
+                       e.dx[a] + x,
+                       e.dw[a] + at.w,
+                       last && e.streamed[a] ? e.streamed[a] + at.w : nullptr,
+                       Second && e.plain[a] ? e.plain[a] + at.w : nullptr,
+                       at.channels,
+                       first,
+                       at.fresh};
+    Vec<T> moments[count];
 #pragma GCC unroll 64
-    for (int c = 0; c < I * D3; ++c) moments[c] = Vec<T>{};
-    for (int64_t u = 0; u < stride; u += L) {
-        const Vec<T> weight = load<T>(w + u);
-        Vec<T> tangent{}, total = first ? Vec<T>{} : load<T>(dw + u), base{};
-        if constexpr (Second) tangent = load<T>(hw + u);
-        Vec<T> g[D3];
-        for (int k = 0; k < D3; ++k) g[k] = load<T>(at.g + k * stride + u);
-#pragma GCC unroll 8
-        for (int i = 0; i < I; ++i) {
-            const Vec<T> xi = load<T>(x + i * stride + u);
-            Vec<T> t{}, s{}, hxi{}, q = weight * xi;
-            if constexpr (Second) {
-                hxi = load<T>(hx + i * stride + u);
-                q = weight * hxi + tangent * xi;
-            }
-#pragma GCC unroll 8
-            for (int k = 0; k < D3; ++k) {
-                const int c = i * D3 + k;
-                t += g[k] * m[c * SIDE];
-                if constexpr (Second) s += g[k] * n[c * SIDE];
-                moments[c] += q * g[k];
-            }
-            T* const to = dx + i * stride + u;
-            if constexpr (Second) {
-                total += hxi * t + xi * s;
-                base += xi * t;
-                store<T>(to, (fresh ? Vec<T>{} : load<T>(to)) + weight * s + tangent * t);
-            } else {
-                total += xi * t;
-                store<T>(to, (fresh ? Vec<T>{} : load<T>(to)) + weight * t);
-            }
-        }
-        streamed ? stream<T>(streamed + u, total) : store<T>(dw + u, total);
-        if (plain) store<T>(plain + u, first ? base : base + load<T>(plain + u));
-    }
-    constexpr int count = I * D3;
+    for (int c = 0; c < count; ++c) moments[c] = Vec<T>{};
+    int64_t u = 0;
+    if constexpr (N > 1)
+        for (; u + N * L <= at.channels; u += N * L) backward_vectors<T, D3, I, N, Second>(rows, u, moments);
+    for (; u < at.channels; u += L) backward_vectors<T, D3, I, 1, Second>(rows, u, moments);
     T* const dm = at.dm + i0 * D3 * SIDE + a;
 #pragma GCC unroll 8
     for (int from = 0; from < count; from += L) {
@@ -159,16 +198,20 @@ EQK_INLINE void backward_rows(const Edges<T>& e, const Place<T>& at, int a, int 
     }
 }
 
+// Ask for a path's weights and dw of the edge in the next block.
+template <bool Second, class T>
+EQK_INLINE void ask_weights(const Edges<T>& e, const Place<T>& at, int a) {
+    fetch_columns<0>(e.ahead[a], at.w, at.channels);
+    if (Second) fetch_columns<0>(e.tangent_ahead[a], at.w, at.channels);
+    fetch_columns<1>(e.dw_ahead[a], at.w, at.channels);
+}
+
 // dx is added to, dw is stored or added to, dm is written.
 template <class T, int D1, int D3, bool Second>
 __attribute__((noinline)) void backward_block(const Edges<T>& e, const Place<T>& at) {
     constexpr int fit = (REGISTERS * 3 / 4 - D3) / D3, I = fit < 1 ? 1 : fit > D1 ? D1 : fit, rest = D1 % I;
     for (int a = 0; a < e.count; ++a) {
-        if (at.first) {
-            fetch_columns<0>(e.ahead[a], at.w, at.channels);
-            if (Second) fetch_columns<0>(e.tangent_ahead[a], at.w, at.channels);
-            fetch_columns<1>(e.dw_ahead[a], at.w, at.channels);
-        }
+        if (at.first) ask_weights<Second>(e, at, a);
         int i = 0;
         for (; i + I <= D1; i += I)
             backward_rows<T, D3, I, Second>(e, at, a, i, i == 0 && at.first, i + I == D1 && at.last);
@@ -205,35 +248,33 @@ template <class T, int D, bool Second>
 __attribute__((noinline)) void backward_unit(const Edges<T>& e, const Place<T>& at) {
     constexpr int L = lanes<T>;
     const int64_t stride = at.channels;
+    const T* const from = at.g;
+    const bool first = at.first, fresh = at.fresh;
     for (int a = 0; a < e.count; ++a) {
-        if (at.first) {
-            fetch_columns<0>(e.ahead[a], at.w, stride);
-            if (Second) fetch_columns<0>(e.tangent_ahead[a], at.w, stride);
-            fetch_columns<1>(e.dw_ahead[a], at.w, stride);
-        }
+        if (first) ask_weights<Second>(e, at, a);
         const T m = at.m[a], n = Second ? at.n[a] : T(0);
+        const T *const x = e.x[a] + at.x, *const hx = e.hx[a] + at.x;
+        const T *const weights = e.w[a] + at.w, *const tangents = e.hw[a] + at.w;
         T *const dx = e.dx[a] + at.x, *const dw = e.dw[a] + at.w;
         T* const streamed = at.last && e.streamed[a] ? e.streamed[a] + at.w : nullptr;
         T* const plain = Second && e.plain[a] ? e.plain[a] + at.w : nullptr;
         Vec<T> moment{};
         for (int64_t u = 0; u < stride; u += L) {
-            const Vec<T> w = load<T>(e.w[a] + at.w + u);
-            Vec<T> q = w * m, r{}, h{};
-            if constexpr (Second) q = w * n + load<T>(e.hw[a] + at.w + u) * m;
+            const Vec<T> w = load<T>(weights + u);
+            Vec<T> hw{}, q = w * m, r{}, h{};
+            if constexpr (Second) hw = load<T>(tangents + u), q = w * n + hw * m;
+#pragma GCC unroll 8
             for (int k = 0; k < D; ++k) {
-                const Vec<T> g = load<T>(at.g + k * stride + u);
-                r += load<T>(e.x[a] + at.x + k * stride + u) * g;
-                if constexpr (Second) h += load<T>(e.hx[a] + at.x + k * stride + u) * g;
-                T* const to = dx + k * stride + u;
-                store<T>(to, at.fresh ? q * g : q * g + load<T>(to));
+                const int64_t c = k * stride + u;
+                const Vec<T> g = load<T>(from + c);
+                r += load<T>(x + c) * g;
+                if constexpr (Second) h += load<T>(hx + c) * g;
+                store<T>(dx + c, fresh ? q * g : q * g + load<T>(dx + c));
             }
-            const Vec<T> total = (at.first ? Vec<T>{} : load<T>(dw + u)) + (Second ? h * m + r * n : r * m);
-            if constexpr (Second)
-                moment += w * h + load<T>(e.hw[a] + at.w + u) * r;
-            else
-                moment += w * r;
+            moment += Second ? w * h + hw * r : w * r;
+            const Vec<T> total = (first ? Vec<T>{} : load<T>(dw + u)) + (Second ? h * m + r * n : r * m);
             streamed ? stream<T>(streamed + u, total) : store<T>(dw + u, total);
-            if (plain) store<T>(plain + u, at.first ? r * m : r * m + load<T>(plain + u));
+            if (plain) store<T>(plain + u, first ? r * m : r * m + load<T>(plain + u));
         }
         at.dm[a] = sum<T>(moment);
     }

@@ -72,6 +72,14 @@ EQK_INLINE void hide(T*& p) {
     asm("" : "+r"(p));
 }
 
+// The compiler is to load a vector once, not anew for each use.
+template <class V>
+EQK_INLINE void once(V& v) {
+#if EQK_VECTOR_BYTES >= 32
+    asm("" : "+x"(v));
+#endif
+}
+
 // Lane I of the result: a[I] + a[I ^ S] where bit S of I is clear, b[I] + b[I ^ S] where it is set.
 template <class T, int S, int... I>
 EQK_INLINE Vec<T> merge(Vec<T> a, Vec<T> b, std::integer_sequence<int, I...>) {
