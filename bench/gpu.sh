@@ -8,11 +8,13 @@
 #   tune          CUDA C++ under many layouts, beside Triton (tune_cuda.py)
 #   models        whole potentials; needs the libraries whose models they are (sevenn, nequip, mace-torch with e3nn 0.4.4)
 #   all           all of them
+#   first, second what matters most of it in 440 and 320 seconds, for a machine that is lent for minutes: is it right, and how
+#                 fast are the sweeps; then peers and models. A part that takes too long, or fails, does not stop the next
 # Runs from the working tree with the python3 that has torch and triton; the compiled extension is not needed.
 # Results go to $OUT (bench/out if it is not set). No stage takes more than a few minutes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-stages="env, conformance, sanitize, bench, modes, radial, symmetric, peers, tune, models or all"
+stages="env, conformance, sanitize, bench, modes, radial, symmetric, peers, tune, models, all, first or second"
 stage="${1:?$stages}"
 shift
 export OUT="${OUT:-bench/out}" PYTHONPATH=".:bench:${PYTHONPATH:-}" PYTHONUNBUFFERED=1
@@ -48,7 +50,44 @@ sanitize() {
 
 measure() { "$PYTHON" "bench/$1.py" --out "$OUT/$1.json" "${@:2}" 2>&1 | tee "$OUT/$1.log"; }
 
+# part SECONDS STAGE [options]
+part() {
+    local limit="$1" status=0
+    shift
+    echo "== $*: at most $limit s"
+    timeout -k 5 "$limit" bash bench/gpu.sh "$@" || status=$?
+    echo "== $*: ended with $status after $SECONDS s in all"
+}
+
+# The files of tests/gpu side by side, each with its log: most of the time is compilation.
+apart() {
+    local file name
+    for file in tests/gpu/test_*.py; do
+        name="$(basename "$file" .py)"
+        timeout -k 5 "$1" "$PYTHON" -m pytest "$file" -v --tb=short -o filterwarnings=default -p no:cacheprovider "${@:2}" \
+            >"$OUT/$name.log" 2>&1 &
+    done
+    wait
+    tail -qn 1 "$OUT"/test_*.log
+    grep -h "^FAILED\|^ERROR" "$OUT"/test_*.log || true
+}
+
 case "$stage" in
+first)
+    environment
+    apart 170 -k "not triton" # CUDA C++ compiles in a tenth of Triton's time
+    part 60 tune --no-triton --cases mace-conv nequip-conv
+    part 90 bench --edges 100000 1000000 --no-steps
+    part 40 symmetric
+    part 60 sanitize --deselect tests/gpu/test_steps.py
+    ;;
+second)
+    environment
+    part 70 peers --edges 100000
+    part 130 models
+    part 40 modes
+    part 50 radial --edges 100000
+    ;;
 env) environment ;;
 conformance) conformance "$@" ;;
 sanitize) sanitize "$@" ;;

@@ -98,9 +98,9 @@ __attribute__((noinline)) void forward_block(const Edges<T>& e, const Place<T>& 
     for (; u < at.channels; u += L) forward_tile<T, D1, D3, 1, Second>(e, at, u);
 }
 
-// What one edge's backward pass reads and writes of components [i0, i0 + I) of x.
+// What one pass over an edge reads and writes of components [i0, i0 + I) of x.
 template <class T>
-struct Rows {
+struct Pass {
     const T *x, *w, *hx, *hw, *m, *n, *g;
     T *dx, *dw, *streamed, *plain;
     int64_t stride;
@@ -109,7 +109,7 @@ struct Rows {
 
 // Channels [u, u + N lanes). One vector keeps g in registers, two share the broadcasts of M.
 template <class T, int D3, int I, int N, bool Second>
-EQK_INLINE void backward_vectors(const Rows<T>& r, int64_t u, Vec<T> (&moments)[I * D3]) {
+EQK_INLINE void backward_vectors(const Pass<T>& r, int64_t u, Vec<T> (&moments)[I * D3]) {
     constexpr int L = lanes<T>;
     Vec<T> w[N], hw[N], total[N], base[N], kept[N == 1 ? D3 : 1];
     for (int v = 0; v < N; ++v) {
@@ -167,7 +167,7 @@ EQK_INLINE void backward_rows(const Edges<T>& e, const Place<T>& at, int a, int 
     const int64_t x = at.x + i0 * at.channels;
     const T *m = at.m + i0 * D3 * SIDE + a, *n = at.n + i0 * D3 * SIDE + a;
     hide(m), hide(n);
-    const Rows<T> rows{e.x[a] + x,
+    const Pass<T> rows{e.x[a] + x,
                        e.w[a] + at.w,
                        e.hx[a] + x,
                        e.hw[a] + at.w,

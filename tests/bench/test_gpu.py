@@ -47,7 +47,7 @@ def test_a_dry_run_of_radial_networks_checks_and_prints_every_step(tmp_path):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-@pytest.mark.parametrize("stage", ["conformance", "bench"])
+@pytest.mark.parametrize("stage", ["conformance", "bench", "first", "second"])
 def test_without_a_device_a_stage_ends_and_says_so(stage, tmp_path):
     environment = os.environ | {"OUT": str(tmp_path), "PYTHON": sys.executable}
     done = subprocess.run([ROOT / "bench" / "gpu.sh", stage], capture_output=True, text=True, env=environment)
