@@ -19,6 +19,7 @@ constexpr int64_t PAGE = int64_t(2) << 20;    // large blocks are whole huge pag
 constexpr int64_t LARGE = 2 * PAGE;           // from here on
 constexpr int64_t SMALL = int64_t(64) << 10;  // below, the C library keeps memory itself
 constexpr int64_t MOST_SMALL = int64_t(64) << 20;
+constexpr int64_t HELD = int64_t(256) << 20;  // of large blocks, stays this process's memory; the system may take the rest
 
 int64_t most_large() {
 #if defined(__linux__)
@@ -41,7 +42,7 @@ void* from_system(int64_t size) {
     char* const begin = static_cast<char*>(all);
     const size_t before = (PAGE - reinterpret_cast<uintptr_t>(begin) % PAGE) % PAGE;
     if (before) munmap(begin, before);
-    if (PAGE - before) munmap(begin + before + size, PAGE - before);
+    munmap(begin + before + size, PAGE - before);
     advise_huge(begin + before, size);
     return begin + before;
 #else
@@ -85,6 +86,9 @@ class Pool {
             least = blocks_.erase(least);
         }
         if (bytes_ + size > most) return false;
+#if defined(__linux__) && defined(MADV_FREE)
+        if (size >= LARGE && bytes_ + size > HELD) madvise(data, static_cast<size_t>(size), MADV_FREE);
+#endif
         blocks_.emplace(size, data);
         bytes_ += size;
         return true;
@@ -134,9 +138,6 @@ void* take_memory(int64_t& bytes) {
 void give_memory(void* data, int64_t bytes) noexcept {
     try {
         if (bytes >= LARGE) {
-#if defined(__linux__) && defined(MADV_FREE)
-            madvise(data, static_cast<size_t>(bytes), MADV_FREE);
-#endif
             if (large().keep(data, bytes, most_large())) return;
         } else if (bytes >= SMALL) {
             if (small().keep(data, bytes, MOST_SMALL)) return;
