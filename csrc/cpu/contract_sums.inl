@@ -138,7 +138,7 @@ EQK_INLINE void put(const Target<T>& to, bool fresh, int64_t receiver, int64_t u
     for (int b = 0; b < N; ++b) {
         Vec<T> in[D3], out[D3];
         for (int k = 0; k < D3; ++k) in[k] = sum[k][b];
-        join_components<T, D3>(in, out, std::make_integer_sequence<int, D3>{});
+        join_components<T, D3>(in, out);
         T* const at = row + (u + b * L) * D3;
         for (int k = 0; k < D3; ++k) store<T>(at + k * L, fresh ? out[k] : out[k] + load<T>(at + k * L));
     }

@@ -94,6 +94,16 @@ EQK_INLINE Vec<T> to_unit(Vec<T>* v) {
     using B = Bits<T>;
     using Word = typename B::Word;
     typedef Word Words __attribute__((vector_size(EQK_VECTOR_BYTES)));
+    // Squares that neither overflow nor lose digits: no scaling, which would change no bit.
+    constexpr T small = sizeof(T) == 4 ? T(0x1p-90) : T(0x1p-900);
+    Packed<T> length;
+    length.vector() = dot(v, v);
+    if (all(length.vector() > small) && all(length.vector() < 1 / small)) {
+        for (T& x : length.lane) x = sizeof(T) == 4 ? __builtin_sqrtf(x) : __builtin_sqrt(x);
+        const V inverse = 1 / length.vector();
+        for (int a = 0; a < 3; ++a) v[a] *= inverse;
+        return inverse;
+    }
     // The bits of positive numbers are ordered like the numbers.
     const auto words = [](V x) EQK_INLINED {
         return reinterpret_cast<Words>(x) & (Words{} + std::numeric_limits<Word>::max());

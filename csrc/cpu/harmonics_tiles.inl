@@ -12,41 +12,20 @@ namespace EQK_TARGET {
 namespace harmonics {
 namespace {
 
-// Vectors in space lie behind one another, x y z x y z ...: component A of lane e is number 3 e + A of three vectors.
-// First from the first two, then (what is not there yet) from the third.
-template <int N, int A>
-struct TakeFirst {
-    static constexpr int at(int e) { return 3 * e + A < 2 * N ? 3 * e + A : 0; }
-};
-template <int N, int A>
-struct TakeLast {
-    static constexpr int at(int e) { return 3 * e + A < 2 * N ? e : 3 * e + A - N; }
-};
-// And back: number f = R N + i of the result is component f % 3 of lane f / 3.
-template <int N, int R>
-struct PutFirst {
-    static constexpr int at(int i) { return (R * N + i) % 3 * N % (2 * N) + (R * N + i) / 3; }
-};
-template <int N, int R>
-struct PutLast {
-    static constexpr int at(int i) { return (R * N + i) % 3 == 2 ? N + (R * N + i) / 3 : i; }
-};
-
+// Vectors in space lie behind one another, x y z x y z ...
 template <typename T>
 EQK_INLINE void take_components(const T* in, Vec<T>* v) {
     constexpr int n = lanes<T>;
-    const Vec<T> a = load(in), b = load(in + n), c = load(in + 2 * n);
-    v[0] = take<TakeLast<n, 0>, T>(take<TakeFirst<n, 0>, T>(a, b), c);
-    v[1] = take<TakeLast<n, 1>, T>(take<TakeFirst<n, 1>, T>(a, b), c);
-    v[2] = take<TakeLast<n, 2>, T>(take<TakeFirst<n, 2>, T>(a, b), c);
+    const Vec<T> columns[3] = {load(in), load(in + n), load(in + 2 * n)};
+    split_columns<T, 3>(columns, v);
 }
 
 template <typename T>
 EQK_INLINE void put_components(const Vec<T>* v, T* out) {
     constexpr int n = lanes<T>;
-    store(out, take<PutLast<n, 0>, T>(take<PutFirst<n, 0>, T>(v[0], v[1]), v[2]));
-    store(out + n, take<PutLast<n, 1>, T>(take<PutFirst<n, 1>, T>(v[0], v[1]), v[2]));
-    store(out + 2 * n, take<PutLast<n, 2>, T>(take<PutFirst<n, 2>, T>(v[0], v[1]), v[2]));
+    Vec<T> columns[3];
+    join_components<T, 3>(v, columns);
+    for (int i = 0; i < 3; ++i) store(out + i * n, columns[i]);
 }
 
 // Four vectors become the rows x y z w x y z w ... and back: half a transpose.

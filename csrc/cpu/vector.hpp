@@ -66,6 +66,20 @@ static inline void drain() {
 #endif
 }
 
+// Whether every lane of a comparison holds.
+template <class Mask>
+EQK_INLINE bool all(Mask mask) {
+#if EQK_VECTOR_BYTES == 64
+    return _mm512_movepi32_mask((__m512i)mask) == 0xffff;
+#elif EQK_VECTOR_BYTES == 32
+    return _mm256_movemask_ps((__m256)mask) == 0xff;
+#else
+    bool every = true;
+    for (unsigned n = 0; n < sizeof(Mask) / sizeof(mask[0]); ++n) every = every && mask[n];
+    return every;
+#endif
+}
+
 // The compiler is not to know where a pointer comes from: it would keep every offset in a register of its own.
 template <class T>
 EQK_INLINE void hide(T*& p) {
