@@ -9,15 +9,11 @@
 namespace eqk {
 namespace EQK_TARGET {
 
-// Whether rows are turned by vectors: g++ 12 gets some two-operand shuffles of doubles wrong for AVX-512.
-template <class T>
-constexpr bool TURNED = sizeof(T) == sizeof(float) || EQK_VECTOR_BYTES < 64;
-
 template <class T, int D>
 EQK_INLINE void split_channels(const T* from, T* to, int64_t mul, int64_t padded) {
     constexpr int L = lanes<T>;
     int64_t u = 0;
-    for (; TURNED<T> && u + L <= mul; u += L) {
+    for (; u + L <= mul; u += L) {
         Vec<T> in[D], out[D];
         for (int i = 0; i < D; ++i) in[i] = load<T>(from + u * D + i * L);
         split_columns<T, D>(in, out);
@@ -31,7 +27,7 @@ template <class T, int D>
 EQK_INLINE void join_channels(const T* from, T* to, int64_t mul, int64_t padded) {
     constexpr int L = lanes<T>;
     int64_t u = 0;
-    for (; TURNED<T> && u + L <= mul; u += L) {
+    for (; u + L <= mul; u += L) {
         Vec<T> in[D], out[D];
         for (int i = 0; i < D; ++i) in[i] = load<T>(from + i * padded + u);
         join_components<T, D>(in, out);

@@ -128,7 +128,7 @@ __attribute__((noinline)) void put_some(const Target<T>& to, bool fresh, int64_t
 template <class T, int D3, int N>
 EQK_INLINE void put(const Target<T>& to, bool fresh, int64_t receiver, int64_t u, const Vec<T> (&sum)[D3][N]) {
     constexpr int L = lanes<T>;
-    if (!TURNED<T> || !to.mul_ir || to.dim != D3 || u + N * L > to.mul) {
+    if (!to.mul_ir || to.dim != D3 || u + N * L > to.mul) {
         Vec<T> kept[D3][N];
         for (int k = 0; k < D3; ++k)
             for (int b = 0; b < N; ++b) kept[k][b] = sum[k][b];

@@ -51,9 +51,9 @@ EQK_INLINE void transpose(Vec<T>* row) {
     if constexpr (S > 1) transpose<T, S / 2>(row);
 }
 
-// L channels of D components, as D vectors of columns (channel by channel) and as D vectors, one a component. D is odd and
-// L a power of two, so that the columns of a component lie in L different lanes: one blend of D vectors collects them,
-// one permutation puts them in order, and the same backwards.
+// L channels of D components, as D vectors of columns (channel by channel) and as D vectors, one a component. D is odd
+// and L a power of two, so that the columns of a component lie in L different lanes: one blend of D vectors collects
+// them, one permutation puts them in order, and the same backwards.
 template <int L, int D, int Component>
 struct Spread {  // lane of a column to the channel
     static constexpr int at(int lane) {

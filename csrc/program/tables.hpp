@@ -36,8 +36,8 @@ struct Placed {
     int64_t mul, dim, padded, outside, inside;
 };
 
-// A rectangle of a path, d1 x d3 components with d1, d3 in {1, 3, 5, 7}: what one kernel call does. Where y is a scalar,
-// M is a number times the unit matrix: `unit`, and that number is the only entry of M.
+// A rectangle of a path, d1 x d3 components with d1, d3 in {1, 3, 5, 7}: what one kernel call does. Where y is a
+// scalar, M is a number times the unit matrix: `unit`, and that number is the only entry of M.
 struct Block {
     int d1, d3;
     bool unit;
