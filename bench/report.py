@@ -1,7 +1,8 @@
 """Tables and plots of a benchmark run: python bench/report.py bench/out/bench.json bench/RESULTS.md bench/plots
 
-A suite is a file of benches. Its rows are kept in bench/out/<suite>.json, where a later run replaces those it timed
-anew; its section of RESULTS.md and its plots are made of them. Sections of suites that were never run here stay.
+A suite is a file of benches on one instruction set. Its rows are kept in bench/out/<suite>.json, where a later run
+replaces those it timed anew; its section of RESULTS.md and its plots are made of them. Sections of suites that were
+never run here stay.
 The keys that a bench sets are in timing.py.
 """
 
@@ -16,7 +17,10 @@ from typing import Any
 
 Row = dict[str, Any]
 IDENTITY = ("case", "edges", "step", "dtype", "threads")
-TITLE = "# Results\n\nMade by `make bench`, a section a suite; [HACKING.md](../HACKING.md) says how to run one suite.\n"
+TITLE = (
+    "# Results\n\nMade by `make bench`, a section for each suite and instruction set, as old as its last run; "
+    "[HACKING.md](../HACKING.md) says how to run one suite.\n"
+)
 
 
 def median(values: Iterable[float]) -> float:
@@ -26,8 +30,9 @@ def median(values: Iterable[float]) -> float:
 
 
 def suite_of(bench: dict[str, Any]) -> str:
-    """harmonics, for bench/test_harmonics.py."""
-    return Path(bench["fullname"].split("::")[0]).stem.removeprefix("test_")
+    """harmonics-avx2, for bench/test_harmonics.py on AVX2."""
+    name = Path(bench["fullname"].split("::")[0]).stem.removeprefix("test_")
+    return f"{name}-{bench['extra_info']['target']}"
 
 
 def row_of(bench: dict[str, Any], machine: dict[str, Any]) -> Row:

@@ -48,8 +48,14 @@ def test_a_later_run_replaces_the_rows_it_timed_and_no_others(report, tmp_path):
     first = bench("product", 1e-3, case="a", edges=1000, step="f")
     run(report, tmp_path, first, bench("product", 3e-3, case="b", edges=1000, step="f"), bench("other", 1e-3, case="c"))
     text = run(report, tmp_path, bench("product", 2e-3, case="a", edges=1000, step="f"))
-    assert "| a | 1000 | f | 2 (4) |" in text and "| b | 1000 | f | 3 (6) |" in text and "## other" in text
+    assert "| a | 1000 | f | 2 (4) |" in text and "| b | 1000 | f | 3 (6) |" in text and "## other-avx2\n" in text
     assert "| a | 1000 | f | 1 (2) |" not in text
+
+
+def test_each_instruction_set_has_a_section(report, tmp_path):
+    run(report, tmp_path, bench("product", 1e-3, case="a", edges=1000, step="f"))
+    text = run(report, tmp_path, bench("product", 5e-4, case="a", edges=1000, step="f", target="avx512"))
+    assert "| a | 1000 | f | 1 (2) |" in text and "## product-avx512\n" in text and "target avx512" in text
 
 
 def test_sections_of_suites_that_were_never_run_here_stay(report, tmp_path):
@@ -68,4 +74,4 @@ def test_rows_may_be_atoms_and_have_no_counts(report, tmp_path):
 def test_memory_is_a_table_of_its_own(report, tmp_path):
     sizes = {"equikern": 2e6, "e3nn": 1e8}
     text = run(report, tmp_path, bench("memory", 1.0, case="m", edges=10, step="f", memory=sizes))
-    assert "| m | 10 | f | 2 | 100 | 2 % |" in text and (tmp_path / "plots" / "memory-memory.svg").exists()
+    assert "| m | 10 | f | 2 | 100 | 2 % |" in text and (tmp_path / "plots" / "memory-avx2-memory.svg").exists()
