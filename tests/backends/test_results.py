@@ -93,6 +93,23 @@ def test_a_new_result_does_not_take_small_pages_that_others_left():
     assert resident(z.data_ptr()) >= LARGE
 
 
+def lazily_free():
+    """Bytes that the system may take from this process when it needs them."""
+    with open("/proc/self/smaps_rollup") as lines:
+        return sum(int(line.split()[1]) << 10 for line in lines if line.startswith("LazyFree:"))
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_beyond_256_megabytes_memory_that_is_left_is_the_systems_to_take():
+    before, rows = lazily_free(), 16 * ROWS
+    held = [result(rows).fill_(1.0) for _ in range(6)]  # of 64 MB
+    for _ in range(4):
+        held.pop()
+    assert lazily_free() == before
+    held.clear()
+    assert lazily_free() - before >= (64 << 20) - (4 << 20)
+
+
 def test_scratch_is_used_again():
     conv = equikern.nn.Convolution("64x0e + 64x1o", "0e + 1o", "64x0e + 64x1o", [(0, 0, 0, "uvu", True)])
     nodes = 2048  # rows of x inside the kernel: 2 MB
