@@ -19,8 +19,7 @@ constexpr int64_t PAGE = int64_t(2) << 20;    // large blocks are whole huge pag
 constexpr int64_t LARGE = 2 * PAGE;           // from here on
 constexpr int64_t SMALL = int64_t(64) << 10;  // below, the C library keeps memory itself
 constexpr int64_t MOST_SMALL = int64_t(64) << 20;
-constexpr int64_t HELD =
-    int64_t(256) << 20;  // of large blocks, stays this process's memory; the system may take the rest
+constexpr int64_t HELD = int64_t(256) << 20;  // of large blocks: stays here, the system may take what is beyond
 
 int64_t most_large() {
 #if defined(__linux__)

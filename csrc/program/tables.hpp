@@ -51,7 +51,6 @@ struct Block {
     bool last;                          // of its path: dw is complete
     int64_t z_outside, z_dim, z_first;  // its z segment outside: first column, components; the rectangle's first one
     bool x_fresh, z_fresh;              // no block before it adds to these components of dx, of z
-    int entries() const { return unit ? 1 : d1 * d3; }              // of M
     int64_t work() const { return unit ? d1 + 1 : d1 * (d3 + 1); }  // multiply-adds a channel, of z
 };
 
