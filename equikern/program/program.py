@@ -284,7 +284,7 @@ def _channel_fmas(program: Program, d1: int, d3: int, opened: set[int]) -> int:
 
 
 def _scalar_fmas(program: Program, d: int, opened: set[int]) -> int:
-    """Those of a path whose y is a scalar: M is a number times the unit matrix, and x g is summed before it comes in."""
+    """Those of a path whose y is a scalar: M is a number times the unit matrix; x g is summed before it comes in."""
     x, y, w, z = X, Y, W, program.output
     both = {W if program.operands[s].name in "wb" else s for s in opened if s <= z}
     times = 2 if program.derived else 1
