@@ -1,8 +1,8 @@
 // Memory that outlives its use: large results and scratch find pages where earlier ones have been, instead of page
 // faults.
 //
-// Of large blocks that nobody holds, 256 MB stay as they are: to give pages back and take them again costs each thread a
-// flush of its address translations. The pages of further ones are the system's to take (MADV_FREE); until it does, a
+// Of large blocks that nobody holds, 256 MB stay as they are: to give pages back and take them again costs each thread
+// a flush of its address translations. The pages of further ones are the system's to take (MADV_FREE); until it does, a
 // block is as good as new memory. At most a quarter of the machine's memory is kept so, and 64 MB of smaller blocks;
 // large ones push out smaller ones.
 #pragma once
